@@ -1,0 +1,1 @@
+"""lightning_diff: train, distil, schedule and reward diffusion models."""
