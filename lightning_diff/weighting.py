@@ -11,6 +11,8 @@ so that neither the number of processes nor accumulation changes what it learns.
 EDM's loss is weight 1 here, because its lambda(sigma) = 1 / c_out^2 is what turns |D - x0|^2 into the F-space loss.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -72,9 +74,9 @@ class MeasuredVariance(nn.Module):
         self.clip, self.warmup, self.refresh, self.low, self.high = clip, warmup, refresh, low, high
         for name in ("count", "first", "second"):  # decayed sums of 1, loss and loss^2 per bin
             self.register_buffer(name, torch.zeros(bins, dtype=torch.float64))
+        self.log_weight: Tensor
         self.register_buffer("log_weight", torch.zeros(bins, dtype=torch.float64))
-        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.images, self.updates = 0, 0  # plain numbers: reading a tensor's value would stall a GPU at every step
         offset = torch.arange(bins, dtype=torch.float64)
         kernel = torch.exp(-0.5 * ((offset[:, None] - offset) / smoothing) ** 2)
         self.register_buffer("kernel", kernel, persistent=False)
@@ -99,8 +101,14 @@ class MeasuredVariance(nn.Module):
         self.second.mul_(decay).index_add_(0, index, loss**2)
         self.images += loss.numel()
         self.updates += 1
-        if int(self.updates) % self.refresh == 0:
+        if self.updates % self.refresh == 0:
             self._refresh()
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"images": self.images, "updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.images, self.updates = state["images"], state["updates"]
 
     def variance(self) -> Float[Tensor, " bins"]:
         """Measured variance of the unweighted loss per bin; zero where nothing was seen."""
@@ -113,8 +121,8 @@ class MeasuredVariance(nn.Module):
         log_variance = self.kernel @ (self.count * variance.clamp(min=1e-30).log() * (variance > 0)) / trust.clamp(min=1e-30)
         typical = (self.count * log_variance).sum() / self.count.sum().clamp(min=1e-30)
         shrink = trust / (trust + self.min_count)
-        gamma = self.gamma * min(int(self.images) / self.warmup, 1.0) if self.warmup else self.gamma
-        limit = torch.tensor(self.clip, dtype=torch.float64).log()
+        gamma = self.gamma * min(self.images / self.warmup, 1.0) if self.warmup else self.gamma
+        limit = math.log(self.clip)
         self.log_weight = (-0.5 * gamma * shrink * (log_variance - typical)).clamp(-limit, limit)
         self.log_weight = self.log_weight - self._at(self.levels).mean().log()
 

@@ -1,0 +1,84 @@
+"""Noticing a loss that is no longer a number, before it costs a run."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_diff.errors import UserError
+
+
+class FiniteGuard(Callback):
+    """Stop, or skip the step, when the loss is not finite; say at which step, noise level and image positions.
+
+    "raise" looks at each step's loss when the next one has been launched, so that a GPU is never waited for; the run ends before
+    anything non-finite is saved. "skip" looks before the optimiser steps, leaves weights and optimiser state as they were, and
+    counts; it waits for the device at every step.
+
+    Args:
+        policy: "raise" or "skip".
+    """
+
+    def __init__(self, policy: Literal["raise", "skip"] = "raise"):
+        self.policy = policy
+        self.skipped = 0
+        self._pending: tuple[int, dict[str, Tensor], Tensor] | None = None
+        self._window_is_finite: Tensor | None = None
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if self.policy == "skip":
+            finite = loss.detach().isfinite()
+            self._window_is_finite = finite if self._window_is_finite is None else self._window_is_finite & finite
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._window_is_finite is None:
+            return
+        finite = trainer.strategy.reduce_boolean_decision(bool(self._window_is_finite), all=True)
+        self._window_is_finite = None
+        if not finite:
+            self.skipped += 1
+            optimizer.zero_grad(set_to_none=True)  # an optimiser passes over parameters without gradients
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.policy == "skip":
+            if not bool(outputs["loss"].isfinite()):
+                print(f"{_describe(trainer.global_step, outputs)}; skipped ({self.skipped} so far)", flush=True)
+            return
+        is_slow_to_read = outputs["loss"].is_cuda
+        current = (trainer.global_step, outputs, outputs["loss"].detach().isfinite())
+        if is_slow_to_read:
+            current = (*current[:2], current[2].to("cpu", non_blocking=True))
+            current, self._pending = self._pending, current
+        self._check(current)
+
+    def _check(self, seen: tuple[int, dict[str, Tensor], Tensor] | None) -> None:
+        if seen is not None and not bool(seen[2]):
+            raise UserError(
+                f"{_describe(*seen[:2])}; lower the learning rate, clip gradients, or set the FiniteGuard policy to skip"
+            )
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check(self._pending)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(self._pending)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+
+def _describe(step: int, outputs: dict[str, Tensor]) -> str:
+    bad = ~outputs["per_sample_loss"].isfinite()
+    if not bool(bad.any()):
+        return f"step {step}: the weighted loss is not finite although every sample's loss is"
+    levels = ", ".join(f"{value:.2f}" for value in outputs["log_snr"][bad][:4].tolist())
+    places = ", ".join(str(value) for value in outputs["position"][bad][:4].tolist())
+    return f"step {step}: {int(bad.sum())} losses are not finite, at log-SNR {levels}, stream positions {places}"

@@ -1,0 +1,57 @@
+"""Checkpoint files on the disk: written whole, verified when read, the newest good one found."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from .atomic import replacing
+
+PATTERN = "step_*.ckpt"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:08d}.ckpt"
+
+
+def write(path: Path, save: Callable[[Path], None], *, step: int, images: int) -> None:
+    """Save through `save(temporary path)`, then record size and SHA-256 beside it, so that damage is noticed on loading."""
+    with replacing(path) as temporary:
+        save(temporary)
+        digest, size = sha256(temporary), temporary.stat().st_size
+    with replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({"step": step, "images": images, "bytes": size, "sha256": digest}))
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, or None."""
+    try:
+        record = json.loads(path.with_suffix(".json").read_text())
+        if path.stat().st_size != record["bytes"]:
+            return f"it has {path.stat().st_size} bytes instead of {record['bytes']}"
+        return None if sha256(path) == record["sha256"] else "its checksum is wrong"
+    except (OSError, ValueError, KeyError) as error:
+        return f"its record {path.with_suffix('.json').name} cannot be read ({type(error).__name__})"
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint; each damaged one that is passed over is named in a warning."""
+    for path in sorted(folder.glob(PATTERN), reverse=True):
+        problem = fault(path)
+        if problem is None:
+            return path
+        warnings.warn(f"{path}: {problem}; using the checkpoint before it", stacklevel=2)
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints."""
+    for path in sorted(folder.glob(PATTERN), reverse=True)[keep:]:
+        path.unlink()
+        path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,82 @@
+"""metrics.csv: every number of a run in one tidy table with a fixed header, so that rows are only ever appended."""
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from .atomic import replacing
+
+HEADER = ("step", "images", "metric", "value", "n", "seed", "solver", "steps", "nfe", "ema", "reference")
+
+
+class MetricsTable(Logger):
+    """A Lightning logger that appends `(step, images, metric, value)` rows; quality figures add the columns of their protocol.
+
+    Args:
+        path: the CSV file.
+    """
+
+    def __init__(self, path: Path | str):
+        super().__init__()
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The recipe is a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One row for each metric; the entry "images" fills that column of every row."""
+        images = metrics.get("images", "")
+        self.log_rows(
+            [
+                {"step": step, "images": images, "metric": name, "value": value}
+                for name, value in metrics.items()
+                if name not in ("images", "epoch")
+            ]
+        )
+
+    @rank_zero_only
+    def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows with any columns of the header."""
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, HEADER, restval="")
+            if is_new:
+                writer.writeheader()
+            for row in rows:
+                writer.writerow({name: _cell(value) for name, value in row.items()})
+
+    @rank_zero_only
+    def truncate(self, images: int) -> None:
+        """Drop what a killed run wrote after the checkpoint it resumes from, half a last line included."""
+        if not self.path.exists():
+            return
+        kept = [row for row in read(self.path) if row["images"] and float(row["images"]) <= images]
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, HEADER)
+            writer.writeheader()
+            writer.writerows(kept)
+
+
+def read(path: Path | str) -> list[dict[str, str]]:
+    """The rows of a metrics.csv; a last line that a crash cut short is left out."""
+    with Path(path).open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.8g}" if isinstance(value, float) else value

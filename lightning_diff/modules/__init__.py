@@ -1,0 +1,6 @@
+"""LightningModules: thin; they wire the mathematics to the Trainer."""
+
+from .diffusion import DiffusionModule
+from .training_data import TrainingData
+
+__all__ = ["DiffusionModule", "TrainingData"]

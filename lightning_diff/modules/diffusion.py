@@ -1,0 +1,164 @@
+"""Training a denoiser: EDM or TrigFlow time conditioning, any noise law, any weighting."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from .. import rng
+from ..denoiser import Denoiser
+from ..learning_rate import Constant, LearningRate
+from ..noise import LogNormal, NoiseLaw, sigma_to_log_snr
+from ..objectives import denoising_loss
+from ..weighting import Uniform
+
+Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class DiffusionModule(LightningModule):
+    """Denoising score matching on a position-addressed stream (EDM, arXiv 2206.00364).
+
+    One optimiser step consumes one global batch. What learns from the losses (a weighting, a noise law) is updated once for each
+    step from the whole batch, in order of position, whatever the number of processes and accumulation steps.
+
+    Args:
+        net: the network, called as net(x, c_noise, label=None); see `lightning_diff.nets`.
+        noise: law of the training noise levels; default EDM's LogNormal(-1.2, 1.2).
+        weighting: weights over log-SNR; default `weighting.Uniform`, which is EDM's loss.
+        optimizer: takes the parameters, returns the optimiser; default Adam at 1e-3.
+        learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
+        sigma_data: standard deviation of the data (a fact of the data: a recipe may leave it out).
+        num_classes: number of classes, 0 for none (a fact of the data).
+        time: what the network is told of its noise level, ln(sigma)/4 ("edm") or the angle t ("trigflow").
+        label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
+        compile: compile the network in place; checkpoints do not change.
+        channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        noise: NoiseLaw | None = None,
+        weighting: nn.Module | None = None,
+        optimizer: Optimizer = partial(torch.optim.Adam, lr=1e-3),  # noqa: B008 (immutable)
+        learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
+        sigma_data: float = 0.5,
+        num_classes: int = 0,
+        time: Literal["edm", "trigflow"] = "edm",
+        label_dropout: float = 0.0,
+        compile: bool = False,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        if not 0 <= label_dropout < 1:
+            raise ValueError(f"DiffusionModule: label_dropout must lie in [0, 1), got {label_dropout}")
+        if label_dropout and not num_classes:
+            raise ValueError("DiffusionModule: label_dropout needs labelled data; this data has no classes")
+        self.denoiser = Denoiser(net, sigma_data, time)
+        self.noise = noise if noise is not None else LogNormal()
+        self.weighting = weighting if weighting is not None else Uniform()
+        self.make_optimizer, self.learning_rate = optimizer, learning_rate
+        self.num_classes, self.label_dropout, self.compile_net = num_classes, label_dropout, compile
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.images_seen = 0  # by finished optimiser steps, over all processes
+        self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
+        self._losses: list[tuple[Tensor, Tensor, Tensor]] = []  # (position, log_snr, loss) of the step under way
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.seed, self.batch_size = data.seed, data.batch_size
+
+    def on_fit_start(self) -> None:
+        if self.memory_format is torch.channels_last:
+            self.denoiser.net.to(memory_format=torch.channels_last)
+        if self.compile_net:
+            self.denoiser.net.compile()
+        if hasattr(self.weighting, "prepare"):
+            u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+            self.weighting.prepare(sigma_to_log_snr(self.noise.icdf(u), self.denoiser.sigma_data))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        self._rekey_dropout(batch_idx)
+        image = batch["image"].contiguous(memory_format=self.memory_format) if batch["image"].ndim == 4 else batch["image"]
+        sigma = self.noise.icdf(batch["u"]).to(image.dtype)
+        log_snr = sigma_to_log_snr(sigma, self.denoiser.sigma_data)
+        loss = denoising_loss(
+            self.denoiser, image, sigma, batch["noise"], batch.get("label"), augment=batch.get("augment")
+        )
+        measured = loss.detach()
+        weight = self.weighting(log_snr, measured)
+        if self._learners():
+            self._losses.append((batch["position"], log_snr, measured))
+        return {
+            "loss": (weight * loss).mean(),
+            "per_sample_loss": measured,
+            "log_snr": log_snr,
+            "position": batch["position"],
+        }
+
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Drop a share of the labels, position by position; the value `num_classes` stands for "no label"."""
+        if not self.num_classes:
+            batch.pop("label", None)
+        elif self.label_dropout:
+            drop = rng.uniform(self.seed, "label_dropout", batch["position"].numpy()) < self.label_dropout
+            batch["label"] = torch.where(torch.from_numpy(drop), self.num_classes, batch["label"])
+        return batch
+
+    def _rekey_dropout(self, batch_idx: int) -> None:
+        """Dropout depends on (seed, step, process, micro-batch) alone, so that a resumed run draws the same masks."""
+        accumulation, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        micro = (batch_idx % accumulation) * world + self.trainer.global_rank
+        torch.manual_seed(rng.key(self.seed, "dropout", self.images_seen + micro))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        factor = self.learning_rate(self.images_seen + self.batch_size)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.images_seen += self.batch_size  # here, because callbacks' on_train_batch_end comes before the module's
+        self._learn()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does it, except that the norm is kept for whoever reports it."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            self.grad_norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _learners(self) -> list[Any]:
+        return [part for part in (self.weighting, self.noise) if hasattr(part, "update")]
+
+    def _learn(self) -> None:
+        """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them."""
+        if not self._losses:
+            return
+        position, log_snr, loss = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
+        self._losses.clear()
+        if self.trainer.world_size > 1:
+            position, log_snr, loss = (self.all_gather(part).flatten() for part in (position, log_snr, loss))
+        order = position.argsort()
+        order = order[loss[order].isfinite()]
+        for part in self._learners():
+            part.update(log_snr[order], loss[order])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = self.images_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["images_seen"]
