@@ -1,0 +1,6 @@
+"""Networks: any module called as net(x, c_noise, label=None) -> like x serves; these three are ours."""
+
+from .mlp import MLP
+from .unet import UNet
+
+__all__ = ["MLP", "UNet"]

@@ -1,0 +1,272 @@
+"""Jacobian-vector products through networks: value and tangent in one pass, and the layers' functions that make it fast.
+
+`jvp` runs a function once in forward mode. Its value keeps its autograd graph; its tangent has none, as consistency training
+wants it (sCM, arXiv 2410.11081, puts a stop-gradient on the tangent).
+
+Torch's own forward mode runs three convolutions for one (the third for a zero weight tangent), has no rule for fused
+attention, takes group norm through slow primitives, and records the tangent for a backward pass that never comes. So
+networks here call the functions of this file, and each of them runs in one of three ways:
+
+    native   no forward mode: torch's fastest kernel.
+    carry    inside `jvp`: the value as in native, bit for bit, on the primal alone; the tangent beside it without a graph.
+             Where a Jacobian is symmetric (normalisation, softmax, activations), torch's backward kernel is the rule.
+    plain    inside anybody else's forward mode (torch.func.jvp, dual_level), or `jvp` under torch.compile, which loses
+             custom rules: elementary operations that torch differentiates in every mode and to every order.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_aten = torch.ops.aten
+_requested: Literal["native", "carry", "plain"] = "native"
+
+
+def jvp(
+    fn: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> tuple[Float[Tensor, "*out"], Float[Tensor, "*out"]]:
+    """fn(*primals), and its derivative along `tangents`, in one pass.
+
+    Args:
+        fn: takes as many tensors as there are primals and returns one tensor. What it closes over (weights, labels) is held constant.
+        primals: floating-point tensors.
+        tangents: one for each primal, of its shape.
+
+    Returns:
+        (output, tangent). With gradients enabled, output keeps its graph exactly as fn(*primals) would; tangent is detached,
+        and float32 where the output is narrower. A random choice inside fn (dropout) is one choice, shared by both.
+
+    Raises:
+        ValueError: a missing tangent, or one of another shape.
+        TypeError: fn returned something other than one tensor.
+    """
+    if len(primals) != len(tangents):
+        raise ValueError(f"jvp: {len(primals)} primals need as many tangents, got {len(tangents)}")
+    for i, (primal, tangent) in enumerate(zip(primals, tangents, strict=True)):
+        if primal.shape != tangent.shape:
+            raise ValueError(
+                f"jvp: primal {i} is {tuple(primal.shape)}, its tangent {tuple(tangent.shape)}; make them equal"
+            )
+    tangents = [tangent.detach().to(primal.dtype) for primal, tangent in zip(primals, tangents, strict=True)]
+    if torch.compiler.is_compiling():
+        with _run_as("plain"):
+            output, tangent = torch.func.jvp(fn, tuple(primals), tuple(tangents))
+        return output, _at_least_float32(tangent.detach())
+    with _run_as("carry"), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(primal, tangent) for primal, tangent in zip(primals, tangents, strict=True)]
+        result = fn(*duals)
+        if not isinstance(result, Tensor):
+            raise TypeError(f"jvp: fn must return one tensor, it returned {type(result).__name__}")
+        output, output_tangent = forward_ad.unpack_dual(result)
+    if output_tangent is None:  # fn does not depend on the primals
+        output_tangent = torch.zeros_like(output)
+    return output, _at_least_float32(output_tangent.detach())
+
+
+def mode() -> Literal["native", "carry", "plain"]:
+    """How the functions below run at this moment; a layer of your own may ask too."""
+    if _requested == "native" and forward_ad._current_level >= 0:  # torch.func.jvp enters a dual level as well
+        return "plain"
+    return _requested
+
+
+@contextlib.contextmanager
+def _run_as(requested: Literal["carry", "plain"]) -> Iterator[None]:
+    global _requested
+    before, _requested = _requested, requested
+    try:
+        yield
+    finally:
+        _requested = before
+
+
+def conv2d(
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "d c kh kw"],
+    bias: Float[Tensor, " d"] | None = None,
+    padding: int = 0,
+) -> Float[Tensor, "b d h2 w2"]:
+    """`torch.nn.functional.conv2d` with stride 1; its tangent costs one convolution."""
+    return _bilinear(lambda x, w, b: F.conv2d(x, w, b, padding=padding), x, weight, bias)
+
+
+def linear(
+    x: Float[Tensor, "*b c"], weight: Float[Tensor, "d c"], bias: Float[Tensor, " d"] | None = None
+) -> Float[Tensor, "*b d"]:
+    """`torch.nn.functional.linear`."""
+    return _bilinear(F.linear, x, weight, bias)
+
+
+def silu(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """x * sigmoid(x)."""
+    return _elementwise(F.silu, _aten.silu_backward, x)
+
+
+def gelu(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """GELU in its tanh form."""
+    return _elementwise(
+        lambda x: F.gelu(x, approximate="tanh"), lambda t, x: _aten.gelu_backward(t, x, approximate="tanh"), x
+    )
+
+
+def modulate(x: Float[Tensor, "..."], scale: Float[Tensor, "..."], shift: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x * scale + shift, broadcast."""
+    if mode() != "carry":
+        return torch.addcmul(shift, x, scale)
+    (x, dx), (scale, dscale), (shift, dshift) = (forward_ad.unpack_dual(each) for each in (x, scale, shift))
+    y = torch.addcmul(shift, x, scale)
+    with torch.no_grad():
+        dy = dshift
+        if dx is not None:
+            dy = _plus(dy, dx * scale)
+        if dscale is not None:
+            dy = _plus(dy, x * dscale)
+    return _dual(y, dy)
+
+
+def pixel_norm(x: Float[Tensor, "*b c"], eps: float = 1e-8) -> Float[Tensor, "*b c"]:
+    """x / sqrt(mean x^2 + eps) over the last axis, in float32 or wider: pnorm of sCM's adaptive double normalisation."""
+    if mode() != "carry":
+        return _pixel_norm(x, eps)[0].to(x.dtype)
+    x, dx = forward_ad.unpack_dual(x)
+    y, inverse = _pixel_norm(x, eps)
+    if dx is None:
+        return y.to(x.dtype)
+    with torch.no_grad():
+        dx = dx.to(y.dtype)
+        dy = (dx - y * (y * dx).mean(-1, keepdim=True)) * inverse
+    return _dual(y.to(x.dtype), dy)
+
+
+def group_norm(
+    x: Float[Tensor, "b c *hw"], groups: int, weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float
+) -> Float[Tensor, "b c *hw"]:
+    """`torch.nn.functional.group_norm`, with statistics in float32 or wider and a result in x's dtype, under autocast too."""
+    how = mode()
+    if how == "plain":
+        rows = _at_least_float32(x).reshape(x.shape[0], groups, -1)
+        variance, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
+        x_hat = ((rows - mean) * (variance + eps).rsqrt()).reshape(x.shape)
+        column = (-1, *[1] * (x.ndim - 2))
+        return (x_hat * weight.reshape(column) + bias.reshape(column)).to(x.dtype)
+    if x.device.type != "cpu":  # the other kernels want one dtype; they accumulate in float32 all the same
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    if how == "native":
+        if x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):  # which would return float32, twice the memory
+                return F.group_norm(x, groups, weight, bias, eps)
+        return F.group_norm(x, groups, weight, bias, eps)
+
+    (x, dx), (weight, dweight), (bias, dbias) = (forward_ad.unpack_dual(each) for each in (x, weight, bias))
+    x = x.contiguous()
+    sizes = (x.shape[0], x.shape[1], x[0, 0].numel(), groups)
+    y, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes, eps)
+    with torch.no_grad():
+        dy, column = None, (-1, *[1] * (x.ndim - 2))
+        if dx is not None:
+            wide = _at_least_float32(x)
+            stats = mean.to(wide.dtype), rstd.to(wide.dtype)
+            dx = dx.to(wide.dtype).contiguous()
+            dx_hat = _aten.native_group_norm_backward(dx, wide, *stats, None, *sizes, [True, False, False])[0]
+            dy = dx_hat * weight.reshape(column)
+        if dweight is not None:
+            dy = _plus(dy, torch.native_group_norm(x, None, None, *sizes, eps)[0] * dweight.reshape(column))
+        if dbias is not None:
+            dy = _plus(dy, dbias.reshape(column).expand(x.shape))
+    return _dual(y, dy)
+
+
+def layer_norm(x: Float[Tensor, "*b c"], eps: float = 1e-6) -> Float[Tensor, "*b c"]:
+    """Mean 0 and variance 1 over the last axis, without learned scale, in float32 or wider."""
+    if mode() != "carry":  # torch differentiates its layer norm in every mode
+        return F.layer_norm(_at_least_float32(x), x.shape[-1:], eps=eps)
+    x, dx = forward_ad.unpack_dual(x)
+    x = _at_least_float32(x)
+    y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+    if dx is None:
+        return y
+    with torch.no_grad():
+        flags = [True, False, False]
+        dy = _aten.native_layer_norm_backward(dx.to(x.dtype), x, x.shape[-1:], mean, rstd, None, None, flags)[0]
+    return _dual(y, dy)
+
+
+def attention(
+    q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads m d"], v: Float[Tensor, "b heads m d"]
+) -> Float[Tensor, "b heads n d"]:
+    """softmax(q k^T / sqrt(d)) v. Torch's fused kernel stores no (n, m) matrix; the tangent holds two while it is computed."""
+    how = mode()
+    if how == "native":
+        return F.scaled_dot_product_attention(q, k, v)
+    scale = q.shape[-1] ** -0.5
+    if how == "plain":
+        return torch.softmax((q * scale) @ k.transpose(-2, -1), -1).to(v.dtype) @ v
+    (q, dq), (k, dk), (v, dv) = (forward_ad.unpack_dual(each) for each in (q, k, v))
+    y = F.scaled_dot_product_attention(q, k, v)
+    if dq is None and dk is None and dv is None:
+        return y
+    with torch.no_grad():
+        dq, dk, dv = (
+            torch.zeros_like(each) if d is None else d.to(each.dtype) for each, d in ((q, dq), (k, dk), (v, dv))
+        )
+        p = torch.softmax(_at_least_float32(q @ k.transpose(-2, -1)) * scale, -1)
+        ds = _at_least_float32(torch.cat([dq, q], -1) @ torch.cat([k, dk], -1).transpose(-2, -1)) * scale
+        dp = torch._softmax_backward_data(ds, p, -1, p.dtype)
+        dy = torch.cat([dp, p], -1).to(v.dtype) @ torch.cat([v, dv], -2)
+    return _dual(y, dy)
+
+
+def _bilinear(
+    op: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """op(x, weight) + bias, with one more `op` for each of x and weight that has a tangent."""
+    if mode() != "carry":
+        return op(x, weight, bias)
+    (x, dx), (weight, dweight) = forward_ad.unpack_dual(x), forward_ad.unpack_dual(weight)
+    bias, dbias = (None, None) if bias is None else forward_ad.unpack_dual(bias)
+    y = op(x, weight, bias)
+    with torch.no_grad():
+        dy = None
+        if dx is not None:
+            dy = op(dx, weight, None)
+        if dweight is not None:
+            dy = _plus(dy, op(x, dweight, None))
+        if dbias is not None:
+            dy = _plus(dy, op(torch.zeros_like(x), weight, dbias))
+    return _dual(y, dy)
+
+
+def _elementwise(op: Callable[[Tensor], Tensor], backward: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+    if mode() != "carry":
+        return op(x)
+    x, dx = forward_ad.unpack_dual(x)
+    y = op(x)
+    if dx is None:
+        return y
+    with torch.no_grad():
+        dy = backward(dx.to(x.dtype), x)
+    return _dual(y, dy)
+
+
+def _pixel_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    wide = _at_least_float32(x)
+    inverse = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return wide * inverse, inverse
+
+
+def _dual(y: Tensor, dy: Tensor | None) -> Tensor:
+    return y if dy is None else forward_ad.make_dual(y, dy.to(y.dtype))
+
+
+def _plus(a: Tensor | None, b: Tensor) -> Tensor:
+    return b if a is None else a + b
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
