@@ -10,16 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from lightning_diff import checkpoints
+from lightning_diff.errors import Stopped
 
 POLL_STEPS = 16  # how often several processes ask each other about clocks and signals; one process looks at every step
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; its state has been saved."""
-
-    def __init__(self, signum: int, path: Path):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; saved {path}")
-        self.signum = signum
 
 
 class Checkpoint(LightningCheckpoint):
@@ -78,7 +71,7 @@ class Checkpoint(LightningCheckpoint):
         if due:
             path = self._save(trainer, pl_module)
             if signum:
-                raise Stopped(signum, path)
+                raise Stopped(signum, f"stopped by {signal.Signals(signum).name} after saving {path}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.images_seen > self._images or not self._target(trainer).exists():

@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2 (see `lightning_diff.cli`).
     """
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop and its state has been saved; the exit code is 128 + signum, as a shell expects."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum

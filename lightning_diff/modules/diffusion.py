@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import rng
 from ..denoiser import Denoiser
+from ..errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..noise import LogNormal, NoiseLaw, sigma_to_log_snr
 from ..objectives import denoising_loss
@@ -162,3 +163,17 @@ class DiffusionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
+        _refuse_other_network(self.state_dict(), checkpoint["state_dict"])
+        # Lightning counts micro-batches; with another number of them per step its count must still mark the start of a step.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        shift = checkpoint["global_step"] * self.trainer.accumulate_grad_batches - progress["ready"]
+        progress.update({name: progress[name] + shift for name in ("ready", "started", "processed", "completed")})
+
+
+def _refuse_other_network(own: dict[str, Any], stored: dict[str, Any]) -> None:
+    """One sentence instead of a page of tensor names."""
+    for name in [*own, *stored]:
+        here, there = (getattr(state.get(name), "shape", None) for state in (own, stored))
+        if (name in own) != (name in stored) or here != there:
+            has = [f"{name} {tuple(shape)}" if shape is not None else f"no {name}" for shape in (there, here)]
+            raise UserError(f"the checkpoint is of another network: it has {has[0]}, this one {has[1]}")

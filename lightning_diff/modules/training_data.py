@@ -5,7 +5,8 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ..data import Data, Positions, Stream
+from ..data import Data, loader
+from ..errors import UserError
 
 
 class TrainingData(LightningDataModule):
@@ -26,24 +27,18 @@ class TrainingData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
         assert trainer is not None
-        positions = Positions(
-            self.batch_size,
+        return loader(
+            self.data,
+            self.seed,
             rank=trainer.global_rank,
             world=trainer.world_size,
             accumulation=trainer.accumulate_grad_batches,
             start=trainer.lightning_module.images_seen,
         )
-        workers = self.data.workers
-        return DataLoader(
-            Stream(self.data, self.seed),
-            batch_sampler=positions,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
-        )
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"fingerprint": self.data.fingerprint}
 
-def _as_it_is(batch: Any) -> Any:
-    """The stream returns whole batches already; a named function, so that spawned workers can unpickle it."""
-    return batch
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["fingerprint"] != self.data.fingerprint:
+            raise UserError(f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never")

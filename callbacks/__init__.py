@@ -1,0 +1,11 @@
+"""Callbacks: what watches a run. Installed as `lightning_diff.callbacks`."""
+
+from .checkpoint import Checkpoint
+from .ema import EMA
+from .finite_guard import FiniteGuard
+from .noise_levels import NoiseLevels
+from .progress import Progress
+from .run_record import RunRecord
+from .throughput import Throughput
+
+__all__ = ["EMA", "Checkpoint", "FiniteGuard", "NoiseLevels", "Progress", "RunRecord", "Throughput"]

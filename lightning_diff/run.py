@@ -1,0 +1,222 @@
+"""One run from a resolved recipe: folder, data, model, Trainer, resume."""
+
+import json
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from . import checkpoints, recipe, rng
+from .atomic import replacing
+from .callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput
+from .data import Data, Positions
+from .errors import UserError
+from .metrics_table import MetricsTable
+from .modules import TrainingData
+
+DEFAULT_CALLBACKS = (FiniteGuard, Throughput, Progress, Checkpoint)
+WHAT_MAKES_A_RUN = ("seed", "model", "data")  # a change of anything else may continue the same run
+
+
+def train(settings: dict[str, Any], source: Path | str) -> None:
+    """Train what the recipe says, from the newest checkpoint of its run folder if there is one and `resume` allows.
+
+    Args:
+        settings: a recipe as `recipe.load` returns it.
+        source: the recipe's file, for messages.
+    """
+    _quieten()
+    folder = Path(settings["runs_dir"]) / settings["name"]
+    data = _load_data(settings, source)
+    settings = recipe.fill_facts(settings, data.facts())
+    _claim(folder, settings)
+    checkpoint = _resume_from(folder, settings)
+    module, trainer = _build(settings, data, folder, source)
+    if checkpoint is not None:
+        state = json.loads(checkpoint.with_suffix(".json").read_text()) if checkpoint.with_suffix(".json").exists() else {}
+        if state.get("step") == trainer.max_steps:
+            _say(f"{folder}: already trained to step {trainer.max_steps}; resume=never trains again")
+            return
+        _say(f"{folder}: continuing from {checkpoint.name}")
+    if _is_first_process():
+        _write_record(folder, settings)
+        _say(_summary(settings, module, trainer, folder))
+    try:
+        trainer.fit(module, datamodule=TrainingData(data, settings["seed"]), ckpt_path=checkpoint, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
+    if trainer.is_global_zero:
+        _say(f"{folder}: done; model.safetensors, metrics.csv and pictures are there")
+
+
+def describe(settings: dict[str, Any], source: Path | str) -> str:
+    """The resolved recipe and what follows from it, without training: what `--dry-run` prints."""
+    _quieten()
+    data = _load_data(settings, source)
+    settings = recipe.fill_facts(settings, data.facts())
+    folder = Path(settings["runs_dir"]) / settings["name"]
+    module, trainer = _build(settings, data, folder, source)
+    return f"{recipe.to_yaml(settings)}\n# {_summary(settings, module, trainer, folder).replace(chr(10), f'{chr(10)}# ')}"
+
+
+def build_data(settings: dict[str, Any]) -> Data:
+    """The data of a recipe, loaded."""
+    data = recipe.build(settings["data"], "data")
+    data.setup()
+    return data
+
+
+def _load_data(settings: dict[str, Any], source: Path | str) -> Data:
+    if not isinstance(settings["trainer"].get("max_steps"), int) or settings["trainer"]["max_steps"] < 1:
+        raise UserError(f"{source}: trainer.max_steps: the number of optimiser steps, a positive integer, is missing")
+    return build_data(settings)
+
+
+def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | str) -> tuple[LightningModule, Trainer]:
+    torch.manual_seed(rng.key(settings["seed"], "init"))
+    module = recipe.build(settings["model"], "model")
+    record = RunRecord(settings["model"]["net"], data.shape, data.num_classes)
+    callbacks = _callbacks([recipe.build(node, f"callbacks.{i}") for i, node in enumerate(settings["callbacks"])], record)
+    options = {name: value for name, value in settings["trainer"].items() if name != "logger"}
+    options = {name: recipe.build(value, f"trainer.{name}") for name, value in options.items()}
+    try:
+        trainer = Trainer(
+            max_epochs=-1,
+            callbacks=callbacks,
+            logger=[MetricsTable(folder / "metrics.csv"), *_loggers(settings["trainer"].get("logger"), folder)],
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **options,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
+    Positions(data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches)  # or says why not
+    return module, trainer
+
+
+def _callbacks(chosen: list[Callback], record: RunRecord) -> list[Callback]:
+    """The guard before everything that would take in a bad step, averages before what shows them, then the rest."""
+    defaults = [kind() for kind in DEFAULT_CALLBACKS if not any(isinstance(callback, kind) for callback in chosen)]
+    everything = [*chosen, record, *defaults]
+    return sorted(everything, key=lambda callback: (not isinstance(callback, FiniteGuard), not isinstance(callback, EMA)))
+
+
+def _loggers(choice: Any, folder: Path) -> Iterator[Logger]:
+    for node in choice if isinstance(choice, list) else [choice]:
+        if node == "tensorboard":
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            yield TensorBoardLogger(folder, name="", version="tensorboard")
+        elif node == "wandb":
+            from lightning.pytorch.loggers import WandbLogger
+
+            # The run's id is its folder's name, so that a resumed run continues the same curves.
+            yield WandbLogger(name=folder.name, id=folder.name, save_dir=folder, resume="allow")
+        elif node not in (None, True, False):
+            yield recipe.build(node, "trainer.logger")
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the run folder; move an earlier run out of the way when it is not to be continued, never deleting it."""
+    if not _is_first_process():
+        return
+    try:
+        if settings["resume"] == "never" and folder.exists():
+            number = 1
+            while (old := folder.with_name(f"{folder.name}.{number}")).exists():
+                number += 1
+            folder.rename(old)
+            _say(f"{folder}: the earlier run is now {old}")
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / "samples").mkdir(exist_ok=True)
+        with replacing(folder / ".writable") as temporary:
+            temporary.touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: the run folder cannot be written ({error.strerror}); set runs_dir") from error
+
+
+def _resume_from(folder: Path, settings: dict[str, Any]) -> Path | None:
+    choice = settings["resume"]
+    if choice == "never":
+        return None
+    if choice not in ("auto", "required"):
+        path = Path(choice)
+        if not path.is_file():
+            raise UserError(f"resume: {path} is not a checkpoint file; give one, or auto, required or never")
+        return path
+    newest = checkpoints.newest(folder / "checkpoints")
+    if newest is None and choice == "required":
+        raise UserError(f"resume: no usable checkpoint in {folder / 'checkpoints'}; resume=auto starts a new run")
+    if newest is not None:
+        before = recipe.read_yaml(folder / "recipe.yaml")
+        for part in WHAT_MAKES_A_RUN:
+            changed = recipe.first_difference(before[part], settings[part], part)
+            if changed:
+                raise UserError(f"{folder}: holds a run of another recipe ({changed}); choose another name or resume=never")
+    return newest
+
+
+def _write_record(folder: Path, settings: dict[str, Any]) -> None:
+    recipe.save(settings, folder / "recipe.yaml")
+    packages = ("lightning_diff", "torch", "lightning", "torchmetrics", "omegaconf", "numpy", "safetensors")
+    record: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform(), "argv": sys.argv}
+    for package in packages:
+        try:
+            record[package] = version(package)
+        except PackageNotFoundError:
+            record[package] = "not installed"
+    if torch.cuda.is_available():
+        record["cuda"] = {"version": torch.version.cuda, "device": torch.cuda.get_device_name()}
+    with replacing(folder / "versions.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2))
+
+
+def _summary(settings: dict[str, Any], module: LightningModule, trainer: Trainer, folder: Path) -> str:
+    batch, accumulation, world = settings["data"]["batch_size"], trainer.accumulate_grad_batches, trainer.world_size
+    parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    images = batch * trainer.max_steps
+    saver = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))  # type: ignore[attr-defined]
+    saves = "at the end" if saver.every_images is None else f"{images // saver.every_images} by images"
+    if saver.every_minutes is not None:
+        saves += f" and every {saver.every_minutes:g} minutes"
+    return (
+        f"{settings['name']}: {parameters:,} parameters, precision {trainer.precision}, on {trainer.strategy.root_device.type}\n"
+        f"{batch} images per step = {world} process{'es' if world > 1 else ''}"
+        f" x {batch // (world * accumulation)} images x {accumulation} accumulated\n"
+        f"{trainer.max_steps:,} steps = {images:,} images; checkpoints {saves}, the newest {saver.keep} kept in {folder}"
+    )
+
+
+def _is_first_process() -> bool:
+    """Before the process group exists: launchers tell each process its place by these variables."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _say(text: str) -> None:
+    if _is_first_process():
+        print(text, flush=True)
+
+
+def _quieten() -> None:
+    """Keep Lightning's banners and tips out of the way of what the run says itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # images in memory are read faster without
+        ".*your dataloader is not resumable.*",  # the stream is a function of the position
+        ".*Checkpoint directory .* exists.*",
+    ):
+        warnings.filterwarnings("ignore", message)

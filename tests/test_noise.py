@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+
+from lightning_diff import noise
+
+SIGMAS = torch.logspace(-3, 2, 50, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 0.752])
+def test_the_three_coordinates_convert_there_and_back(sigma_data):
+    for there, back in (
+        (noise.sigma_to_log_snr, noise.log_snr_to_sigma),
+        (noise.sigma_to_t, noise.t_to_sigma),
+    ):
+        assert torch.allclose(back(there(SIGMAS, sigma_data), sigma_data), SIGMAS, rtol=1e-12, atol=0)
+
+
+def test_coordinates_at_known_places():
+    half = torch.tensor(0.5, dtype=torch.float64)
+    assert noise.sigma_to_log_snr(half) == 0
+    assert math.isclose(noise.sigma_to_t(half), math.pi / 4)
+    assert math.isclose(noise.sigma_to_t(torch.tensor(80.0, dtype=torch.float64)), 1.56455, abs_tol=1e-5)  # sCM's t_max
+
+
+LAWS = [noise.LogNormal(-1.2, 1.2), noise.LogNormal(-0.4, 1.0), noise.LogUniform(0.01, 50.0)]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
+def test_icdf_inverts_the_integral_of_the_density(law):
+    """d(ln sigma)/du = 1 / p, so that finite differences of the inverse give the density back."""
+    u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    h = 1e-6
+    slope = (law.icdf(u + h).log() - law.icdf(u - h).log()) / (2 * h)
+    assert torch.allclose(1 / slope, law.log_prob(law.icdf(u)).exp(), rtol=1e-6)
+
+
+def test_stratified_draws_fall_one_into_each_stratum():
+    u = noise.stratified(1000, torch.Generator().manual_seed(0))
+    assert torch.equal((u * 1000).long(), torch.arange(1000))
+    assert 0 < u.min()
+    assert u.max() < 1
+
+
+def test_stratification_removes_the_variance_between_levels():
+    """Of a function of the level alone, the batch mean's variance falls from 1/n to 1/n^3."""
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.stack([torch.rand(64, generator=generator, dtype=torch.float64).mean() for _ in range(200)])
+    strata = torch.stack([noise.stratified(64, generator).mean() for _ in range(200)])
+    assert strata.var() < plain.var() / 1000
+
+
+@pytest.mark.parametrize("make", [lambda: noise.LogNormal(std=0.0), lambda: noise.LogUniform(1.0, 0.5)])
+def test_impossible_laws_are_refused(make):
+    with pytest.raises(ValueError, match=r"must be positive|0 < low < high"):
+        make()
