@@ -1,0 +1,107 @@
+"""Examples in memory: pixels and labels, addressed by index."""
+
+import hashlib
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, Shaped, UInt8
+from torch import Tensor
+
+from ..errors import UserError
+
+Indices = Int64[np.ndarray, " n"] | Int64[Tensor, " n"]
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """What a stream, a metric or a picture reads: images in [-1, 1] (other units for what is no image) and labels.
+
+    `labelled` says whether there are labels; `num_classes` is 0 without. `std()` is the standard deviation over all
+    values, `fingerprint()` a sha256 of the content in hexadecimal digits.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    labelled: bool
+    num_classes: int
+
+    def __len__(self) -> int: ...
+    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]: ...
+    def images(self, indices: Indices) -> Float32[Tensor, "n ..."]: ...
+    def label(self, indices: Indices) -> Int64[Tensor, " n"]: ...
+    def std(self) -> float: ...
+    def fingerprint(self) -> str: ...
+
+
+class ImageSet:
+    """Examples that fit in memory.
+
+    Args:
+        pixels: uint8 (N, C, H, W), read as byte / 127.5 - 1, or float32 (N, ...), read as it is.
+        labels: int64 (N,) in 0..num_classes-1, or None.
+        name: what messages and reports call it.
+        num_classes: 0 counts the labels: the greatest + 1.
+
+    Raises:
+        UserError: no examples, pixels that are not finite, labels out of range; the first index is named.
+    """
+
+    def __init__(
+        self,
+        pixels: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n ..."],
+        labels: Int64[Tensor, " n"] | None = None,
+        name: str = "images",
+        num_classes: int = 0,
+    ):
+        if len(pixels) == 0:
+            raise UserError(f"{name}: there are no images")
+        if pixels.is_floating_point() and not (finite := pixels.flatten(1).isfinite().all(1)).all():
+            raise UserError(f"{name}: image {int((~finite).nonzero()[0])} holds NaN or infinite values")
+        self.pixels, self.labels, self.name = pixels.contiguous(), labels, name
+        self.shape = tuple(pixels.shape[1:])
+        self.labelled = labels is not None
+        self.num_classes = 0
+        if labels is not None:
+            self.num_classes = num_classes or int(labels.max()) + 1
+            wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
+            if len(wrong):
+                i = int(wrong[0])
+                raise UserError(f"{name}: label {int(labels[i])} of image {i} is not in 0..{self.num_classes - 1}")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
+        """Images and labels (None if unlabelled)."""
+        return self.images(indices), None if self.labels is None else self.label(indices)
+
+    def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
+        pixels = self.pixels.index_select(0, torch.as_tensor(indices))
+        return pixels if pixels.is_floating_point() else pixels.float().div_(127.5).sub_(1)
+
+    def label(self, indices: Indices) -> Int64[Tensor, " n"]:
+        if self.labels is None:
+            raise UserError(f"{self.name}: these images have no labels")
+        return self.labels[torch.as_tensor(indices)]
+
+    def std(self) -> float:
+        """Standard deviation over all values, summed in float64."""
+        if self.pixels.is_floating_point():
+            return float(self.pixels.double().std(correction=0))
+        # Counting bytes is exact, so that the order of the images cannot matter.
+        counts = torch.bincount(self.pixels.flatten(), minlength=256).double()
+        values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+        mean = (counts @ values) / counts.sum()
+        return float(((counts @ (values - mean) ** 2) / counts.sum()).sqrt())
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.pixels.dtype} {tuple(self.pixels.shape)} {self.labelled}".encode())
+        digest.update(_bytes(self.pixels))
+        if self.labels is not None:
+            digest.update(_bytes(self.labels))
+        return digest.hexdigest()
+
+
+def _bytes(x: Shaped[Tensor, "..."]) -> memoryview:
+    return x.contiguous().numpy().data.cast("B")

@@ -1,0 +1,115 @@
+"""A source of examples: what a recipe's `data` node names."""
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import Any
+
+from ..errors import UserError
+from .augment import Augment
+from .image_set import Examples
+
+
+@dataclass(eq=False)
+class Data:
+    """A training set, perhaps a held-out set, and how training draws from them.
+
+    A subclass says where the examples come from, in one method, `load`. Building one reads nothing; `setup()`, or the
+    first look at an example or a fact, does.
+
+    Args:
+        batch_size: images per optimiser step, over all devices and accumulated micro-batches.
+        flip: mirror every training image left to right with probability 1/2.
+        augment: EDM's augmentations, which the network is told of; None for none.
+        workers: loader processes on each device; 0 reads in the training process, which is best for images in memory.
+        conditional: False ignores the labels: the model is unconditional.
+    """
+
+    batch_size: int
+    _: KW_ONLY
+    flip: bool = False
+    augment: Augment | None = None
+    workers: int = 0
+    conditional: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"{self.name}: batch_size must be at least 1, got {self.batch_size}")
+        if self.workers < 0:
+            raise ValueError(f"{self.name}: workers must not be negative, got {self.workers}")
+
+    def load(self) -> tuple[Examples, Examples | None]:
+        """The training set and the held-out set (None if there is none). Called once."""
+        raise NotImplementedError(f"{type(self).__name__} must define load(), which returns (train, test or None)")
+
+    def setup(self) -> None:
+        """Load and check the examples; a second call does nothing.
+
+        Raises:
+            UserError: sets of different shapes, test labels that training lacks, constant images, flips of what is
+                no image.
+        """
+        _ = self._sets, self.sigma_data
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def train(self) -> Examples:
+        return self._sets[0]
+
+    @property
+    def test(self) -> Examples | None:
+        return self._sets[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example: (C, H, W) for images."""
+        return self.train.shape
+
+    @property
+    def num_classes(self) -> int:
+        """0 if unlabelled or not conditional."""
+        return self.train.num_classes if self.conditional else 0
+
+    @cached_property
+    def sigma_data(self) -> float:
+        """Standard deviation over all values of the training set, to four significant digits.
+
+        Rounded, because it enters every weight of the preconditioning and must not depend on the order of a sum.
+        """
+        std = float(f"{self.train.std():.4g}")
+        if not std > 0:
+            raise UserError(f"{self.name}: all training values are equal; there is nothing to learn")
+        return std
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the training pixels and labels, in hexadecimal digits: a resumed run must find the same one."""
+        return self.train.fingerprint()
+
+    def facts(self) -> dict[str, Any]:
+        """What networks and denoisers take from the data: shape, num_classes, sigma_data, augment_dim."""
+        return {
+            "shape": self.shape,
+            "num_classes": self.num_classes,
+            "sigma_data": self.sigma_data,
+            "augment_dim": 0 if self.augment is None else self.augment.dim,
+        }
+
+    @cached_property
+    def _sets(self) -> tuple[Examples, Examples | None]:
+        train, test = self.load()
+        if (self.flip or self.augment) and len(train.shape) != 3:
+            raise UserError(f"{self.name}: flip and augment need images (C, H, W), got examples of shape {train.shape}")
+        if test is not None:
+            if test.shape != train.shape:
+                raise UserError(f"{self.name}: training images are {train.shape}, test images {test.shape}")
+            if test.labelled != train.labelled and self.conditional:
+                labelled, bare = ("test", "training") if test.labelled else ("training", "test")
+                raise UserError(f"{self.name}: the {labelled} images have labels, the {bare} images have none")
+            if test.num_classes > train.num_classes:
+                raise UserError(
+                    f"{self.name}: the test images have {test.num_classes} classes, training has {train.num_classes}"
+                )
+        return train, test

@@ -1,0 +1,140 @@
+"""The position-addressed stream: training example number p is a function of (seed, p).
+
+Nothing here has state to save. "Resume" is "continue at position p", and 1, 2 or 8 processes, with or without
+accumulation, draw the same examples at the same step.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .. import rng
+from ..errors import UserError
+from .source import Data
+
+Batch = dict[str, Tensor]
+
+
+class Stream(Dataset[Batch]):
+    """Examples by position. N is the size of the training set, B the global batch size:
+
+        epoch   e = p // N
+        image   permutation_e(p mod N), so that every epoch shows every image once
+        flip    with probability 1/2, if asked for
+        u       ((p mod B) + uniform) / B: one in each of B strata of (0, 1), in any B positions that follow each other
+        noise   standard normal
+
+    Args:
+        data: where the images come from, and batch_size, flip, augment.
+        seed: the run's.
+    """
+
+    def __init__(self, data: Data, seed: int):
+        self.examples, self.labelled = data.train, data.num_classes > 0
+        self.batch_size, self.flip, self.augment, self.seed = data.batch_size, data.flip, data.augment, seed
+        self._orders: dict[int, Int64[np.ndarray, " n"]] = {}
+
+    def __getitems__(self, positions: Int64[np.ndarray, " b"] | Sequence[int]) -> Batch:
+        """One batch.
+
+        Returns:
+            "image" (B, ...) float32, "noise" like it, "u" (B,) float64 in (0, 1), "position" (B,) int64; with labels
+            "label" (B,) int64; with augmentation "augment" (B, augment.dim) float32, zero for an untouched image.
+        """
+        p = np.asarray(positions, np.int64)
+        image, label = self.examples.take(self._indices(p))
+        if self.flip:
+            mirror = torch.from_numpy(rng.uniform(self.seed, "flip", p) < 0.5)
+            image[mirror] = image[mirror].flip(-1)
+        jitter = rng.uniform(self.seed, "level", p)
+        batch = {
+            "image": image,
+            # A jitter next to 1 in the last stratum would round to 1, where a noise law is infinite.
+            "u": torch.from_numpy(((p % self.batch_size + jitter) / self.batch_size).clip(max=1 - 2.0**-53)),
+            "noise": rng.normal(self.seed, "noise", p, image.shape[1:]),
+            "position": torch.from_numpy(p),
+        }
+        if self.labelled and label is not None:
+            batch["label"] = label
+        if self.augment is not None:
+            batch["image"], batch["augment"] = self.augment(image, self.seed, p)
+        return batch
+
+    def _indices(self, p: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+        n = len(self.examples)
+        epochs = p // n
+        indices = np.empty_like(p)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            indices[here] = self._order(epoch)[p[here] % n]
+        return indices
+
+    def _order(self, epoch: int) -> Int64[np.ndarray, " n"]:
+        if epoch not in self._orders:
+            while len(self._orders) >= 2:  # a batch may straddle two epochs
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = rng.permutation(self.seed, "image", epoch, len(self.examples))
+        return self._orders[epoch]
+
+
+class Positions(Sampler[list[int]]):
+    """The positions of each micro-batch, without end.
+
+    Step k takes positions start + k B ... start + (k+1) B - 1, whatever the number of processes. Of these, micro-batch
+    a of A on rank r of W takes every (A W)-th, from the (a W + r)-th on, so that each covers the noise levels evenly.
+
+    Args:
+        batch_size: B, images per optimiser step, a multiple of world * accumulation.
+        rank: r, 0 <= r < world.
+        world: W, number of processes.
+        accumulation: A, micro-batches per optimiser step.
+        start: images seen so far.
+    """
+
+    def __init__(self, batch_size: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0):
+        if not 0 <= rank < world or accumulation < 1 or start < 0:
+            raise ValueError(
+                "Positions: need 0 <= rank < world, accumulation >= 1 and start >= 0, "
+                f"got rank={rank}, world={world}, accumulation={accumulation}, start={start}"
+            )
+        if batch_size % (world * accumulation):
+            raise UserError(
+                f"batch_size {batch_size} does not divide by {world} device(s) x {accumulation} accumulated "
+                f"micro-batch(es) = {world * accumulation}; choose a multiple of {world * accumulation}"
+            )
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.accumulation, self.start = accumulation, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, stride = self.start, self.accumulation * self.world
+        while True:
+            for micro in range(self.accumulation):
+                yield list(range(first + micro * self.world + self.rank, first + self.batch_size, stride))
+            first += self.batch_size
+
+    def __len__(self) -> int:
+        # Lightning reads one batch ahead of a loader without a length, and loses that batch when it resumes.
+        return 2**40
+
+
+def loader(
+    data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0
+) -> DataLoader[Batch]:
+    """Micro-batches of one process, from position `start` on; arguments as for `Stream` and `Positions`."""
+    return DataLoader(
+        Stream(data, seed),
+        batch_sampler=Positions(data.batch_size, rank, world, accumulation, start),
+        collate_fn=_as_it_is,
+        num_workers=data.workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or the loader would draw from the global one
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
