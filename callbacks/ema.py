@@ -29,7 +29,8 @@ class EMA(Callback):
             Default: one average "ema" with EDM's half-life for CIFAR-10, 500,000 images, and its ramp-up; shorter
             trainings want a shorter one.
         snapshot_every: images between stored snapshots, for `ema_snapshots.reconstruct_from_folder`, in
-            `<run folder>/ema/`, also written at the end of training. EDM2: 8 to 16 million. Default: none are stored.
+            `<run folder>/ema/`, also written at the end of training. A run that goes back (it resumes from before some,
+            or starts anew) deletes those that lie ahead of it. EDM2: 8 million. Default: none are stored.
         snapshot_sigma_rels: relative widths of the power-function averages that are tracked, and stored, for this
             (EDM2: 0.05, 0.10). They can be swapped in as "sigma_rel=0.05" and so on.
         snapshot_dtype: float16 halves the files; its rounding is multiplied by the fit, about 30 times at widths of
@@ -119,7 +120,7 @@ class EMA(Callback):
                 f"EMA: the averages stand at {self.images} images and the network at {pl_module.images_seen}; "
                 "give each training an EMA of its own, and resume both from one checkpoint"
             )
-        self._module, self._weights, self.images = pl_module, _trainable(pl_module), int(pl_module.images_seen)
+        self._module, self._weights, self.images = pl_module, _trainable(pl_module), _images_seen(pl_module)
         if self.images and (missing := [name for name in self.profiles if name not in self.averages]):
             rank_zero_warn(
                 f"EMA: the checkpoint has no average {', '.join(missing)}; "
@@ -163,7 +164,7 @@ class EMA(Callback):
         """Bring the averages up to `images_seen`; does nothing if they are."""
         if self._module is None or self.swapped_in is not None:
             return
-        seen = int(self._module.images_seen)
+        seen = _images_seen(self._module)
         if seen > self.images:
             for name, profile in self.profiles.items():
                 ema.update_(self.averages[name], self._weights, profile.decay(seen, seen - self.images))
@@ -180,8 +181,8 @@ class EMA(Callback):
                 key: _whole(value) for key, value in self.averages[name].items()
             }  # every process helps to gather
             if trainer.is_global_zero:
-                facts = {"images": self.images, "sigma_rel": profile.sigma_rel, "dtype": self.snapshot_dtype}
-                ema_snapshots.save_snapshot(_folder(trainer), average, **facts)
+                folder, sigma_rel, dtype = _folder(trainer), profile.sigma_rel, self.snapshot_dtype
+                ema_snapshots.save_snapshot(folder, average, images=self.images, sigma_rel=sigma_rel, dtype=dtype)
 
 
 def find(trainer: Trainer) -> EMA | None:
@@ -191,6 +192,10 @@ def find(trainer: Trainer) -> EMA | None:
 
 def _folder(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "ema"
+
+
+def _images_seen(module: LightningModule) -> int:
+    return int(module.images_seen)  # type: ignore[arg-type]
 
 
 def _trainable(module: LightningModule) -> dict[str, Tensor]:

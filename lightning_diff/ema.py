@@ -42,7 +42,7 @@ class HalfLife:
             half-life from the start.
     """
 
-    def __init__(self, images: float, ramp_up: float | None = 0.05):
+    def __init__(self, images: int | float, ramp_up: float | None = 0.05):
         if not images > 0:
             raise ValueError(f"HalfLife: images must be positive, got {images}")
         if ramp_up is not None and not ramp_up > 0:
@@ -133,7 +133,10 @@ def inner_product(
 
 
 def posthoc_weights(
-    snapshot_images: Sequence[float], snapshot_gammas: Sequence[float], target_images: float, target_gamma: float
+    snapshot_images: Sequence[int | float],
+    snapshot_gammas: Sequence[float],
+    target_images: int | float,
+    target_gamma: float,
 ) -> Float[Tensor, " n"]:
     """Weights, of sum one, that mix stored averages into that of `target_gamma` at `target_images` (EDM2, section 3.2).
 
