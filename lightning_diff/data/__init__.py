@@ -3,7 +3,20 @@
 from .augment import Augment
 from .digits import Digits
 from .image_set import Examples, ImageSet
+from .photo_patches import PhotoPatches
 from .source import Data
 from .stream import Positions, Stream, loader
+from .toy import Toy
 
-__all__ = ["Augment", "Data", "Digits", "Examples", "ImageSet", "Positions", "Stream", "loader"]
+__all__ = [
+    "Augment",
+    "Data",
+    "Digits",
+    "Examples",
+    "ImageSet",
+    "PhotoPatches",
+    "Positions",
+    "Stream",
+    "Toy",
+    "loader",
+]
