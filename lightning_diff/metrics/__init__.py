@@ -1,0 +1,30 @@
+"""How good are generated images? torchmetrics Metrics over named feature spaces, and the rows of a report."""
+
+from .classifier import Classifier
+from .evaluate import Protocol, Reference, Row, evaluate
+from .features import FeatureExtractor, Pixels, feature_extractor
+from .frechet import FrechetDistance, frechet_distance
+from .kernel import KernelDistance, kernel_distance
+from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from .memorisation import Memorisation, memorised
+
+__all__ = [
+    "Classifier",
+    "DensityCoverage",
+    "FeatureExtractor",
+    "FrechetDistance",
+    "KernelDistance",
+    "Memorisation",
+    "Pixels",
+    "PrecisionRecall",
+    "Protocol",
+    "Reference",
+    "Row",
+    "density_coverage",
+    "evaluate",
+    "feature_extractor",
+    "frechet_distance",
+    "kernel_distance",
+    "memorised",
+    "precision_recall",
+]

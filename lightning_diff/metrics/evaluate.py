@@ -1,0 +1,221 @@
+"""From generated images to rows of figures, each with its protocol and with the floor that real images have."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, distributed
+from torchmetrics import Metric
+from torchmetrics.aggregation import SumMetric
+
+from .. import rng
+from ..data import Data, Examples
+from .classifier import Classifier
+from .features import FeatureName, Pixels, feature_extractor
+from .frechet import FrechetDistance
+from .kernel import KernelDistance
+from .manifold import DensityCoverage, PrecisionRecall
+from .memorisation import Memorisation
+
+Batch = tuple[Tensor, Tensor | None]  # images (b, ...), labels (b,)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a figure was measured: two figures compare only if these agree, up to what is being compared.
+
+    Args:
+        n: generated images (held-out images, for a floor); `evaluate` fills it in.
+        seed: of the samples.
+        solver: of the samples, by name.
+        steps: solver steps.
+        nfe: evaluations of the network for each image.
+        ema: profile of the weights that were averaged, by name.
+        reference: hash of the real images and of the feature space; `evaluate` fills it in.
+    """
+
+    n: int | None = None
+    seed: int | None = None
+    solver: str | None = None
+    steps: int | None = None
+    nfe: int | float | None = None
+    ema: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure."""
+
+    metric: str
+    value: float
+    protocol: Protocol
+
+    def record(self) -> dict[str, str | int | float | None]:
+        """The columns metric, value, n, seed, solver, steps, nfe, ema, reference."""
+        return {"metric": self.metric, "value": self.value, **asdict(self.protocol)}
+
+
+class Reference:
+    """The training split in a feature space: what generated images are measured against. Build it once, use it often.
+
+    It keeps this process's share of the real features in memory, and the floors it has measured. Under a process
+    group, build and use it on every process.
+
+    Args:
+        data: the source; `train` is the reference, `test` gives the floors (none without it).
+        feature: the feature space; None for the best that the data allow (see `feature_extractor`).
+        limit: real images at most; a fixed random choice if the training split has more.
+        device: where features and distances are computed.
+        batch: images at a time through the feature network.
+
+    Raises:
+        UserError: see `feature_extractor`.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        feature: FeatureName | None = None,
+        limit: int = 50_000,
+        device: torch.device | str = "cpu",
+        batch: int = 500,
+    ):
+        self.data, self.device, self.batch = data, torch.device(device), batch
+        self.extractor = feature_extractor(feature, data, self.device)
+        self.pixels = Pixels(data.shape)
+        self.n = min(len(data.train), limit)
+        content = f"{data.fingerprint} train {self.n} {self.extractor.name} {self.extractor.hash}"
+        self.hash = hashlib.sha256(content.encode()).hexdigest()[:12]
+        self._real: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+        self._floors: dict[int, dict[str, float]] = {}
+
+    def measure(
+        self, images: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"] | None = None
+    ) -> tuple[int, dict[str, float]]:
+        """Number of images over all processes, and every metric of them against the training split."""
+        n = max(len(images), 1)  # an empty share is one empty batch: torchmetrics warns of a metric without updates
+        return self._measure(
+            (images[i : i + self.batch], None if labels is None else labels[i : i + self.batch])
+            for i in range(0, n, self.batch)
+        )
+
+    def floor(self, n: int) -> tuple[int, dict[str, float]]:
+        """The number of held-out images and what they get: `n`, by a fixed random choice, or all if they are fewer.
+
+        The figure that a perfect model would have, at the same n: a Fréchet distance above zero, a precision below one.
+        """
+        test = self.data.test
+        if test is None:
+            return 0, {}
+        n = min(n, len(test))
+        if n not in self._floors:
+            index = rng.permutation(0, "floor", 0, len(test))[:n]
+            self._floors[n] = self._measure(self._batches(test, index, labels=self.data.train.labelled))[1]
+        return n, self._floors[n]
+
+    @torch.no_grad()
+    def _measure(self, batches: Iterable[Batch]) -> tuple[int, dict[str, float]]:
+        name, dim = self.extractor.name, self.extractor.dim
+        on_features: dict[str, Metric] = {
+            f"frechet_{name}": FrechetDistance(dim),
+            f"kernel_{name}": KernelDistance(dim),
+            "manifold": PrecisionRecall(dim),
+            "balls": DensityCoverage(dim),
+        }
+        memorisation, count, agreeing = Memorisation(self.pixels.dim), SumMetric(), SumMetric()
+        where = torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
+        for metric in (*on_features.values(), memorisation, count, agreeing):
+            metric.to(where)
+
+        for features, pixels in zip(*self._share(), strict=True):
+            for metric in on_features.values():
+                metric.update(features.to(where), real=True)
+            memorisation.update(pixels.to(where), real=True)
+        labelled = False
+        for images, labels in batches:
+            features = self._features(images)
+            for metric in on_features.values():
+                metric.update(features.to(where), real=False)
+            memorisation.update(self.pixels(images).to(where), real=False)
+            count.update(len(images))
+            if labels is not None and isinstance(self.extractor, Classifier) and name == "classifier":
+                labelled = True
+                named = self.extractor.logits(features).argmax(1)
+                agreeing.update((named == labels.to(self.device)).sum().to(where))
+
+        values: dict[str, float] = {}
+        for key, metric in (*on_features.items(), ("memorisation", memorisation)):
+            value = metric.compute()
+            if isinstance(value, dict):
+                suffix = "" if metric is memorisation else f"_{name}"
+                values |= {part + suffix: float(figure) for part, figure in value.items()}
+            else:
+                values[key] = float(value)
+        n = int(count.compute())
+        if labelled:
+            values["label_agreement"] = float(agreeing.compute()) / n
+        return n, values
+
+    def _share(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Features and pixels of this process's share of the real images, in batches; made at the first call."""
+        share = _rank_and_world()
+        if share not in self._real:
+            chosen = rng.permutation(0, "reference", 0, len(self.data.train))[: self.n]
+            batches = list(self._batches(self.data.train, np.sort(chosen), labels=False))
+            self._real = {share: ([self._features(x) for x, _ in batches], [self.pixels(x) for x, _ in batches])}
+        return self._real[share]
+
+    def _batches(self, images: Examples, index: Int64[np.ndarray, " n"], labels: bool) -> Iterable[Batch]:
+        rank, world = _rank_and_world()
+        mine = index[rank::world]
+        for i in range(0, max(len(mine), 1), self.batch):
+            part = mine[i : i + self.batch]
+            yield images.images(part), images.label(part) if labels else None
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return self.extractor(images.to(self.device, torch.float32))
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def evaluate(
+    generated: Float[Tensor, "n ..."],
+    reference: Reference,
+    labels: Int64[Tensor, " n"] | None = None,
+    protocol: Protocol | None = None,
+) -> list[Row]:
+    """Every metric of the generated images against the training split, then of held-out images (rows named ..._floor).
+
+    With F the feature space: frechet_F, kernel_F, precision_F, recall_F, density_F, coverage_F; memorisation and
+    nearest_train (both in pixels); label_agreement, the share of images that the classifier gives the label they were
+    asked for (feature space "classifier" only). Floors are at the same n if there are so many held-out images, else
+    at all of them; their rows say which. They leave the sampler's columns empty.
+
+    Under a process group every process calls this with its own share of the images, possibly (0, ...), with labels on
+    all or none, and gets the result for all images.
+
+    Args:
+        generated: images in [-1, 1].
+        reference: what to measure against.
+        labels: the labels that were asked for.
+        protocol: how the images were sampled; n and reference are filled in here.
+
+    Raises:
+        UserError: fewer images than a covariance of the features needs.
+    """
+    n, values = reference.measure(generated, labels)
+    measured = replace(protocol or Protocol(), n=n, reference=reference.hash)
+    rows = [Row(metric, value, measured) for metric, value in values.items()]
+    n_floor, floors = reference.floor(n)
+    held_out = Protocol(n=n_floor, reference=reference.hash)
+    return rows + [Row(f"{metric}_floor", value, held_out) for metric, value in floors.items()]

@@ -1,0 +1,72 @@
+"""Named feature spaces: a distance means something only beside the name and the hash of its space."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..data import Data
+from ..errors import UserError
+from .classifier import load_or_train
+
+FeatureName = Literal["classifier", "rotation", "pixels", "inception"]
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Images in [-1, 1] -> features.
+
+    name: stands in the name of every figure. dim: number of features. hash: changes whenever the features could.
+    """
+
+    name: str
+    dim: int
+    hash: str
+
+    def __call__(self, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]: ...
+
+
+class Pixels:
+    """The pixels themselves: need nothing, see little (a Gaussian with the digits' covariance passes for digits)."""
+
+    name = "pixels"
+    hash = "pixels"
+
+    def __init__(self, shape: Sequence[int]):
+        self.dim = math.prod(shape)
+
+    def __call__(self, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+        return images.flatten(1).float()
+
+
+def feature_extractor(name: FeatureName | None, data: Data, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """The feature space `name` for this data.
+
+    classifier  64 features of a small network trained to tell the training split's labels (see `classifier.py`)
+    rotation    the same network, trained to tell by how many quarter turns an image was rotated: needs no labels
+    pixels      the pixels
+    inception   2048 features of the FID's Inception network, from a weights file (see `inception.py`)
+    None        for images, classifier if they have labels and rotation if not; pixels for anything else
+
+    Raises:
+        UserError: labels that are not there, examples that the network cannot take, a weights file that is missing.
+    """
+    shape = data.shape
+    if name is None:
+        name = "pixels" if len(shape) != 3 else "classifier" if data.train.labelled else "rotation"
+    if name == "pixels":
+        return Pixels(shape)
+    if len(shape) != 3:
+        raise UserError(f"feature space {name!r} is for images (C, H, W), {data.name} has {shape}; use 'pixels'")
+    if name == "inception":
+        from .inception import load_inception
+
+        return load_inception(device=device)
+    if name == "classifier" and not data.train.labelled:
+        raise UserError(f"feature space 'classifier' needs labels, {data.name} has none; use 'rotation' or 'pixels'")
+    if name == "rotation" and shape[1] != shape[2]:
+        raise UserError(f"feature space 'rotation' needs square images, {data.name} has {shape}; use 'pixels'")
+    return load_or_train(data, name, device)

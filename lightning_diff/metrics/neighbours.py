@@ -1,0 +1,38 @@
+"""Nearest neighbours by brute force, a block of rows at a time, in float64."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ROWS = 1024  # rows of a distance matrix held at once: 50,000 columns of float64 are 0.4 GB
+
+
+def distance_rows(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Iterator[tuple[int, Float[Tensor, "rows m"]]]:
+    """The Euclidean distance matrix of a and b as (first row, block of rows) pairs."""
+    for start in range(0, len(a), ROWS):
+        yield start, torch.cdist(a[start : start + ROWS], b, compute_mode="use_mm_for_euclid_dist")
+
+
+def neighbour_radius(a: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
+    """Distance of each point to its k-th nearest other point; k < n."""
+    radii = []
+    for start, rows in distance_rows(a, a):
+        rows.diagonal(offset=start).fill_(torch.inf)  # a point is not its own neighbour
+        radii.append(rows.kthvalue(k, dim=1).values)
+    return torch.cat(radii)
+
+
+def nearest(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], k: int) -> Float[Tensor, "n k"]:
+    """Distances of each point of a to its k nearest points of b, increasing; k <= m.
+
+    Those k are measured again without the matrix product, whose rounding would hide that a copy's distance is exactly
+    zero.
+    """
+    found = []
+    for start, rows in distance_rows(a, b):
+        index = rows.topk(k, dim=1, largest=False).indices
+        points = a[start : start + len(rows)]
+        found.append(torch.stack([(points - b[column]).norm(dim=1) for column in index.T], dim=1))
+    return torch.cat(found).sort(dim=1).values
