@@ -1,0 +1,101 @@
+"""Time grids in closed form: n noise levels from sigma_max to sigma_min, evenly spaced in some coordinate, and then 0.
+
+All have the signature  grid(n, sigma_min=0.002, sigma_max=80, ...) -> (n+1,) float64 on the CPU, strictly decreasing,
+the last one 0. n >= 1 is the number of steps. With n = 1 the grid is [sigma_max, 0]. With sigma_min = 0 (not for
+`log_snr`, whose coordinate has no 0) the n steps are even all the way down to 0 and no node is forced to a smallest
+level.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..samplers import check_sigmas
+
+Grid = Float64[Tensor, " nodes"]
+
+
+def karras(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Grid:
+    """Even in sigma^(1/rho) (EDM, arXiv 2206.00364, eq. 5). rho > 0; rho = 1 is `uniform`, rho to infinity is
+    `log_snr`."""
+    if not rho > 0:
+        raise ValueError(f"karras: rho must be positive, got {rho}")
+    return _grid("karras", n, sigma_min, sigma_max, lambda s: s ** (1 / rho), lambda y: y**rho)
+
+
+def uniform(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Grid:
+    """Even in sigma."""
+    return _grid("uniform", n, sigma_min, sigma_max, lambda s: s, lambda y: y)
+
+
+def log_snr(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Grid:
+    """Even in ln sigma, and so in the log-SNR: DPM-Solver's grid (arXiv 2206.00927). sigma_min > 0."""
+    if not sigma_min > 0:
+        raise ValueError(f"log_snr: sigma_min must be positive, for 0 has no logarithm, got {sigma_min}")
+    return _grid("log_snr", n, sigma_min, sigma_max, math.log, torch.exp)
+
+
+def tangent(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5) -> Grid:
+    """Even in TrigFlow's angle t = arctan(sigma / sigma_data): the optimum for Gaussian data of that standard deviation
+    (Align Your Steps, arXiv 2404.14507)."""
+    if not sigma_data > 0:
+        raise ValueError(f"tangent: sigma_data must be positive, got {sigma_data}")
+    return _grid(
+        "tangent", n, sigma_min, sigma_max, lambda s: math.atan(s / sigma_data), lambda t: sigma_data * torch.tan(t)
+    )
+
+
+GRIDS: dict[str, Callable[..., Grid]] = {"karras": karras, "uniform": uniform, "log_snr": log_snr, "tangent": tangent}
+
+
+def resample(sigmas: Float[Tensor, " nodes"], n: int) -> Float64[Tensor, " resampled"]:
+    """The same grid with n steps: ln sigma interpolated linearly over the node's number, between the first and the last
+    nonzero node, which stay (AYS, arXiv 2404.14507; ART, arXiv 2601.18681); 0 is appended."""
+    nodes = torch.tensor(check_sigmas(sigmas)[:-1], dtype=torch.float64)
+    _check_steps("resample", n)
+    if len(nodes) == n:
+        return torch.cat([nodes, nodes.new_zeros(1)])
+    if len(nodes) == 1:
+        raise ValueError("resample: a grid of one step has a single nonzero level, nothing to interpolate between")
+    place = torch.linspace(0, len(nodes) - 1, n, dtype=torch.float64)
+    left = place.long().clamp(max=len(nodes) - 2)
+    levels = torch.lerp(nodes.log()[left], nodes.log()[left + 1], place - left).exp()
+    levels[0] = nodes[0]
+    if n > 1:
+        levels[-1] = nodes[-1]
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def _grid(
+    name: str,
+    n: int,
+    sigma_min: float,
+    sigma_max: float,
+    forward: Callable[[float], float],
+    inverse: Callable[[Tensor], Tensor],
+) -> Grid:
+    """`forward` takes sigma to the coordinate that is spaced evenly, `inverse` takes it back."""
+    _check_steps(name, n)
+    if not 0 <= sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"{name}: need 0 <= sigma_min < sigma_max < infinity, got sigma_min={sigma_min}, sigma_max={sigma_max}"
+        )
+    free = sigma_min == 0
+    even = torch.linspace(0, 1, n + 1 if free else n, dtype=torch.float64)
+    start, end = forward(sigma_max), forward(sigma_min)
+    levels = torch.zeros(n + 1, dtype=torch.float64)
+    levels[: len(even)] = inverse(start + even * (end - start))
+    # The ends are what was asked for, not what comes back from the coordinate (80 ** (1 / 7) ** 7 is
+    # 79.99999999999997).
+    if not free:
+        levels[n - 1] = sigma_min
+    levels[0], levels[n] = sigma_max, 0.0
+    return levels
+
+
+def _check_steps(name: str, n: int) -> None:
+    if n < 1:
+        raise ValueError(f"{name}: need at least one step, got n={n}")

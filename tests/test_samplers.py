@@ -1,0 +1,222 @@
+"""Laws of the solvers: order, exact last step, number of calls, the right amount of noise."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+
+from lightning_diff import samplers, schedules
+from lightning_diff.errors import UserError
+from lightning_diff.oracle import Gaussian, GaussianMixture
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return GaussianMixture(torch.tensor([0.3, 0.5, 0.2]), normal(3, 2), torch.tensor([0.5, 0.4, 0.6]))
+
+
+@pytest.fixture(scope="module")
+def solve(mixture):
+    """The solution by (grid, solver, n) from 64 starts at sigma = 10, in float64; each is computed once."""
+    x = 10 * normal(64, 2, seed=1)
+    return cache(
+        lambda grid, solver, n: samplers.SOLVERS[solver](mixture, x, schedules.GRIDS[grid](n, 0.01, sigma_max=10.0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "solver", "order"),
+    [
+        ("karras", "euler", 1),
+        ("log_snr", "euler", 1),
+        ("karras", "heun", 2),
+        ("log_snr", "heun", 2),
+        ("karras", "dpmpp_2m", 2),
+        ("log_snr", "dpmpp_2m", 2),
+    ],
+)
+def test_order(solve, grid, solver, order):
+    """The error falls as n^-order. The step from sigma_min to 0 is the same map for every n, so it does not blur the
+    slope."""
+    exact = solve(grid, "heun", 1024) + (solve(grid, "heun", 1024) - solve(grid, "heun", 512)) / 3
+    ns = torch.tensor([64.0, 128.0, 256.0], dtype=torch.float64)
+    errors = torch.stack([(solve(grid, solver, int(n)) - exact).norm(dim=1).mean() for n in ns])
+    log_n = ns.log() - ns.log().mean()
+    slope = (log_n * errors.log()).sum() / (log_n**2).sum()
+    assert -slope == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize(("solver", "tolerance"), [("euler", 3e-2), ("heun", 3e-4), ("dpmpp_2m", 3e-4)])
+def test_gaussian_flow(solver, tolerance):
+    """The Gaussian's ODE has the solution mean + (x - mean) sqrt(s^2 + sigma_next^2) / sqrt(s^2 + sigma^2), along each
+    axis."""
+    root = normal(3, 3)
+    gaussian = Gaussian(normal(3, seed=1), root @ root.T)
+    x = 20 * normal(16, 3, seed=2)
+    sigmas = schedules.karras(400, sigma_min=1e-3, sigma_max=20.0)
+    exact = gaussian.ode_solution(x, sigmas[0], sigmas[-1])
+    assert (samplers.SOLVERS[solver](gaussian, x, sigmas) - exact).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("solver", samplers.SOLVERS)
+def test_constant_denoiser_is_reached_exactly(solver):
+    """One point of data: every trajectory is a straight line to it, for any grid."""
+    point = torch.tensor([0.25, -0.7])
+    x = samplers.SOLVERS[solver](lambda x, sigma: point.expand_as(x), 80 * normal(4, 2).float(), schedules.karras(7))
+    assert torch.equal(x, point.expand(4, 2))
+
+
+@pytest.mark.parametrize("solver", samplers.SOLVERS)
+def test_one_step_is_the_denoiser(mixture, solver):
+    x = 80 * normal(4, 2)
+    sigmas = torch.tensor([80.0, 0.0])
+    assert torch.equal(samplers.SOLVERS[solver](mixture, x, sigmas), mixture(x, sigmas[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("solver", samplers.SOLVERS)
+def test_denoiser_sees_the_grid(mixture, solver, dtype):
+    """sigma is a scalar in x's dtype and takes the grid's values in order, without the 0; x is not changed in place."""
+    seen = []
+
+    def denoise(x, sigma):
+        assert sigma.shape == ()
+        assert sigma.dtype == dtype
+        seen.append(sigma.item())
+        return mixture(x, sigma)
+
+    x = normal(2, 2, dtype=dtype)
+    before = x.clone()
+    sigmas = schedules.karras(5)
+    assert samplers.SOLVERS[solver](denoise, x, sigmas).dtype == dtype
+    assert torch.equal(x, before)
+    assert list(dict.fromkeys(seen)) == sigmas[:-1].to(dtype).tolist()
+
+
+def test_float32_steps_suffice(mixture):
+    """A float32 denoiser stepped in float32 and in float64: the difference is far below an 8-bit rounding step,
+    8e-3."""
+    x, sigmas = 80 * normal(256, 2, dtype=torch.float32), schedules.karras(64)
+
+    def denoise(x, sigma):
+        return mixture(x.float(), sigma.float()).to(x.dtype)
+
+    for solve in samplers.SOLVERS.values():
+        difference = solve(denoise, x, sigmas) - solve(denoise, x.double(), sigmas)
+        assert difference.abs().max() < 3e-5
+
+
+def test_nfe():
+    for n in (1, 2, 18):
+        sigmas = schedules.karras(n)
+        assert samplers.nfe("euler", sigmas) == n
+        assert samplers.nfe("dpmpp_2m", sigmas) == n
+        assert samplers.nfe("heun", sigmas) == 2 * n - 1
+        assert samplers.nfe(samplers.heun, sigmas, S_churn=40.0) == 2 * n - 1
+
+
+def test_nfe_leaves_the_global_state_alone():
+    before = torch.get_rng_state()
+    samplers.nfe("heun", schedules.karras(18), S_churn=40.0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_churn_keeps_the_distribution():
+    """With the exact denoiser and many steps, fresh noise does not change what is sampled: N(mean, cov)."""
+    gaussian = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([[0.5, 0.3], [0.3, 0.4]]))
+    n = 20_000
+    x = 20 * normal(n, 2, dtype=torch.float32)
+    samples = samplers.heun(
+        gaussian,
+        x,
+        schedules.karras(40, sigma_max=20.0),
+        generator=torch.Generator().manual_seed(1),
+        S_churn=20.0,
+    )
+    # Standard errors: sqrt(0.5 / n) = 0.005 for a mean, sqrt(2 / n) 0.5 = 0.005 for a variance. sigma_max adds its 0.1
+    # %.
+    torch.testing.assert_close(samples.mean(0), torch.tensor([1.0, -2.0]), atol=0.025, rtol=0)
+    torch.testing.assert_close(samples.T.cov(), torch.tensor([[0.5, 0.3], [0.3, 0.4]]), atol=0.025, rtol=0)
+
+
+def test_churn_raises_the_noise_level():
+    """EDM, alg. 2, lines 4-6: sigma (1 + gamma) inside [S_min, S_max], gamma = min(S_churn / n, sqrt(2) - 1); variance
+    to match."""
+    sigmas = schedules.karras(10)
+    for S_churn, gamma in ((2.0, 0.2), (1000.0, math.sqrt(2) - 1)):
+        seen, noise = [], []
+
+        def denoise(x, sigma, seen=seen):
+            seen.append(sigma.item())
+            return torch.zeros_like(x)
+
+        def ones(x, step, noise=noise):
+            noise.append(step)
+            return torch.ones_like(x)
+
+        x = torch.zeros(1, 1, dtype=torch.float64)
+        samplers.heun(denoise, x, sigmas, generator=ones, S_churn=S_churn, S_min=0.05, S_max=50.0)
+        raised = [(s * (1 + gamma) if 0.05 <= s <= 50 else s) for s in sigmas[:-1].tolist()]
+        assert seen[::2] == pytest.approx(raised, rel=1e-12)
+        assert noise == [i for i, s in enumerate(sigmas.tolist()) if 0.05 <= s <= 50]
+
+
+def test_churn_noise_has_the_missing_variance():
+    """From sigma to sigma_hat the noise added has variance sigma_hat^2 - sigma^2, times S_noise^2."""
+    seen = []
+
+    def denoise(x, sigma):
+        seen.append((x.item(), sigma.item()))
+        return torch.zeros_like(x)
+
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    samplers.heun(
+        denoise, x, torch.tensor([3.0, 0.0]), generator=lambda x, step: torch.ones_like(x), S_churn=0.2, S_noise=1.5
+    )
+    assert seen == [pytest.approx((1.5 * math.sqrt(3.6**2 - 3**2), 3.6), rel=1e-12)]
+
+
+def test_generator_decides_the_churn(mixture):
+    def solve(generator):
+        return samplers.heun(mixture, x, schedules.karras(8), generator=generator, S_churn=8.0)
+
+    x = 80 * normal(4, 2)
+    one, same, other = (solve(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+
+
+def test_gradients_flow(mixture):
+    x = (10 * normal(2, 2)).requires_grad_()
+    samplers.heun(mixture, x, schedules.karras(5, sigma_max=10.0)).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "word"),
+    [
+        ([80.0], "at least two"),
+        ([80.0, 1.0], "last noise level must be 0"),
+        ([80.0, 1.0, 1.0, 0.0], "number 1 is 1 and number 2 is 1"),
+        ([1.0, 80.0, 0.0], "decrease"),
+        ([math.inf, 1.0, 0.0], "finite"),
+        ([math.nan, 1.0, 0.0], "finite"),
+        ([1.0, -1.0, 0.0], "decrease"),
+    ],
+)
+@pytest.mark.parametrize("solver", samplers.SOLVERS)
+def test_bad_grids_are_refused(solver, sigmas, word):
+    with pytest.raises(ValueError, match=word):
+        samplers.SOLVERS[solver](lambda x, sigma: x, torch.zeros(1, 1), torch.tensor(sigmas, dtype=torch.float64))
+
+
+def test_unknown_solver_is_one_sentence():
+    with pytest.raises(UserError, match="did you mean 'heun'"):
+        samplers.named("huen")
+    with pytest.raises(UserError, match="euler, heun, dpmpp_2m"):
+        samplers.named("x")
