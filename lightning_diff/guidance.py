@@ -1,0 +1,60 @@
+"""Guidance: extrapolate from a worse denoiser through the one at hand.
+
+    D_guided = D_guide + scale (D - D_guide)
+
+Classifier-free guidance (arXiv 2207.12598): the guide is the same model without its label. Autoguidance (arXiv
+2406.02507): a smaller or less trained model with the same label. A guidance interval (arXiv 2404.07724): only at the
+noise levels where it helps.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+def guided(
+    denoiser: Callable[..., Tensor],
+    label: Int64[Tensor, " b"] | None = None,
+    *,
+    scale: float = 1.0,
+    guide: Callable[..., Tensor] | None = None,
+    interval: tuple[float, float] = (0.0, math.inf),
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The callable denoise(x, sigma) that a sampler takes: the labels bound, guidance applied.
+
+    Args:
+        denoiser: callable (x, sigma, label) -> x0.
+        label: classes, or None.
+        scale: 1 is no guidance and costs no second evaluation; 0 is the guide alone; above 1 extrapolates.
+            (The first paper's w is scale - 1.)
+        guide: callable (x, sigma, label) -> x0, given the same label. None: the denoiser itself without a label.
+            For an unconditional guide give `lambda x, sigma, label: network(x, sigma)`.
+        interval: (low, high) with low <= high: guide where low < sigma <= high; elsewhere scale is 1, and the second
+            evaluation is saved.
+
+    Raises ValueError where there is nothing to be guided by: scale differs from 1, but there is neither a guide nor a
+    label.
+    """
+    low, high = interval
+    if not low <= high:
+        raise ValueError(f"guidance: need low <= high in the interval, got {low} and {high}")
+    if scale != 1 and guide is None and label is None:
+        raise ValueError(
+            f"guidance: scale {scale:g} needs a label (the guide is then the model without it) or a guide, got neither"
+        )
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        D = denoiser(x, sigma, label)
+        if scale == 1:
+            return D
+        inside = (low < sigma) & (sigma <= high)
+        if not inside.any():
+            return D
+        D_guide = denoiser(x, sigma, None) if guide is None else guide(x, sigma, label)
+        D_guided = D_guide + scale * (D - D_guide)
+        return torch.where(inside.reshape(-1, *[1] * (x.ndim - 1)), D_guided, D)
+
+    return denoise
