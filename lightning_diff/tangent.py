@@ -1,15 +1,15 @@
-"""Jacobian-vector products through networks: value and tangent in one pass, and the layers' functions that make it fast.
+"""Jacobian-vector products through networks: value and tangent in one pass, and the layer functions that make it fast.
 
-`jvp` runs a function once in forward mode. Its value keeps its autograd graph; its tangent has none, as consistency training
-wants it (sCM, arXiv 2410.11081, puts a stop-gradient on the tangent).
+`jvp` runs a function once in forward mode. Its value keeps its autograd graph; its tangent has none, as consistency
+training wants it (sCM, arXiv 2410.11081, puts a stop-gradient on the tangent).
 
 Torch's own forward mode runs three convolutions for one (the third for a zero weight tangent), has no rule for fused
 attention, takes group norm through slow primitives, and records the tangent for a backward pass that never comes. So
 networks here call the functions of this file, and each of them runs in one of three ways:
 
     native   no forward mode: torch's fastest kernel.
-    carry    inside `jvp`: the value as in native, bit for bit, on the primal alone; the tangent beside it without a graph.
-             Where a Jacobian is symmetric (normalisation, softmax, activations), torch's backward kernel is the rule.
+    carry    inside `jvp`: the value as in native, from the primal alone; the tangent beside it, without a graph. Where
+             a Jacobian is symmetric (normalisation, softmax, activations), torch's backward kernel is the rule.
     plain    inside anybody else's forward mode (torch.func.jvp, dual_level), or `jvp` under torch.compile, which loses
              custom rules: elementary operations that torch differentiates in every mode and to every order.
 """
@@ -34,16 +34,19 @@ def jvp(
     """fn(*primals), and its derivative along `tangents`, in one pass.
 
     Args:
-        fn: takes as many tensors as there are primals and returns one tensor. What it closes over (weights, labels) is held constant.
+        fn: takes as many tensors as there are primals and returns one tensor. What it closes over (weights, labels) is
+            held constant.
         primals: floating-point tensors.
         tangents: one for each primal, of its shape.
 
     Returns:
-        (output, tangent). With gradients enabled, output keeps its graph exactly as fn(*primals) would; tangent is detached,
-        and float32 where the output is narrower. A random choice inside fn (dropout) is one choice, shared by both.
+        (output, tangent). With gradients enabled, output keeps its graph exactly as fn(*primals) would; tangent is
+        detached, and float32 where the output is narrower. A random choice inside fn (dropout) is one choice, shared by
+        both. Compiled parts of fn run eagerly: torch has no forward mode through a finished graph. Compile a function
+        that calls `jvp` instead.
 
     Raises:
-        ValueError: a missing tangent, or one of another shape.
+        ValueError: a missing tangent, or one of another shape; an output on which no primal acts.
         TypeError: fn returned something other than one tensor.
     """
     if len(primals) != len(tangents):
@@ -56,16 +59,16 @@ def jvp(
     tangents = [tangent.detach().to(primal.dtype) for primal, tangent in zip(primals, tangents, strict=True)]
     if torch.compiler.is_compiling():
         with _run_as("plain"):
-            output, tangent = torch.func.jvp(fn, tuple(primals), tuple(tangents))
-        return output, _at_least_float32(tangent.detach())
-    with _run_as("carry"), forward_ad.dual_level():
+            traced: tuple[Tensor, Tensor] = torch.func.jvp(fn, tuple(primals), tuple(tangents))  # type: ignore[assignment]
+        return traced[0], _at_least_float32(traced[1].detach())
+    with _run_as("carry"), torch.compiler.set_stance("force_eager"), forward_ad.dual_level():
         duals = [forward_ad.make_dual(primal, tangent) for primal, tangent in zip(primals, tangents, strict=True)]
         result = fn(*duals)
         if not isinstance(result, Tensor):
             raise TypeError(f"jvp: fn must return one tensor, it returned {type(result).__name__}")
         output, output_tangent = forward_ad.unpack_dual(result)
-    if output_tangent is None:  # fn does not depend on the primals
-        output_tangent = torch.zeros_like(output)
+    if output_tangent is None:
+        raise ValueError("jvp: fn's output has no tangent: it does not depend on the primals, or fn detaches them")
     return output, _at_least_float32(output_tangent.detach())
 
 
@@ -131,7 +134,7 @@ def modulate(x: Float[Tensor, "..."], scale: Float[Tensor, "..."], shift: Float[
 
 
 def pixel_norm(x: Float[Tensor, "*b c"], eps: float = 1e-8) -> Float[Tensor, "*b c"]:
-    """x / sqrt(mean x^2 + eps) over the last axis, in float32 or wider: pnorm of sCM's adaptive double normalisation."""
+    """x / sqrt(mean x^2 + eps) over the last axis, in float32 or wider: pnorm of sCM's double normalisation."""
     if mode() != "carry":
         return _pixel_norm(x, eps)[0].to(x.dtype)
     x, dx = forward_ad.unpack_dual(x)
@@ -147,7 +150,7 @@ def pixel_norm(x: Float[Tensor, "*b c"], eps: float = 1e-8) -> Float[Tensor, "*b
 def group_norm(
     x: Float[Tensor, "b c *hw"], groups: int, weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float
 ) -> Float[Tensor, "b c *hw"]:
-    """`torch.nn.functional.group_norm`, with statistics in float32 or wider and a result in x's dtype, under autocast too."""
+    """`torch.nn.functional.group_norm`; statistics in float32 or wider, result in x's dtype under autocast too."""
     how = mode()
     if how == "plain":
         rows = _at_least_float32(x).reshape(x.shape[0], groups, -1)
@@ -164,7 +167,9 @@ def group_norm(
         return F.group_norm(x, groups, weight, bias, eps)
 
     (x, dx), (weight, dweight), (bias, dbias) = (forward_ad.unpack_dual(each) for each in (x, weight, bias))
-    x = x.contiguous()
+    on_cpu = x.device.type == "cpu"  # the one kernel here that takes channels-last
+    layout = torch.channels_last if on_cpu and _is_channels_last(x) else torch.contiguous_format
+    x = x.contiguous(memory_format=layout)
     sizes = (x.shape[0], x.shape[1], x[0, 0].numel(), groups)
     y, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes, eps)
     with torch.no_grad():
@@ -172,7 +177,7 @@ def group_norm(
         if dx is not None:
             wide = _at_least_float32(x)
             stats = mean.to(wide.dtype), rstd.to(wide.dtype)
-            dx = dx.to(wide.dtype).contiguous()
+            dx = dx.to(wide.dtype).contiguous(memory_format=layout)
             dx_hat = _aten.native_group_norm_backward(dx, wide, *stats, None, *sizes, [True, False, False])[0]
             dy = dx_hat * weight.reshape(column)
         if dweight is not None:
@@ -200,7 +205,7 @@ def layer_norm(x: Float[Tensor, "*b c"], eps: float = 1e-6) -> Float[Tensor, "*b
 def attention(
     q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads m d"], v: Float[Tensor, "b heads m d"]
 ) -> Float[Tensor, "b heads n d"]:
-    """softmax(q k^T / sqrt(d)) v. Torch's fused kernel stores no (n, m) matrix; the tangent holds two while it is computed."""
+    """softmax(q k^T / sqrt(d)) v. The fused kernel stores no (n, m) matrix; a tangent needs some while it lasts."""
     how = mode()
     if how == "native":
         return F.scaled_dot_product_attention(q, k, v)
@@ -266,6 +271,10 @@ def _dual(y: Tensor, dy: Tensor | None) -> Tensor:
 
 def _plus(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

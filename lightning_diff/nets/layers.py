@@ -1,4 +1,4 @@
-"""Layers that the networks share, built on the functions of `tangent.py`, so that forward mode is right and fast in each.
+"""Layers that the networks share, built on the functions of `tangent.py`, so that forward mode is right and fast.
 
 Initialisation is EDM's: uniform with Xavier's variance times `gain` squared, biases zero.
 """
@@ -65,8 +65,8 @@ class Attention(nn.Module):
     Args:
         width: channels of a token; divisible by heads.
         heads: attention heads.
-        qk_norm: give every query and key of a head mean square 1, as EDM2 does (arXiv 2312.02696), so that no logit grows
-            beyond sqrt(width / heads).
+        qk_norm: give every query and key of a head mean square 1, as EDM2 does (arXiv 2312.02696), so that no
+            logit grows beyond sqrt(width / heads).
         gain_in, gain_out: gains of the initial weights.
     """
 
@@ -188,16 +188,17 @@ class Modulation(nn.Module):
     """What the embedding does to a normalised activation.
 
     "adaptive": y = norm(x) (1 + s) + b with (s, b) linear in the embedding (ADM's adaptive_scale; DiT's adaLN).
-    "double":   y = norm(x) pnorm(s) + pnorm(b), pnorm(v) = v / sqrt(mean v^2 + 1e-8): sCM's adaptive double normalisation
-                (arXiv 2410.11081, section 4.1), which bounds both. Not zero-initialised: pnorm has slope 1e4 at zero.
+    "double":   y = norm(x) pnorm(s) + pnorm(b), pnorm(v) = v / sqrt(mean v^2 + 1e-8): sCM's adaptive double
+                normalisation (arXiv 2410.11081, section 4.1), which bounds both. Never zero-initialised: there pnorm
+                has slope 1e4.
     """
 
     def __init__(self, embedding_channels: int, channels: int, norm: Norm, gain: float = 1.0):
         super().__init__()
         if norm not in ("adaptive", "double"):
             raise ValueError(f"norm must be adaptive or double here, got {norm!r}")
-        self.double = norm == "double"
-        self.affine = Linear(embedding_channels, 2 * channels, gain=1.0 if self.double else gain)
+        self.pixel_norm = norm == "double"
+        self.affine = Linear(embedding_channels, 2 * channels, gain=1.0 if self.pixel_norm else gain)
 
     def forward(self, x: Float[Tensor, "b *n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b *n c"]:
         """x: normalised, channels last."""
@@ -207,7 +208,7 @@ class Modulation(nn.Module):
 
     def scale_and_shift(self, embedding: Float[Tensor, "b e"]) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
         scale, shift = self.affine(embedding).chunk(2, dim=1)
-        return (tangent.pixel_norm(scale), tangent.pixel_norm(shift)) if self.double else (1 + scale, shift)
+        return (tangent.pixel_norm(scale), tangent.pixel_norm(shift)) if self.pixel_norm else (1 + scale, shift)
 
 
 def check_input(name: str, x: Tensor, shape: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from .layers import Attention, Conditioning, Conv, GroupNorm, Linear, Modulation
 
 
 class UNet(nn.Module):
-    """DDPM++: residual blocks at halving resolutions down, then up, each block of the way up taking one output of the way down.
+    """DDPM++: residual blocks at halving resolutions, then back up, where a block takes in an output of the way down.
 
     The defaults are EDM's network for CIFAR-10 (55.7 million parameters) but for its dropout, 0.13. For 8x8 pictures
     `channels=32, channel_mult=[1, 2], num_blocks=2` is ample.
@@ -64,8 +64,8 @@ class UNet(nn.Module):
         factor = 2 ** (len(channel_mult) - 1)
         if shape[1] % factor or shape[2] % factor:
             raise ValueError(
-                f"UNet: {len(channel_mult)} resolutions halve a picture {len(channel_mult) - 1} times, so height and width "
-                f"must be divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
+                f"UNet: {len(channel_mult)} resolutions halve a picture {len(channel_mult) - 1} times, so height and "
+                f"width must be divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
             )
         self.shape, self.num_classes, self.augment_dim = tuple(shape), num_classes, augment_dim
         width = 4 * channels  # of the embedding, in DDPM++, NCSN++ and ADM alike
@@ -126,7 +126,7 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: norm, silu, [resample], conv; embedding; norm, silu, dropout, conv; then, if heads > 0, attention."""
+    """Residual block: norm, silu, resample, conv; embedding; norm, silu, dropout, conv; attention, if heads > 0."""
 
     def __init__(
         self,
