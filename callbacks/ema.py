@@ -216,7 +216,7 @@ def _placed(average: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str,
 
 
 def _placed_one(value: Tensor, weight: Tensor) -> Tensor:
-    if isinstance(value, DTensor) or (value.device, value.stride()) == (weight.device, weight.stride()):
+    if (type(value), value.device, value.stride()) == (type(weight.data), weight.device, weight.stride()):
         return value
     with torch.inference_mode(False), torch.no_grad():  # under inference mode, the copy could never be updated
         if isinstance(weight, DTensor):

@@ -3,7 +3,6 @@
 One safetensors file for each average at each moment; its metadata say `images` and `sigma_rel`.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from . import ema
+from . import atomic, ema
 from .errors import UserError
-
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,26 +38,23 @@ def save_snapshot(
     sigma_rel: float,
     dtype: Literal["float32", "float16"] = "float32",
 ) -> Path:
-    """Write one average under a temporary name, flush it, rename it: what bears the final name is whole."""
-    path = folder / f"images-{images:012d}_sigma_rel-{sigma_rel:g}{SUFFIX}"
-    temporary = path.with_name(path.name + ".tmp")
+    """Write one average, whole or not at all; returns the file's path. UserError where it cannot be written."""
+    path = folder / f"images-{images:012d}_sigma_rel-{sigma_rel:g}.safetensors"
     tensors = {name: value.to("cpu", getattr(torch, dtype)).contiguous() for name, value in average.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(safetensors.torch.save(tensors, {"images": str(images), "sigma_rel": repr(float(sigma_rel))}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write the EMA snapshot {path}: {error.strerror or error}") from error
+        with atomic.replacing(path) as temporary:
+            safetensors.torch.save_file(
+                tensors, temporary, {"images": str(images), "sigma_rel": repr(float(sigma_rel))}
+            )
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
+        raise UserError(f"cannot write the EMA snapshot {path}: {error}") from error
     return path
 
 
 def load_snapshots(folder: Path | str) -> list[Snapshot]:
-    """The snapshots in a folder, by images, then width; reads only their headers, and no unfinished files (*.tmp)."""
+    """The snapshots in a folder, by images, then width; reads only their headers, and no unfinished files."""
     found = []
-    for path in Path(folder).glob("*" + SUFFIX):
+    for path in Path(folder).glob("images-*.safetensors"):
         try:
             with safe_open(path, framework="pt") as file:
                 facts = file.metadata() or {}
