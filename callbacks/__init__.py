@@ -2,10 +2,12 @@
 
 from .checkpoint import Checkpoint
 from .ema import EMA
+from .evaluate import Evaluate
 from .finite_guard import FiniteGuard
 from .noise_levels import NoiseLevels
 from .progress import Progress
 from .run_record import RunRecord
+from .sample_grid import SampleGrid
 from .throughput import Throughput
 
-__all__ = ["EMA", "Checkpoint", "FiniteGuard", "NoiseLevels", "Progress", "RunRecord", "Throughput"]
+__all__ = ["EMA", "Checkpoint", "Evaluate", "FiniteGuard", "NoiseLevels", "Progress", "RunRecord", "SampleGrid", "Throughput"]

@@ -69,5 +69,5 @@ class RunRecord(Callback):
         if ema is None:
             save_denoiser(path, pl_module.denoiser, self.net, ema="none", **facts)
             return
-        with ema.swapped(pl_module):
-            save_denoiser(path, pl_module.denoiser, self.net, ema=ema.default_profile, **facts)
+        with ema.swapped(pl_module) as profile:
+            save_denoiser(path, pl_module.denoiser, self.net, ema=profile or "none", **facts)

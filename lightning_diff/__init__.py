@@ -1,1 +1,36 @@
-"""lightning_diff: train, distil, schedule and reward diffusion models."""
+"""lightning_diff: train, distil, schedule and reward diffusion models.
+
+The names below are loaded when first used, so that the mathematics can be imported without Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifacts import load_denoiser, save_denoiser
+    from .denoiser import Denoiser
+    from .errors import UserError
+    from .generate import generate
+    from .modules import DiffusionModule, TrainingData
+
+_HOME = {
+    "Denoiser": "denoiser",
+    "DiffusionModule": "modules",
+    "TrainingData": "modules",
+    "UserError": "errors",
+    "generate": "generate",
+    "load_denoiser": "artifacts",
+    "save_denoiser": "artifacts",
+}
+
+__all__ = ["Denoiser", "DiffusionModule", "TrainingData", "UserError", "generate", "load_denoiser", "save_denoiser"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lightning_diff' has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

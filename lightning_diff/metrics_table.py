@@ -38,7 +38,7 @@ class MetricsTable(Logger):
         """The recipe is a file of its own."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
         """One row for each metric; the entry "images" fills that column of every row."""
         images = metrics.get("images", "")
         self.log_rows(
