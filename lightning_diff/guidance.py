@@ -31,13 +31,15 @@ def guided(
         scale: 1 is no guidance and costs no second evaluation; 0 is the guide alone; above 1 extrapolates.
             (The first paper's w is scale - 1.)
         guide: callable (x, sigma, label) -> x0, given the same label. None: the denoiser itself without a label.
-            For an unconditional guide give `lambda x, sigma, label: network(x, sigma)`.
+            A network without classes ignores the label, and so is an unconditional guide.
         interval: (low, high) with low <= high: guide where low < sigma <= high; elsewhere scale is 1, and the second
             evaluation is saved.
 
     Raises ValueError where there is nothing to be guided by: scale differs from 1, but there is neither a guide nor a
     label.
     """
+    if not math.isfinite(scale):
+        raise ValueError(f"guidance: scale must be finite, got {scale}")
     low, high = interval
     if not low <= high:
         raise ValueError(f"guidance: need low <= high in the interval, got {low} and {high}")
