@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         """Class scores from the features."""
         return self.head(features)
 
-    def frozen(self) -> Self:
+    def frozen(self) -> "Classifier":
         """Ready to measure with. The hash is of the weights: machines that round the training differently show it."""
         digest = hashlib.sha256()
         for name, value in self.state_dict().items():
@@ -83,6 +83,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIGHTNING_DIFF_CACHE") or Path.home() / ".cache" / "lightning_diff")
 
 
+# A validation loop may have inference mode on, gradients off or half precision: none may reach the training.
+@torch.inference_mode(False)
 def load_or_train(data: Data, task: Task, device: torch.device | str = "cpu", steps: int | None = None) -> Classifier:
     """The network for this data and task, frozen: from the cache, or trained and cached.
 
@@ -128,8 +130,7 @@ def train(net: Classifier, images: Examples, steps: int) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     net.train()
-    # An evaluation inside a validation loop finds gradients off, or inference tensors; neither may reach this training.
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for step in tqdm(range(steps), desc=f"{net.name} features", unit="step", leave=False, disable=None):
             x, target = _batch(net.name, images, np.arange(step * BATCH, (step + 1) * BATCH))
             loss = F.cross_entropy(net.logits(net(x.to(device))), target.to(device))

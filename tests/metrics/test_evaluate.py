@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+
+from lightning_diff.errors import UserError
+from lightning_diff.metrics import Protocol, Reference, evaluate
+
+pytestmark = pytest.mark.usefixtures("classifier")
+SPACE = "classifier"
+
+
+@pytest.fixture(scope="module")
+def reference(digits, classifier):
+    return Reference(digits)
+
+
+def _all(images):
+    index = np.arange(len(images))
+    return images.images(index), images.label(index)
+
+
+def test_every_row_carries_its_protocol_and_has_a_floor(digits, reference):
+    images, labels = _all(digits.test)
+    asked = Protocol(seed=3, solver="heun", steps=18, nfe=35, ema="half-life 0.1")
+    rows = evaluate(images[:200], reference, labels[:200], asked)
+    figures = {row.metric: row for row in rows}
+    spaced = [f"{m}_{SPACE}" for m in ("frechet", "kernel", "precision", "recall", "density", "coverage")]
+    names = [*spaced, "memorisation", "nearest_train", "label_agreement"]
+    assert list(figures) == names + [f"{name}_floor" for name in names]
+    for name in names:
+        assert figures[name].protocol == Protocol(200, 3, "heun", 18, 35, "half-life 0.1", reference.hash)
+        assert figures[f"{name}_floor"].protocol == Protocol(n=200, reference=reference.hash)
+    columns = ["metric", "value", "n", "seed", "solver", "steps", "nfe", "ema", "reference"]
+    assert list(rows[0].record()) == columns
+
+
+def test_held_out_images_score_the_floor(digits, reference):
+    images, labels = _all(digits.test)
+    rows = {row.metric: row.value for row in evaluate(images, reference, labels)}
+    for name in [name for name in rows if not name.endswith("_floor")]:
+        assert rows[name] == pytest.approx(rows[f"{name}_floor"], rel=1e-6, abs=1e-9), name
+    assert rows["label_agreement"] >= 0.98
+    assert rows["memorisation"] < 0.02
+
+
+def test_each_fault_shows_where_it_should(digits, reference):
+    images, labels = _all(digits.test)
+    floor = reference.floor(len(images))[1]
+
+    def measure(x, y=None):
+        return reference.measure(x, y)[1]
+
+    noisy = measure(images + 0.5 * torch.randn(images.shape))
+    assert noisy["frechet_classifier"] > 5 * floor["frechet_classifier"]
+    assert noisy["precision_classifier"] < floor["precision_classifier"]
+    five = measure(images[labels < 5])
+    assert five["frechet_classifier"] > 5 * floor["frechet_classifier"]
+    assert five["recall_classifier"] < 0.7 * floor["recall_classifier"]
+    assert five["precision_classifier"] > floor["precision_classifier"] - 0.1
+    training, classes = _all(digits.train)
+    every_class_its_share = classes.argsort(stable=True)[torch.arange(500) * len(training) // 500]
+    copies = measure(training[every_class_its_share])
+    assert copies["memorisation"] == 1
+    assert copies["nearest_train"] == 0
+    assert copies["frechet_classifier"] < floor["frechet_classifier"]  # which is why memorisation is measured
+    wrong = measure(images, (labels + 1) % 10)
+    assert wrong["label_agreement"] < 0.02
+
+
+def test_the_reference_hash_names_the_real_images_and_the_space(digits, reference):
+    others = [Reference(digits, "pixels"), Reference(digits, limit=1000)]
+    assert len({reference.hash, *(other.hash for other in others)}) == 3
+    assert Reference(digits).hash == reference.hash
+
+
+def test_the_labels_and_the_generators_are_left_alone(digits, reference):
+    before = torch.get_rng_state()
+    rows = evaluate(_all(digits.test)[0][:100], reference)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "label_agreement" not in {row.metric for row in rows}
+
+
+def test_too_few_images_is_an_error_in_words(digits, reference):
+    with pytest.raises(UserError, match=r"64 generated images .* at least 65"):
+        evaluate(_all(digits.test)[0][:64], reference)
+
+
+@pytest.mark.parametrize("on_second", [0, 130])
+def test_two_processes_measure_what_one_does(digits, two_processes, on_second):
+    images, labels = _all(digits.test)
+    images, labels = images[:200], labels[:200]
+    alone = evaluate(images, Reference(digits), labels)
+
+    def measure(rank: int) -> list[tuple[str, float, int]]:
+        share = (slice(0, 200 - on_second), slice(200 - on_second, 200))[rank]
+        rows = evaluate(images[share], Reference(digits, batch=90), labels[share])
+        return [(row.metric, row.value, row.protocol.n) for row in rows]
+
+    for results in two_processes(measure):
+        for row, (metric, value, n) in zip(alone, results, strict=True):
+            assert (metric, n) == (row.metric, row.protocol.n)
+            assert value == pytest.approx(row.value, rel=1e-5, abs=1e-7), metric
