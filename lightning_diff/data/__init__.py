@@ -3,6 +3,7 @@
 from .augment import Augment
 from .digits import Digits
 from .image_set import Examples, ImageSet
+from .images import Images
 from .photo_patches import PhotoPatches
 from .source import Data
 from .stream import Positions, Stream, loader
@@ -14,6 +15,7 @@ __all__ = [
     "Digits",
     "Examples",
     "ImageSet",
+    "Images",
     "PhotoPatches",
     "Positions",
     "Stream",

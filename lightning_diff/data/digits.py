@@ -14,7 +14,7 @@ from .source import Data
 TEST_IMAGES = 500
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Digits(Data):
     """1,797 scans of handwritten digits, 1x8x8, in ten classes: 1,297 to train with, 500 held out, stratified by class.
 

@@ -12,7 +12,7 @@ from .source import Data
 TEST_COLUMNS = 160  # the right quarter of a photograph
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class PhotoPatches(Data):
     """Overlapping colour patches, 3 x size x size, of two photographs of 427x640 pixels; the label is the photograph.
 

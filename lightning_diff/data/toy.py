@@ -50,7 +50,7 @@ def _spirals() -> Mixture:
 MIXTURES: dict[str, Callable[[], Mixture]] = {"ring": _ring, "grid": _grid, "moons": _moons, "spirals": _spirals}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Toy(Data):
     """Points of a plane from a density that is known exactly; the held-out set has n // 8 more.
 

@@ -1,0 +1,247 @@
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_diff.data import Images
+from lightning_diff.errors import UserError
+
+
+def picture(i, size=(8, 6), channels=3):
+    """Byte noise (H, W[, 3]) for a (width, height); another for every i."""
+    shape = (size[1], size[0], 3) if channels == 3 else (size[1], size[0])
+    return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path, i=0, size=(8, 6), channels=3, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, picture(i, size, channels))
+    else:
+        Image.fromarray(picture(i, size, channels)).save(path, **options)
+    return path
+
+
+def folder(root, names, **options):
+    for i, name in enumerate(names):
+        save(root / name, i, **options)
+    return root
+
+
+def label_file(root, labels):
+    (root / "dataset.json").write_text(json.dumps({"labels": labels}))
+
+
+def pixels(i):
+    return torch.from_numpy(picture(i)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".npy"])
+def test_pixels_are_those_of_the_files_in_the_order_of_their_names(tmp_path, suffix):
+    save(tmp_path / f"b/2{suffix}", 2)
+    save(tmp_path / f"a{suffix}", 1)
+    (tmp_path / "notes.txt").write_text("no image")
+    save(tmp_path / f".hidden/3{suffix}", 3)
+    data = Images(2, path=tmp_path)
+    assert torch.equal(data.train.pixels, torch.stack([pixels(1), pixels(2)]))
+    assert (data.shape, data.num_classes, data.test) == ((3, 6, 8), 0, None)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_lossy_files_are_close(tmp_path, suffix):
+    smooth = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
+    for name in "ab":
+        Image.fromarray(smooth).convert("RGB").save(tmp_path / f"{name}{suffix}", quality=95)
+    decoded = Images(2, path=tmp_path).train.pixels
+    assert (decoded.float() - torch.from_numpy(smooth).float()).abs().max() < 16
+
+
+def zipped(root, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(root.rglob("*")):
+            archive.write(file, file.relative_to(root).as_posix())
+    return target
+
+
+def test_a_zip_in_edm_layout_is_its_folder(tmp_path):
+    names = [f"{i // 2:05d}/img{i:08d}.png" for i in range(6)]
+    root = folder(tmp_path / "set", names)
+    label_file(root, [[name, 5 - i] for i, name in enumerate(names)])
+    here, there = Images(2, path=root), Images(2, path=zipped(root, tmp_path / "set.zip"))
+    assert here.train.labels.tolist() == there.train.labels.tolist() == [5, 4, 3, 2, 1, 0]
+    assert here.fingerprint == there.fingerprint
+    assert there.num_classes == 6
+
+
+def test_numbered_folders_of_edm_are_no_classes(tmp_path):
+    root = folder(tmp_path, [f"{i:05d}/img{i:08d}.png" for i in range(4)])
+    assert Images(2, path=root).num_classes == 0
+    label_file(root, None)
+    assert Images(2, path=root).num_classes == 0
+
+
+def test_folders_are_classes_below_what_all_share(tmp_path):
+    root = folder(tmp_path, ["set/dog/1.png", "set/cat/x/2.png", "set/cat/3.png", "set/emu/4.png"])
+    data = Images(2, path=root)
+    assert data.num_classes == 3
+    assert data.train.labels.tolist() == [0, 0, 1, 2]
+    assert Images(2, path=root, conditional=False).num_classes == 0
+    assert Images(2, path=folder(tmp_path / "more", ["a/1.png", "b/2.png", "3.png"])).num_classes == 0
+
+
+def test_a_null_in_the_label_file_overrules_folders(tmp_path):
+    root = folder(tmp_path, ["cat/1.png", "dog/2.png"])
+    label_file(root, None)
+    assert Images(2, path=root).num_classes == 0
+
+
+def test_grey_stays_grey_and_one_coloured_image_makes_all_rgb(tmp_path):
+    root = folder(tmp_path, ["a.png", "b.png"], channels=1)
+    assert Images(2, path=root).shape == (1, 6, 8)
+    save(root / "c.png", 7)
+    train = Images(2, path=root).train
+    assert train.shape == (3, 6, 8)
+    assert torch.equal(train.pixels[0], torch.from_numpy(picture(0, channels=1)).expand(3, -1, -1))
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = [10, 20, 30, 255]
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    save(tmp_path / "b.png", size=(2, 2))
+    first = Images(2, path=tmp_path).train.pixels[0]
+    assert first[:, 0, 0].tolist() == [10, 20, 30]
+    assert (first.flatten(1)[:, 1:] == 255).all()
+
+
+def test_shrinking_averages_the_central_square(tmp_path):
+    save(tmp_path / "wide.png", 0, size=(12, 8))
+    save(tmp_path / "square.png", 1, size=(8, 8))
+    data = Images(2, path=tmp_path, size=4)
+    wide, square = (torch.from_numpy(picture(i, size)).permute(2, 0, 1) for i, size in ((0, (12, 8)), (1, (8, 8))))
+    averaged = torch.nn.functional.avg_pool2d(torch.stack([square, wide[:, :, 2:10]]).float(), 2)
+    assert (data.train.pixels.float() - averaged).abs().max() <= 1  # rounded along each axis
+
+
+def test_a_fraction_is_held_out_by_name(tmp_path):
+    root = folder(tmp_path, [f"{i}.png" for i in range(60)])
+    data = Images(2, path=root, test_fraction=0.25)
+    train, test = ({p.numpy().tobytes() for p in s.pixels} for s in (data.train, data.test))
+    assert len(train) + len(test) == 60
+    assert not train & test
+    assert 5 <= len(test) <= 25
+    for i in range(60, 80):
+        save(root / f"{i}.png", i)
+    grown = Images(2, path=root, test_fraction=0.25)
+    assert train <= {p.numpy().tobytes() for p in grown.train.pixels}
+    assert test <= {p.numpy().tobytes() for p in grown.test.pixels}
+
+
+def test_a_limit_is_a_fixed_choice_that_keeps_the_classes_and_the_held_out_set(tmp_path):
+    names = [f"{i}.png" for i in range(30)]
+    root = folder(tmp_path, names)
+    label_file(root, [[name, i] for i, name in enumerate(names)])
+    whole, some, fewer = (Images(2, path=root, test_fraction=0.2, limit=limit) for limit in (None, 8, 4))
+    assert set(fewer.train.labels.tolist()) < set(some.train.labels.tolist()) < set(whole.train.labels.tolist())
+    assert (len(fewer.train), len(some.train)) == (4, 8)
+    assert fewer.test.labels.tolist() == whole.test.labels.tolist()
+    assert fewer.num_classes == whole.num_classes == 30
+    for label, image in zip(some.train.labels.tolist(), some.train.pixels, strict=True):
+        assert torch.equal(image, pixels(label))
+
+
+def test_a_test_folder_shares_the_training_classes(tmp_path):
+    train = folder(tmp_path / "train", ["cat/1.png", "dog/2.png", "emu/3.png"])
+    data = Images(2, path=train, test_path=folder(tmp_path / "test", ["dog/1.png", "emu/2.png"]))
+    assert data.test.labels.tolist() == [1, 2]
+    wrong = Images(2, path=train, test_path=folder(tmp_path / "wrong", ["dog/1.png", "gnu/2.png"]))
+    with pytest.raises(UserError, match="no class 'gnu'; they have cat, dog, emu"):
+        wrong.setup()
+
+
+def broken_files(root):
+    folder(root, ["good.png"])
+    for i in range(7):
+        (root / f"bad{i}.png").write_bytes(b"not a picture")
+
+
+def truncated(root):
+    folder(root, ["good.png", "short.png"])
+    (root / "short.png").write_bytes((root / "short.png").read_bytes()[:60])
+
+
+def mixed(root):
+    folder(root, ["a.png", "b.png", "c.png"])
+    save(root / "d.png", size=(4, 4))
+
+
+def small(root):
+    folder(root, ["a.png", "b.png"], size=(20, 20))
+    save(root / "c.png", size=(4, 9))
+
+
+def sixteen_bits(root):
+    folder(root, ["a.png"])
+    Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(root / "b.png")
+
+
+def labelled(*labels):
+    def build(root):
+        folder(root, ["a.png", "b.png"])
+        label_file(root, labels)
+
+    return build
+
+
+def not_json(root):
+    folder(root, ["a.png"])
+    (root / "dataset.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (broken_files, {}, r"7 of 8 images cannot be read: bad0.png \(.*\), bad1.*, bad4.png \([^)]*\) and 2 more"),
+        (truncated, {}, r"1 of 2 images cannot be read: short.png \("),
+        (mixed, {}, r"differ in size .* 3 of 8x6 such as a.png, 1 of 4x4 such as d.png"),
+        (small, {"size": 8}, r"c.png \(4x9 is smaller than size=8\)"),
+        (sixteen_bits, {}, r"b.png \(mode I.*more than 8 bits"),
+        (lambda root: np.save(root / "a.npy", np.zeros((4, 4))), {}, r"a.npy \(float64 array of shape \(4, 4\)"),
+        (lambda root: None, {}, "holds no images"),
+        (labelled(["a.png", 0]), {}, "has no label for b.png"),
+        (labelled(["a.png", 0], ["b.png", [0.5, 0.5]]), {}, r"no whole numbers >= 0: b.png \(\[0.5, 0.5\]\)"),
+        (labelled(["a.png", -1], ["b.png", 1.5]), {}, r"a.png \(-1\), b.png \(1.5\)"),
+        (labelled("a.png", "b.png"), {}, r"is not of the form"),
+        (not_json, {}, r"is not of the form"),
+        (lambda root: folder(root, ["a.png"]), {"test_fraction": 0.9999999}, "leaves no image to train with"),
+    ],
+)
+def test_what_is_wrong_with_the_files_is_said_with_their_names(tmp_path, build, options, message):
+    build(tmp_path)
+    with pytest.raises(UserError, match=message):
+        Images(2, path=tmp_path, **options).setup()
+
+
+def test_a_path_that_is_nothing_or_no_zip_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"missing: no such folder or zip"):
+        Images(2, path=tmp_path / "missing").setup()
+    (tmp_path / "a.zip").write_bytes(b"not a zip")
+    with pytest.raises(UserError, match=r"a\.zip: cannot be read as a folder or a zip"):
+        Images(2, path=str(tmp_path / "a.zip")).setup()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test_fraction": 1.0}, "test_fraction"),
+        ({"test_fraction": 0.1, "test_path": "x"}, "not both"),
+        ({"limit": 0}, "limit"),
+        ({"size": 0}, "size"),
+    ],
+)
+def test_options_are_checked_before_anything_is_read(options, message):
+    with pytest.raises(ValueError, match=message):
+        Images(2, path="nowhere", **options)
