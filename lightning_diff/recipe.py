@@ -150,7 +150,7 @@ def build(value: Any, key: str, source: Path | str | None = None) -> Any:
 
 
 def fill_facts(recipe: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in which each node under `model` has the facts of the data that its target takes and the recipe leaves out.
+    """A copy in which each node under `model` has the facts of the data that its target takes and that are left out.
 
     Args:
         recipe: as `load` returns it.
