@@ -74,9 +74,10 @@ def delete_after(folder: Path | str, images: int) -> None:
 def reconstruct_from_folder(folder: Path | str, sigma_rel: float, images: int | None = None) -> dict[str, Tensor]:
     """The average of any width, at any moment up to the last snapshot (EDM2, arXiv 2312.02696, section 3.2).
 
-    On random walks, from snapshots of widths 0.05 and 0.10, the error is below 0.01 % of the average's norm for
-    sigma_rel 0.04 to 0.20 with 50 moments stored, and below 0.5 % with 10; it grows outside (0.25: 0.3 % and 3 %;
-    0.02: 0.03 % and 1.6 %).
+    Error against the directly tracked average, for an MLP trained for 4,000 steps with widths 0.05 and 0.10 stored at
+    40
+    moments: below 0.02 % of its norm for sigma_rel 0.02 to 0.20 at the end, below 0.3 % between two snapshots; at 10
+    moments, below 0.5 % and 1.2 %. Wider averages are further from what was stored: 0.2 % to 3 % at sigma_rel 0.25.
 
     Args:
         folder: `<run folder>/ema`, written by `EMA(snapshot_every=...)`.
