@@ -4,6 +4,7 @@ from .augment import Augment
 from .digits import Digits
 from .image_set import Examples, ImageSet
 from .images import Images
+from .map_dataset import MapDataset
 from .photo_patches import PhotoPatches
 from .source import Data
 from .stream import Positions, Stream, loader
@@ -16,6 +17,7 @@ __all__ = [
     "Examples",
     "ImageSet",
     "Images",
+    "MapDataset",
     "PhotoPatches",
     "Positions",
     "Stream",
