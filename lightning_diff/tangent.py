@@ -14,8 +14,7 @@ networks here call the functions of this file, and each of them runs in one of t
              custom rules: elementary operations that torch differentiates in every mode and to every order.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -24,8 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_Mode = Literal["native", "carry", "plain"]
 _aten = torch.ops.aten
-_requested: Literal["native", "carry", "plain"] = "native"
+_requested: _Mode = "native"
 
 
 def jvp(
@@ -57,36 +57,38 @@ def jvp(
                 f"jvp: primal {i} is {tuple(primal.shape)}, its tangent {tuple(tangent.shape)}; make them equal"
             )
     tangents = [tangent.detach().to(primal.dtype) for primal, tangent in zip(primals, tangents, strict=True)]
-    if torch.compiler.is_compiling():
-        with _run_as("plain"):
-            traced: tuple[Tensor, Tensor] = torch.func.jvp(fn, tuple(primals), tuple(tangents))  # type: ignore[assignment]
-        return traced[0], _at_least_float32(traced[1].detach())
-    with _run_as("carry"), torch.compiler.set_stance("force_eager"), forward_ad.dual_level():
-        duals = [forward_ad.make_dual(primal, tangent) for primal, tangent in zip(primals, tangents, strict=True)]
-        result = fn(*duals)
-        if not isinstance(result, Tensor):
-            raise TypeError(f"jvp: fn must return one tensor, it returned {type(result).__name__}")
-        output, output_tangent = forward_ad.unpack_dual(result)
-    if output_tangent is None:
-        raise ValueError("jvp: fn's output has no tangent: it does not depend on the primals, or fn detaches them")
-    return output, _at_least_float32(output_tangent.detach())
+    compiling = torch.compiler.is_compiling()
+    global _requested
+    before, _requested = _requested, "plain" if compiling else "carry"
+    try:
+        output, tangent = (_traced if compiling else _carried)(fn, primals, tangents)
+    finally:
+        _requested = before
+    return output, _at_least_float32(tangent.detach())
 
 
-def mode() -> Literal["native", "carry", "plain"]:
+def mode() -> _Mode:
     """How the functions below run at this moment; a layer of your own may ask too."""
     if _requested == "native" and forward_ad._current_level >= 0:  # torch.func.jvp enters a dual level as well
         return "plain"
     return _requested
 
 
-@contextlib.contextmanager
-def _run_as(requested: Literal["carry", "plain"]) -> Iterator[None]:
-    global _requested
-    before, _requested = _requested, requested
-    try:
-        yield
-    finally:
-        _requested = before
+def _traced(fn: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = torch.func.jvp(fn, tuple(primals), tuple(tangents))  # type: ignore[assignment]
+    return result
+
+
+def _carried(fn: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    with torch.compiler.set_stance("force_eager"), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(primal, tangent) for primal, tangent in zip(primals, tangents, strict=True)]
+        result = fn(*duals)
+        if not isinstance(result, Tensor):
+            raise TypeError(f"jvp: fn must return one tensor, it returned {type(result).__name__}")
+        output, tangent = forward_ad.unpack_dual(result)
+    if tangent is None:
+        raise ValueError("jvp: fn's output has no tangent: it does not depend on the primals, or fn detaches them")
+    return output, tangent
 
 
 def conv2d(
@@ -116,6 +118,20 @@ def gelu(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return _elementwise(
         lambda x: F.gelu(x, approximate="tanh"), lambda t, x: _aten.gelu_backward(t, x, approximate="tanh"), x
     )
+
+
+def dropout(x: Float[Tensor, "*b"], p: float, training: bool) -> Float[Tensor, "*b"]:
+    """`torch.nn.functional.dropout`, with its random numbers; the tangent has the value's mask."""
+    if mode() != "carry" or not training or p == 0:
+        return F.dropout(x, p, training)
+    x, dx = forward_ad.unpack_dual(x)
+    if x.device.type == "cpu":  # what each device's F.dropout does
+        scale = torch.empty_like(x).bernoulli_(1 - p).div_(1 - p)
+        y = x * scale
+    else:
+        y, mask = torch.native_dropout(x, p, True)
+        scale = mask / (1 - p)
+    return _dual(y, None if dx is None else dx * scale)
 
 
 def modulate(x: Float[Tensor, "..."], scale: Float[Tensor, "..."], shift: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

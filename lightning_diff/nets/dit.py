@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from .. import tangent
-from .layers import Attention, Conditioning, Linear, Modulation, check_input
+from .layers import Attention, Conditioning, Dropout, Linear, Modulation, check_input
 
 
 class DiT(nn.Module):
@@ -102,7 +102,7 @@ class _Block(nn.Module):
         self.modulation1 = Modulation(width, width, norm, gain=0.0)
         self.linear0, self.linear1 = Linear(width, hidden), Linear(hidden, width)
         self.gates = Linear(width, 2 * width, gain=0.0)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "b n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b n c"]:
         gate0, gate1 = self.gates(embedding)[:, None].chunk(2, dim=-1)

@@ -45,6 +45,13 @@ def _initialise(weight: Tensor, bias: Tensor | None, gain: float) -> None:
         nn.init.zeros_(bias)
 
 
+class Dropout(nn.Dropout):
+    """Zeroes entries with probability p while training, and scales the rest by 1 / (1 - p)."""
+
+    def forward(self, x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return tangent.dropout(x, self.p, self.training)
+
+
 class GroupNorm(nn.Module):
     """Group norm of at most 32 groups of at least 4 channels: the most that divide the channels."""
 

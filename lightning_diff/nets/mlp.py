@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from .. import tangent
-from .layers import Conditioning, Linear, Modulation, check_input
+from .layers import Conditioning, Dropout, Linear, Modulation, check_input
 
 
 class MLP(nn.Module):
@@ -63,7 +63,7 @@ class _Block(nn.Module):
         super().__init__()
         self.linear0 = Linear(width, width)
         self.modulation = Modulation(width, width, norm)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear1 = Linear(width, width, gain=1e-5)
 
     def forward(self, h: Float[Tensor, "b c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b c"]:

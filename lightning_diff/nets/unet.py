@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from .. import tangent
-from .layers import Attention, Conditioning, Conv, GroupNorm, Linear, Modulation, Norm, check_input
+from .layers import Attention, Conditioning, Conv, Dropout, GroupNorm, Linear, Modulation, Norm, check_input
 
 
 class UNet(nn.Module):
@@ -147,7 +147,7 @@ class Block(nn.Module):
         additive = norm == "additive"
         self.affine = Linear(embedding_channels, c_out) if additive else Modulation(embedding_channels, c_out, norm)
         self.norm1 = GroupNorm(c_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv1 = Conv(c_out, c_out, gain=1e-5)
         self.skip = Conv(c_in, c_out, kernel=1) if c_in != c_out or resample else None
         if heads:
