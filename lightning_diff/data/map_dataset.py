@@ -24,9 +24,9 @@ CHANNELS = (1, 3)  # what tells (C, H, W) from (H, W, C)
 class MapDataset(Data):
     """A dataset with `__len__` and `__getitem__`: torchvision's, Hugging Face's, your own.
 
-    An item is an image, (image, label, ...), or a mapping with an image and perhaps a label. An image is a PIL image, or
-    an array or tensor (H, W), (H, W, C), (C, H, W) or, for what is no image, (D,): uint8, read as byte / 127.5 - 1, or
-    floats in `value_range`. A label is a whole number. Items should be the same at each reading: what is random inside
+    An item is an image, (image, label, ...), or a mapping with an image and perhaps a label. An image is a PIL image,
+    or an array or tensor (H, W), (H, W, C), (C, H, W) or, for what is no image, (D,): uint8, read as byte / 127.5 - 1,
+    or floats in `value_range`. A label is a whole number. Items should be the same at each reading: what is random inside
     the dataset is not repeated when a run is resumed; `flip` and `augment` are.
 
     Reading happens in the training process or in `workers`, which decode ahead.
@@ -88,6 +88,7 @@ class Items:
             raise UserError(f"{self.name}: there are no images")
         self.num_classes = 0
         self.shape: tuple[int, ...] = ()
+        self._floats = False
         first, label = self._read(0)
         self.shape, self.labelled = tuple(first.shape), label is not None
         self._look(np.unique(np.linspace(0, len(dataset) - 1, min(look_at, len(dataset))).astype(np.int64)), classes)
@@ -138,11 +139,11 @@ class Items:
             if repeats:
                 digest.update(image.contiguous().numpy().tobytes())
                 digest.update(str(label).encode())
-        if smallest >= 0 and self.value_range is not None:
+        if smallest >= 0 and self._floats and self.value_range is not None:
             low, high = self.value_range
             raise UserError(
-                f"{self.name}: no value of {len(indices)} items lies in the lower half of value_range ({low:g}, {high:g}); "
-                f"set value_range to what the images span, such as ({(low + high) / 2:g}, {high:g})"
+                f"{self.name}: no value of {len(indices)} items lies in the lower half of value_range "
+                f"({low:g}, {high:g}); set value_range to what the images span, such as ({(low + high) / 2:g}, {high:g})"
             )
         if not repeats:
             warnings.warn(
@@ -190,7 +191,7 @@ class Items:
             return x.float() / 127.5 - 1
         if not x.is_floating_point():
             raise UserError(f"{self.name}: image {i} is {x.dtype}; expected uint8 or floating point")
-        x = x.float()
+        x, self._floats = x.float(), True
         if not x.isfinite().all():
             raise UserError(f"{self.name}: image {i} holds NaN or infinite values")
         if self.value_range is None:

@@ -62,6 +62,12 @@ def test_grey_images_and_vectors():
     assert torch.equal(data.train.images(torch.arange(20)), points)
 
 
+def test_bright_bytes_are_taken_as_they_are():
+    bright = BYTES // 4 + 190
+    data = MapDataset(4, dataset=Listed(bright))
+    assert torch.allclose(data.train.images(torch.arange(20)), bright / 127.5 - 1, atol=1e-6)
+
+
 def test_other_ranges_are_mapped_to_minus_one_and_one():
     data = MapDataset(4, dataset=Listed(BYTES.float() / 255), value_range=(0, 1))
     assert torch.allclose(data.train.images(torch.arange(20)), IN_RANGE, atol=1e-6)
