@@ -62,9 +62,12 @@ def save_denoiser(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in denoiser.net.state_dict().items()
     }
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
-        digest = sha256(temporary)
+    try:
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(tensors, temporary)
+            digest = sha256(temporary)
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
+        raise UserError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
     record = {
         "format": FORMAT,
         "net": net,

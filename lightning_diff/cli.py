@@ -1,0 +1,265 @@
+"""The command line: lightning-diff train | sample | evaluate | export; and where errors become exit codes.
+
+0: done. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, 143 for SIGTERM (a run saves first). Anything
+else is a fault of this program and shows a traceback, as `--debug` does for every error.
+"""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import recipe
+from .errors import Stopped, UserError
+
+app = typer.Typer(
+    help="Train diffusion models from recipes, sample from them, measure them.",
+    epilog="An error is one line; --debug, anywhere on the line, adds the traceback.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, the name of one in runs/, or a model file.")]
+Steps = Annotated[int, typer.Option(min=1, help="Solver steps.")]
+Solver = Annotated[str, typer.Option(help="euler, heun or dpmpp_2m.")]
+Grid = Annotated[str, typer.Option(help="Noise levels: karras, log_snr, uniform or tangent.")]
+Guidance = Annotated[float, typer.Option(help="Scale; 1 is none.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images at a time; the samples do not depend on it.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one.")]
+
+
+@app.command()
+def train(
+    words: Annotated[list[str], typer.Argument(metavar="RECIPE... [key=value...]", help="Files or packaged names.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and what follows.")] = False,
+) -> None:
+    """Train one recipe after another; overrides apply to all of them."""
+    overrides = [word for word in words if recipe.is_override(word)]
+    paths = [word for word in words if not recipe.is_override(word)]
+    if not paths:
+        raise UserError("train: name a recipe, for instance digits_edm")
+    # All of them are checked before the first trains: hours later is too late for a misspelling.
+    loaded = [(recipe.load(path, overrides), recipe.find(path)) for path in paths]
+    taken: dict[Path, Path] = {}
+    for settings, source in loaded:
+        folder = Path(settings["runs_dir"]) / settings["name"]
+        if folder in taken:
+            raise UserError(
+                f"{source}: name: {taken[folder]} trains in {folder} too; give the recipes names of their own"
+            )
+        taken[folder] = source
+    from . import run
+
+    for settings, source in loaded:
+        if dry_run:
+            print(run.describe(settings, source))
+        else:
+            run.train(settings, source)
+
+
+@app.command()
+def sample(
+    folder: Run,
+    n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
+    steps: Steps = 18,
+    solver: Solver = "heun",
+    grid: Grid = "karras",
+    labels: Annotated[str, typer.Option(help="Classes, cycled through: 0,1,2 or all or none.")] = "all",
+    seed: Annotated[int, typer.Option(help="Another seed, other samples.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="PICTURE.png (a grid), FILE.npz or a folder of PNGs; default in the run folder.")
+    ] = None,
+    guidance: Guidance = 1.0,
+    guide: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A worse model to guide by; without it, this one without labels.")
+    ] = None,
+    interval: Annotated[tuple[float, float], typer.Option(help="Noise levels at which to guide.")] = (
+        0.0,
+        float("inf"),
+    ),
+    churn: Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for heun.")] = 0.0,
+    sigma_min: Annotated[float, typer.Option(help="Smallest noise level.")] = 0.002,
+    sigma_max: Annotated[float, typer.Option(help="Largest noise level.")] = 80.0,
+    batch: Batch = 256,
+    device: Device = "auto",
+) -> None:
+    """Draw samples: the same ones for the same seed, whatever the batch or device."""
+    from . import artifacts, options, pictures, schedules
+    from .generate import generate
+
+    path = options.model(folder)
+    record = artifacts.read_record(path)
+    target = options.writable(out, options.home(path) / "samples" / f"{solver}{steps}_seed{seed}", record["shape"])
+    classes = options.classes(labels, record["num_classes"])
+    if guidance != 1 and guide is None and classes is None:
+        raise UserError("--guidance: needs --labels, so that the model without them can be the guide, or a --guide")
+    options.known("--solver", solver, options.solvers(churn))
+    try:
+        sigmas = options.known("--grid", grid, schedules.GRIDS)(steps, sigma_min=sigma_min, sigma_max=sigma_max)
+    except ValueError as error:
+        raise UserError(f"--sigma-min, --sigma-max: {error}") from error
+    if interval[0] > interval[1]:
+        raise UserError(f"--interval: the first level must not exceed the second, got {interval[0]:g} {interval[1]:g}")
+    denoiser, guiding = options.load(path, device), None
+    if guide is not None:
+        guiding = options.load(options.model(guide), device)
+        if artifacts.read_record(options.model(guide))["shape"] != record["shape"]:
+            raise UserError(f"--guide: {guide} makes samples of another shape than {folder}")
+    churning: dict[str, Any] = {"S_churn": churn} if churn else {}
+    wanted = None if classes is None else options.cycled(classes, n)
+    samples = generate(
+        denoiser,
+        record["shape"],
+        range(n),
+        wanted,
+        sigmas=sigmas,
+        solver=solver,
+        seed=seed,
+        guidance=guidance,
+        guide=guiding,
+        interval=interval,
+        batch=batch,
+        progress=True,
+        **churning,
+    )
+    if target.suffix == ".npz":
+        pictures.save_npz(target, samples, wanted)
+    elif target.suffix == ".png":
+        shown = [] if classes is None or len(classes) > 20 else [str(int(label)) for label in classes]
+        pictures.save_grid(target, samples, columns=min(len(shown), n) or None, column_names=shown)
+    else:
+        pictures.save_folder(target, samples)
+    print(f"{n} samples in {target}")
+
+
+@app.command()
+def evaluate(
+    folder: Run,
+    n: Annotated[int | None, typer.Option(min=1, help="Samples; default as many as held-out images.")] = None,
+    steps: Steps = 18,
+    solver: Solver = "heun",
+    grid: Grid = "karras",
+    guidance: Guidance = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    feature: Annotated[
+        str | None, typer.Option(help="Feature space: classifier, rotation, pixels or inception; default by the data.")
+    ] = None,
+    batch: Batch = 256,
+    device: Device = "auto",
+) -> None:
+    """Measure a run's model against its data; every figure goes to the run's metrics.csv with its protocol."""
+    from . import artifacts, options, schedules
+    from .samplers import SOLVERS
+
+    path = options.model(folder)
+    record = artifacts.read_record(path)
+    home = options.home(path)
+    options.known("--solver", solver, SOLVERS)
+    options.known("--grid", grid, schedules.GRIDS)
+    if guidance != 1 and not record["num_classes"]:
+        raise UserError("--guidance: this model has no classes to be guided by")
+    if not (home / "recipe.yaml").is_file():
+        raise UserError(f"{home / 'recipe.yaml'}: no such file; evaluate needs the run's recipe to find its data")
+    settings = recipe.read_yaml(home / "recipe.yaml")
+    table = options.table(home / "metrics.csv")
+    denoiser = options.load(path, device)
+
+    from .metrics import Reference
+    from .metrics.sampled import evaluate_denoiser
+    from .metrics.sampled import table as as_text
+    from .run import build_data
+
+    data = build_data(settings)
+    if list(data.shape) != record["shape"] or data.num_classes != record["num_classes"]:
+        raise UserError(
+            f"{home}: the model makes {record['shape']} with {record['num_classes']} classes, "
+            f"the data have {list(data.shape)} with {data.num_classes}"
+        )
+    where = next(denoiser.parameters()).device
+    reference = Reference(data, feature, device=where)  # type: ignore[arg-type]
+    rows = evaluate_denoiser(
+        denoiser,
+        reference,
+        n,
+        solver=solver,
+        steps=steps,
+        grid=grid,
+        guidance=guidance,
+        seed=seed,
+        ema=record["ema"],
+        batch=batch,
+        device=where,
+        progress=True,
+    )
+    trained = {"step": record["images"] // data.batch_size, "images": record["images"]}
+    table.log_rows([trained | row.record() for row in rows])
+    print(as_text(rows))
+    protocol = rows[0].protocol
+    print(
+        f"n {protocol.n}, seed {seed}, {protocol.solver}, {steps} steps, {protocol.nfe} evaluations each, "
+        f"weights {protocol.ema}, reference {protocol.reference}"
+    )
+
+
+@app.command()
+def export(
+    folder: Run,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default the run's own.")] = None,
+    ema: Annotated[str | None, typer.Option(help="Name of an average, or none; default the first.")] = None,
+    sigma_rel: Annotated[float | None, typer.Option(help="Reconstruct an average of this width instead.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Moment of the reconstructed average.")] = None,
+) -> None:
+    """Write model.safetensors and model.json from the newest checkpoint."""
+    from . import options
+    from .export import export as write
+
+    print(write(options.home(options.model(folder)), out, profile=ema, sigma_rel=sigma_rel, images=images))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    recipe.make_importable(Path.cwd())
+    plain, warnings.formatwarning = warnings.formatwarning, _one_line  # type: ignore[assignment]
+    try:
+        return (
+            app([word for word in words if word != "--debug"] or ["--help"], "lightning-diff", standalone_mode=False)
+            or 0
+        )
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C before the first step
+            return 130
+        raise
+    except Exception as error:
+        code, message = _verdict(error)
+        if code is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(message, file=sys.stderr)
+        return code
+    finally:
+        warnings.formatwarning = plain
+
+
+def _verdict(error: Exception) -> tuple[int | None, str]:
+    """Exit code and message for an error that is somebody's; None for one that is a fault of the program."""
+    if isinstance(error, UserError):
+        return 2, f"error: {' '.join(str(error).split())}"
+    if isinstance(error, Stopped):
+        return 128 + error.signum, str(error)
+    if isinstance(error, typer.Abort):  # what typer makes of Ctrl-C
+        return 130, "stopped"
+    if hasattr(error, "format_message"):  # typer's own complaints about the command line
+        return error.exit_code, f"error: {error.format_message()}"  # type: ignore[attr-defined]
+    return None, ""
+
+
+def _one_line(message: Warning | str, *_: Any) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"

@@ -1,0 +1,119 @@
+"""What the command line's options mean: checked before any work, and turned into what the library takes.
+
+Every message names the option or the file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from .artifacts import load_denoiser
+from .binding import nearest
+from .denoiser import Denoiser
+from .errors import UserError
+from .samplers import SOLVERS
+
+
+def model(run: Path) -> Path:
+    """The folder or model file that a person means."""
+    for path in (run, Path("runs") / run):
+        if path.exists():
+            return path
+    known = sorted(path.name for path in Path("runs").glob("*") if path.is_dir())
+    raise UserError(f"{run}: no such run; {nearest(run.name, known, 'runs holds')}")
+
+
+def home(path: Path) -> Path:
+    """The run folder of a folder or model file."""
+    return path if path.is_dir() else path.parent
+
+
+def known(option: str, name: str, choices: dict[str, Any]) -> Any:
+    """The choice of that name."""
+    if name not in choices:
+        raise UserError(f"{option}: no {name!r}; {nearest(name, choices, 'choose one of')}")
+    return choices[name]
+
+
+def solvers(churn: float) -> dict[str, Any]:
+    """The solvers that can do this amount of churn."""
+    return {"heun": SOLVERS["heun"]} if churn else SOLVERS  # the others draw no fresh noise
+
+
+def classes(labels: str, num_classes: int) -> Int64[Tensor, " classes"] | None:
+    """The classes to cycle through; None for samples without a label."""
+    if labels == "none" or (labels == "all" and not num_classes):
+        return None
+    if not num_classes:
+        raise UserError("--labels: this model has no classes")
+    if labels == "all":
+        return torch.arange(num_classes)
+    try:
+        chosen = [int(label) for label in labels.split(",")]
+    except ValueError:
+        raise UserError(f"--labels: expected numbers with commas, all or none, got {labels!r}") from None
+    for label in chosen:
+        if not 0 <= label < num_classes:
+            raise UserError(f"--labels: this model has classes 0 to {num_classes - 1}, not {label}")
+    return torch.tensor(chosen)
+
+
+def cycled(classes: Int64[Tensor, " classes"], n: int) -> Int64[Tensor, " n"]:
+    """A label for each of n samples."""
+    return classes[torch.arange(n) % len(classes)]
+
+
+def load(path: Path, device: str) -> Denoiser:
+    """The denoiser, on the device of that name or the best one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    denoiser = load_denoiser(path)
+    try:
+        return denoiser.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device: {device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def writable(target: Path | None, default: Path, shape: list[int]) -> Path:
+    """Where to write samples of this shape, if that is possible: before any are drawn.
+
+    Args:
+        target: what was asked for.
+        default: without its suffix, if nothing was.
+        shape: of one sample.
+    """
+    is_picture = len(shape) == 3 and shape[0] in (1, 3)
+    if target is None:
+        target = default.with_name(default.name + (".png" if is_picture else ".npz"))
+    if target.suffix not in (".png", ".npz", ""):
+        raise UserError(f"--out: {target} is none of a .png, a .npz or a folder")
+    if target.suffix != ".npz" and not is_picture:
+        raise UserError(f"--out: samples of shape {shape} are no pictures; give a file that ends in .npz")
+    folder = target.parent if target.suffix else target
+    try:
+        if target.suffix and target.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--out: {target} cannot be written: {error.strerror}") from error
+    return target
+
+
+def table(path: Path) -> Any:
+    """The metrics.csv to append to, if it can be: before anything is measured."""
+    from .metrics_table import MetricsTable  # imports Lightning: 4 s
+
+    is_new = not path.exists()
+    try:
+        path.open("a").close()
+        if is_new:
+            path.unlink()  # the header is written with the first row
+        return MetricsTable(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error

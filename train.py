@@ -1,0 +1,10 @@
+"""Train one or more recipes, for people in a clone: the same as `lightning-diff train`.
+
+python train.py recipes/digits_edm.yaml [key=value ...] [--dry-run]
+"""
+
+import sys
+
+from lightning_diff.cli import main
+
+sys.exit(main(["train", *sys.argv[1:]]))
