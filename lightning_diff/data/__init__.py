@@ -2,6 +2,7 @@
 
 from .augment import Augment
 from .digits import Digits
+from .hugging_face import HuggingFace
 from .image_set import Examples, ImageSet
 from .images import Images
 from .map_dataset import MapDataset
@@ -15,6 +16,7 @@ __all__ = [
     "Data",
     "Digits",
     "Examples",
+    "HuggingFace",
     "ImageSet",
     "Images",
     "MapDataset",

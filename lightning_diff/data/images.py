@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import rng
 from ..errors import UserError
+from .decode import count_channels, decode
 from .image_files import ImageFiles
 from .image_set import ImageSet
 from .source import Data
@@ -59,7 +60,7 @@ class Images(Data):
         chosen = np.flatnonzero(~held_out)
         if self.limit is not None:
             chosen = np.sort(chosen[rng.permutation(0, "limit", 0, len(chosen))[: self.limit]])
-        channels = files.channels()
+        channels = count_channels(files.names, files.bytes)
         train = self._read(files, chosen, classes, channels, "train")
         if self.test_path is not None:
             files = ImageFiles(self.test_path)
@@ -70,7 +71,8 @@ class Images(Data):
         self, files: ImageFiles, chosen: Int64[np.ndarray, " n"], classes: list[str], channels: int, split: str
     ) -> ImageSet:
         labels, num_classes = _labels(files, classes)
-        pixels = files.pixels(chosen.tolist(), channels, self.size)
+        names = [files.names[i] for i in chosen.tolist()]
+        pixels = decode(str(files.path), names, files.bytes, channels, self.size)
         chosen_labels = None if labels is None else labels[torch.from_numpy(chosen)]
         return ImageSet(pixels, chosen_labels, f"{files.path.name} {split}", num_classes)
 

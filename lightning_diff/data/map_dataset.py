@@ -26,8 +26,8 @@ class MapDataset(Data):
 
     An item is an image, (image, label, ...), or a mapping with an image and perhaps a label. An image is a PIL image,
     or an array or tensor (H, W), (H, W, C), (C, H, W) or, for what is no image, (D,): uint8, read as byte / 127.5 - 1,
-    or floats in `value_range`. A label is a whole number. Items should be the same at each reading: what is random inside
-    the dataset is not repeated when a run is resumed; `flip` and `augment` are.
+    or floats in `value_range`. A label is a whole number. Items should be the same at each reading: what is random
+    inside the dataset is not repeated when a run is resumed; `flip` and `augment` are.
 
     Reading happens in the training process or in `workers`, which decode ahead.
 
@@ -142,8 +142,8 @@ class Items:
         if smallest >= 0 and self._floats and self.value_range is not None:
             low, high = self.value_range
             raise UserError(
-                f"{self.name}: no value of {len(indices)} items lies in the lower half of value_range "
-                f"({low:g}, {high:g}); set value_range to what the images span, such as ({(low + high) / 2:g}, {high:g})"
+                f"{self.name}: no value of {len(indices)} items lies in the lower half of value_range ({low:g}, "
+                f"{high:g}); set value_range to what the images span, such as ({(low + high) / 2:g}, {high:g})"
             )
         if not repeats:
             warnings.warn(

@@ -1,0 +1,100 @@
+"""A downloaded Hugging Face image dataset: parquet files with encoded images, read into memory once."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ..errors import UserError
+from .decode import count_channels, decode, some
+from .image_set import ImageSet
+from .source import Data
+
+
+@dataclass(eq=False, kw_only=True)
+class HuggingFace(Data):
+    """Parquet files as the Hugging Face hub keeps them, read without its `datasets` library; needs pyarrow.
+
+    Nothing is downloaded here: fetch the files first (`hf download --repo-type dataset OWNER/NAME --local-dir FOLDER`). For
+    datasets that are already loaded as objects there is `MapDataset`.
+
+    Args:
+        path: a folder with .parquet files at any depth, or one such file.
+        image_column: its values are encoded images: bytes, or {"bytes": ..., "path": ...}.
+        label_column: of whole numbers >= 0; None for no labels.
+        split: in a folder, train with the files whose name or folder begins with this word.
+        test_split: likewise for the held-out images; None for none.
+        size: crop images to their central squares and average them down to size x size; None leaves them as they are.
+    """
+
+    path: str | Path
+    image_column: str = "image"
+    label_column: str | None = "label"
+    split: str = "train"
+    test_split: str | None = None
+    size: int | None = None
+
+    def load(self) -> tuple[ImageSet, ImageSet | None]:
+        train = self._encoded(self.split)
+        channels = count_channels(list(train[0]), train[0].__getitem__)
+        test = None if self.test_split is None else self._encoded(self.test_split)
+        return (
+            self._decoded(*train, channels, self.split),
+            None if test is None else self._decoded(*test, channels, f"{self.test_split}"),
+        )
+
+    def _encoded(self, split: str) -> tuple[dict[str, bytes], Int64[Tensor, " n"] | None]:
+        """Encoded images by the names of their rows, and labels."""
+        try:
+            from pyarrow import ArrowException, parquet
+        except ImportError:
+            raise UserError("HuggingFace: reading parquet files needs pyarrow: pip install pyarrow") from None
+        images: list[bytes | None] = []
+        labels: list[Any] = []
+        columns = [self.image_column] + ([self.label_column] if self.label_column else [])
+        for file in self._files(split):
+            try:
+                known = parquet.read_schema(file).names
+                if missing := [column for column in columns if column not in known]:
+                    raise UserError(f"{file}: has no column {missing[0]!r}; its columns are {', '.join(known)}")
+                table = parquet.read_table(file, columns=columns)
+            except (ArrowException, OSError) as error:
+                raise UserError(f"{file}: cannot be read as a parquet file: {str(error).splitlines()[0]}") from None
+            cells = table.column(self.image_column).to_pylist()
+            images += [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+            if self.label_column:
+                labels += table.column(self.label_column).to_pylist()
+        encoded = {f"{split} row {i}": image for i, image in enumerate(images)}
+        if wrong := [name for name, image in encoded.items() if not isinstance(image, bytes)]:
+            raise UserError(f"{self.path}: column {self.image_column!r} holds no encoded image in {some(wrong)}")
+        if not self.label_column:
+            return encoded, None  # type: ignore[return-value]
+        if wrong := [f"{split} row {i} ({x!r})" for i, x in enumerate(labels) if not isinstance(x, int) or x < 0]:
+            raise UserError(f"{self.path}: column {self.label_column!r} holds no whole number >= 0 in {some(wrong)}")
+        return encoded, torch.tensor(labels, dtype=torch.int64)  # type: ignore[return-value]
+
+    def _files(self, split: str) -> list[Path]:
+        path = Path(self.path).expanduser()
+        if path.is_file():
+            return [path]
+        every = sorted(path.rglob("*.parquet"))
+        if not every:
+            raise UserError(f"{path}: no such file, or no folder with .parquet files (looked for it in {Path.cwd()})")
+        begins = re.compile(rf"{re.escape(split)}(?![a-z0-9])")
+        chosen = [file for file in every if any(begins.match(part) for part in file.relative_to(path).parts)]
+        if not chosen:
+            names = some([file.relative_to(path).as_posix() for file in every])
+            raise UserError(f"{path}: no .parquet file of split {split!r}; there are {names}")
+        return chosen
+
+    def _decoded(
+        self, encoded: dict[str, bytes], labels: Int64[Tensor, " n"] | None, channels: int, split: str
+    ) -> ImageSet:
+        name = f"{Path(self.path).name} {split}"
+        if not encoded:
+            raise UserError(f"{name}: there are no images")
+        return ImageSet(decode(name, list(encoded), encoded.__getitem__, channels, self.size), labels, name)
