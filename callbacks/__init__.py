@@ -10,4 +10,14 @@ from .run_record import RunRecord
 from .sample_grid import SampleGrid
 from .throughput import Throughput
 
-__all__ = ["EMA", "Checkpoint", "Evaluate", "FiniteGuard", "NoiseLevels", "Progress", "RunRecord", "SampleGrid", "Throughput"]
+__all__ = [
+    "EMA",
+    "Checkpoint",
+    "Evaluate",
+    "FiniteGuard",
+    "NoiseLevels",
+    "Progress",
+    "RunRecord",
+    "SampleGrid",
+    "Throughput",
+]

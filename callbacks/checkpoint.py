@@ -6,7 +6,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from lightning_diff import checkpoints
@@ -34,7 +34,7 @@ class Checkpoint(LightningCheckpoint):
         self._signum = 0
         self._handlers: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
         self._clock = time.monotonic()
         self._images = pl_module.images_seen
@@ -48,9 +48,7 @@ class Checkpoint(LightningCheckpoint):
         self._signum = signum
         print(f"\n{signal.Signals(signum).name}: finishing this step and saving", flush=True)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of accumulating a step
         self._step = trainer.global_step
@@ -61,10 +59,8 @@ class Checkpoint(LightningCheckpoint):
             late = self.every_minutes is not None and time.monotonic() - self._clock > 60 * self.every_minutes
             if trainer.world_size > 1:
                 late = trainer.strategy.reduce_boolean_decision(late, all=False)
-                if trainer.strategy.reduce_boolean_decision(bool(signum), all=False):
-                    signum = signum or signal.SIGTERM
-                else:
-                    signum = 0
+                asked = trainer.strategy.reduce_boolean_decision(bool(signum), all=False)
+                signum = (signum or signal.SIGTERM) if asked else 0
             due = due or late or bool(signum)
         elif trainer.world_size > 1:
             signum = 0  # the others do not know yet
@@ -73,11 +69,11 @@ class Checkpoint(LightningCheckpoint):
             if signum:
                 raise Stopped(signum, f"stopped by {signal.Signals(signum).name} after saving {path}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.images_seen > self._images or not self._target(trainer).exists():
             self._save(trainer, pl_module)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers.clear()
@@ -85,11 +81,14 @@ class Checkpoint(LightningCheckpoint):
     def _target(self, trainer: Trainer) -> Path:
         return checkpoints.checkpoint_path(Path(trainer.default_root_dir) / "checkpoints", trainer.global_step)
 
-    def _save(self, trainer: Trainer, pl_module: LightningModule) -> Path:
+    def _save(self, trainer: Trainer, pl_module: Any) -> Path:
         path = self._target(trainer)
         if trainer.is_global_zero:
             checkpoints.write(
-                path, lambda temporary: trainer.save_checkpoint(temporary), step=trainer.global_step, images=pl_module.images_seen
+                path,
+                lambda temporary: trainer.save_checkpoint(temporary),
+                step=trainer.global_step,
+                images=pl_module.images_seen,
             )
             checkpoints.prune(path.parent, self.keep)
         else:

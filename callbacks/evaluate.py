@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from lightning_diff.metrics import Reference
 from lightning_diff.metrics.features import FeatureName
@@ -41,28 +41,33 @@ class Evaluate(Callback):
         batch: int = 256,
     ):
         self.every, self.n, self.feature = every, n, feature
-        self.sampler = {"steps": steps, "solver": solver, "grid": grid, "guidance": guidance, "seed": seed, "batch": batch}
+        self.sampler: dict[str, Any] = {
+            "solver": solver,
+            "steps": steps,
+            "grid": grid,
+            "guidance": guidance,
+            "seed": seed,
+            "batch": batch,
+        }
         self._reference: Reference | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         self._reference = Reference(data, self.feature, device=pl_module.device)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self._step:
             self._step = trainer.global_step
             if is_due(pl_module, self.every) and self._step != trainer.max_steps:
                 self._measure(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         text = self._measure(trainer, pl_module)
         if trainer.is_global_zero:
             print(text, flush=True)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> str:
+    def _measure(self, trainer: Trainer, pl_module: Any) -> str:
         assert self._reference is not None
         ema = find_ema(trainer)
         with ema.swapped(pl_module) if ema is not None else nullcontext() as profile:

@@ -3,10 +3,12 @@
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from lightning_diff.errors import UserError
+
+_Seen = tuple[int, dict[str, Tensor], Tensor]  # step, outputs, whether the loss was finite
 
 
 class FiniteGuard(Callback):
@@ -23,17 +25,15 @@ class FiniteGuard(Callback):
     def __init__(self, policy: Literal["raise", "skip"] = "raise"):
         self.policy = policy
         self.skipped = 0
-        self._pending: tuple[int, dict[str, Tensor], Tensor] | None = None
+        self._pending: _Seen | None = None
         self._window_is_finite: Tensor | None = None
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
         if self.policy == "skip":
             finite = loss.detach().isfinite()
             self._window_is_finite = finite if self._window_is_finite is None else self._window_is_finite & finite
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         if self._window_is_finite is None:
             return
         finite = trainer.strategy.reduce_boolean_decision(bool(self._window_is_finite), all=True)
@@ -42,30 +42,28 @@ class FiniteGuard(Callback):
             self.skipped += 1
             optimizer.zero_grad(set_to_none=True)  # an optimiser passes over parameters without gradients
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.policy == "skip":
             if not bool(outputs["loss"].isfinite()):
                 print(f"{_describe(trainer.global_step, outputs)}; skipped ({self.skipped} so far)", flush=True)
             return
-        is_slow_to_read = outputs["loss"].is_cuda
-        current = (trainer.global_step, outputs, outputs["loss"].detach().isfinite())
-        if is_slow_to_read:
-            current = (*current[:2], current[2].to("cpu", non_blocking=True))
-            current, self._pending = self._pending, current
-        self._check(current)
+        finite = outputs["loss"].detach().isfinite()
+        if finite.is_cuda:
+            self._check(self._pending)
+            self._pending = (trainer.global_step, outputs, finite.to("cpu", non_blocking=True))
+        else:
+            self._check((trainer.global_step, outputs, finite))
 
-    def _check(self, seen: tuple[int, dict[str, Tensor], Tensor] | None) -> None:
+    def _check(self, seen: _Seen | None) -> None:
         if seen is not None and not bool(seen[2]):
             raise UserError(
-                f"{_describe(*seen[:2])}; lower the learning rate, clip gradients, or set the FiniteGuard policy to skip"
+                f"{_describe(*seen[:2])}; lower the learning rate, clip gradients, or set FiniteGuard's policy to skip"
             )
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._check(self._pending)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._check(self._pending)
 
     def state_dict(self) -> dict[str, Any]:

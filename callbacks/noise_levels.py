@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,7 +14,17 @@ from lightning_diff.atomic import replacing
 from lightning_diff.noise import log_snr_to_sigma
 from lightning_diff.statistics import NoiseLevelMoments, NoiseLevelStatistics, merge
 
-COLUMNS = ("log_snr", "sigma", "count", "mean", "standard_error", "variance", "coefficient_of_variation", "weight", "density")
+COLUMNS = (
+    "log_snr",
+    "sigma",
+    "count",
+    "mean",
+    "standard_error",
+    "variance",
+    "coefficient_of_variation",
+    "weight",
+    "density",
+)
 FLUSH_STEPS = 32  # losses are binned this many steps at a time: one pass over 32 batches costs as much as over one
 
 
@@ -45,16 +55,14 @@ class NoiseLevels(Callback):
         width = (self.statistics.high - self.statistics.low) / self.statistics.bins
         return self.statistics.low + width * (torch.arange(self.statistics.bins, dtype=torch.float64) + 0.5)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.statistics.to(pl_module.device)
         if not trainer.is_global_zero:
             self.statistics.reset()  # a checkpoint holds the sum over processes; the first one carries it on
         self._step = trainer.global_step
         self._window_steps = max(1, -(-trainer.max_steps // self.windows))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._buffer.append((outputs["log_snr"], outputs["per_sample_loss"]))
         if trainer.global_step == self._step:
             return
@@ -64,7 +72,7 @@ class NoiseLevels(Callback):
         elif len(self._buffer) >= FLUSH_STEPS:
             self._flush()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.images:
             self.write(Path(trainer.default_root_dir), pl_module)
 
@@ -97,7 +105,7 @@ class NoiseLevels(Callback):
             count, torch.where(count > 0, mean, nan), torch.where(count > 1, m2 / (count - 1).clamp(min=1), nan)
         )
 
-    def write(self, folder: Path, pl_module: LightningModule) -> None:
+    def write(self, folder: Path, pl_module: Any) -> None:
         """The table and the picture."""
         levels, moments = self.centres, self.curve()
         sigma = log_snr_to_sigma(levels, pl_module.denoiser.sigma_data)
@@ -113,21 +121,23 @@ class NoiseLevels(Callback):
             for row in torch.stack([column.double() for column in columns], 1).tolist():
                 writer.writerow("" if value != value else f"{value:.6g}" for value in row)
         with replacing(folder / "noise_levels.png") as temporary:
-            self._figure(sigma, moments, weight, density).savefig(temporary, dpi=110)
+            self._figure(moments, weight, density).savefig(temporary, dpi=110)
 
-    def _figure(self, sigma: Tensor, moments: NoiseLevelMoments, weight: Tensor, density: Tensor) -> Figure:
+    def _figure(self, moments: NoiseLevelMoments, weight: Tensor, density: Tensor) -> Figure:
         figure = Figure(figsize=(12, 8), layout="constrained")
         (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2)
         levels = self.centres
         seen = levels[moments.count > 0]
         limits = (float(seen.min()) - 0.5, float(seen.max()) + 0.5)
 
-        top_left.errorbar(levels, moments.mean, moments.standard_error, fmt="o-", ms=3, lw=1, capsize=2)
+        x, p = levels.numpy(), density.numpy()
+        mean, error, variance = (part.numpy() for part in (moments.mean, moments.standard_error, moments.variance))
+        top_left.errorbar(x, mean, error, fmt="o-", ms=3, lw=1, capsize=2)
         top_left.set(yscale="log", title="Unweighted loss: mean ± standard error", ylabel="|F − target|² per dimension")
-        top_right.plot(levels, moments.variance, "o-", ms=3, lw=1)
+        top_right.plot(x, variance, "o-", ms=3, lw=1)
         top_right.set(yscale="log", title="Variance of the unweighted loss", ylabel="variance")
-        bottom_left.plot(levels, density, "--", color="grey", lw=1, label="noise law p: how often a level is drawn")
-        bottom_left.plot(levels, density * weight, lw=1.5, label="p · weight: where the training effort goes")
+        bottom_left.plot(x, p, "--", color="grey", lw=1, label="noise law p: how often a level is drawn")
+        bottom_left.plot(x, p * weight.numpy(), lw=1.5, label="p · weight: where the training effort goes")
         bottom_left.set(title="Training effort over noise levels", ylabel="density")
         bottom_left.legend(frameon=False, fontsize=8)
         for axes in (top_left, top_right, bottom_left):
@@ -159,6 +169,8 @@ def _heatmap(axes: Axes, moments: Tensor, images: list[int], low: float, high: f
     variance = torch.where(count > 1, m2 / (count - 1).clamp(min=1), torch.nan)
     edges_x = torch.tensor([0, *images], dtype=torch.float64) / 1000
     edges_y = torch.linspace(low, high, moments.shape[2] + 1)
-    mesh = axes.pcolormesh(edges_x, edges_y, variance.log10().T, cmap="viridis", rasterized=True)
+    mesh = axes.pcolormesh(
+        edges_x.numpy(), edges_y.numpy(), variance.log10().T.numpy(), cmap="viridis", rasterized=True
+    )
     axes.figure.colorbar(mesh, ax=axes, label="log10 variance")
     axes.set(title="Variance of the loss through training", xlabel="thousand images seen", ylabel="log-SNR")

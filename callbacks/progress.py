@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from tqdm import tqdm
 
 QUIET_SECONDS = 20.0  # between lines where there is no terminal to redraw
@@ -13,7 +13,7 @@ QUIET_SECONDS = 20.0  # between lines where there is no terminal to redraw
 class Progress(Callback):
     """A bar on a terminal; a line every 20 seconds in a log file. The loss shown is the last logged window's mean."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=trainer.max_steps * pl_module.batch_size,
@@ -23,15 +23,15 @@ class Progress(Callback):
             unit_scale=True,
             mininterval=0.5 if is_terminal else QUIET_SECONDS,
             maxinterval=1.0 if is_terminal else QUIET_SECONDS,
-            bar_format=None if is_terminal else "{desc} {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n",
+            bar_format=None
+            if is_terminal
+            else "{desc} {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n",
             disable=not trainer.is_global_zero,
             dynamic_ncols=is_terminal,
         )
         self._postfix_at = 0.0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         images = pl_module.images_seen
         if images == self._bar.n or self._bar.disable:
             return
@@ -41,6 +41,6 @@ class Progress(Callback):
             self._postfix_at = time.monotonic()
         self._bar.update(images - self._bar.n)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if hasattr(self, "_bar"):
             self._bar.close()

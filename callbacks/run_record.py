@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 
 from lightning_diff.artifacts import save_denoiser
 from lightning_diff.metrics_table import MetricsTable
@@ -27,16 +27,14 @@ class RunRecord(Callback):
     def __init__(self, net: dict[str, Any], shape: tuple[int, ...], num_classes: int = 0):
         self.net, self.shape, self.num_classes = net, tuple(shape), num_classes
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._step = trainer.global_step
         self._sums = torch.zeros(3, device=pl_module.device)  # loss, unweighted loss, micro-batches
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.truncate(pl_module.images_seen)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Lightning hands over the loss divided by the number of accumulation steps.
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._sums += torch.stack([loss, outputs["per_sample_loss"].mean(), torch.ones_like(loss)])
@@ -60,7 +58,7 @@ class RunRecord(Callback):
             logger.log_metrics(values, step=self._step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         ema = find_ema(trainer)
         if not trainer.is_global_zero:
             return

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from lightning_diff import pictures, schedules
 from lightning_diff.generate import generate
@@ -44,21 +44,19 @@ class SampleGrid(Callback):
         self.sigmas, self.solver = schedules.GRIDS[grid](steps), solver
         self.guidance, self.seed = guidance, seed
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self._step:
             self._step = trainer.global_step
             if is_due(pl_module, self.every) and self._step != trainer.max_steps:
                 self._draw(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._draw(trainer, pl_module)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         rows = min(self.rows, data.num_classes) if data.num_classes else self.rows
         labels = torch.arange(rows).repeat_interleave(self.columns) if data.num_classes else None

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 
 
 class Throughput(Callback):
@@ -14,12 +14,10 @@ class Throughput(Callback):
     queue. Time spent in other callbacks (pictures, evaluation, saving) counts, since it is time spent.
     """
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._step, self._images, self._clock = trainer.global_step, pl_module.images_seen, time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step or trainer.global_step % trainer.log_every_n_steps:
             return
         now = time.perf_counter()

@@ -5,9 +5,10 @@ Counting images, not steps, keeps the curve where it is when the batch size chan
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class LearningRate(Protocol):
     """images seen -> factor."""
 

@@ -11,7 +11,7 @@ Only this file converts between them. A *noise law* is any object with
 """
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ def stratified(n: int, generator: torch.Generator | None = None) -> Float[Tensor
     return ((torch.arange(n, dtype=torch.float64) + jitter) / n).clamp(2.0**-53, 1 - 2.0**-53)
 
 
+@runtime_checkable
 class NoiseLaw(Protocol):
     """What training draws its noise levels from."""
 

@@ -43,7 +43,9 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
     checkpoint = _resume_from(folder, settings)
     module, trainer = _build(settings, data, folder, source)
     if checkpoint is not None:
-        state = json.loads(checkpoint.with_suffix(".json").read_text()) if checkpoint.with_suffix(".json").exists() else {}
+        state = (
+            json.loads(checkpoint.with_suffix(".json").read_text()) if checkpoint.with_suffix(".json").exists() else {}
+        )
         if state.get("step") == trainer.max_steps:
             _say(f"{folder}: already trained to step {trainer.max_steps}; resume=never trains again")
             return
@@ -66,7 +68,9 @@ def describe(settings: dict[str, Any], source: Path | str) -> str:
     settings = recipe.fill_facts(settings, data.facts())
     folder = Path(settings["runs_dir"]) / settings["name"]
     module, trainer = _build(settings, data, folder, source)
-    return f"{recipe.to_yaml(settings)}\n# {_summary(settings, module, trainer, folder).replace(chr(10), f'{chr(10)}# ')}"
+    return (
+        f"{recipe.to_yaml(settings)}\n# {_summary(settings, module, trainer, folder).replace(chr(10), f'{chr(10)}# ')}"
+    )
 
 
 def build_data(settings: dict[str, Any]) -> Data:
@@ -86,7 +90,9 @@ def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | st
     torch.manual_seed(rng.key(settings["seed"], "init"))
     module = recipe.build(settings["model"], "model")
     record = RunRecord(settings["model"]["net"], data.shape, data.num_classes)
-    callbacks = _callbacks([recipe.build(node, f"callbacks.{i}") for i, node in enumerate(settings["callbacks"])], record)
+    callbacks = _callbacks(
+        [recipe.build(node, f"callbacks.{i}") for i, node in enumerate(settings["callbacks"])], record
+    )
     options = {name: value for name, value in settings["trainer"].items() if name != "logger"}
     options = {name: recipe.build(value, f"trainer.{name}") for name, value in options.items()}
     try:
@@ -103,7 +109,9 @@ def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | st
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
-    Positions(data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches)  # or says why not
+    Positions(
+        data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
+    )  # or says why not
     return module, trainer
 
 
@@ -111,7 +119,9 @@ def _callbacks(chosen: list[Callback], record: RunRecord) -> list[Callback]:
     """The guard before everything that would take in a bad step, averages before what shows them, then the rest."""
     defaults = [kind() for kind in DEFAULT_CALLBACKS if not any(isinstance(callback, kind) for callback in chosen)]
     everything = [*chosen, record, *defaults]
-    return sorted(everything, key=lambda callback: (not isinstance(callback, FiniteGuard), not isinstance(callback, EMA)))
+    return sorted(
+        everything, key=lambda callback: (not isinstance(callback, FiniteGuard), not isinstance(callback, EMA))
+    )
 
 
 def _loggers(choice: Any, folder: Path) -> Iterator[Logger]:
@@ -166,7 +176,9 @@ def _resume_from(folder: Path, settings: dict[str, Any]) -> Path | None:
         for part in WHAT_MAKES_A_RUN:
             changed = recipe.first_difference(before[part], settings[part], part)
             if changed:
-                raise UserError(f"{folder}: holds a run of another recipe ({changed}); choose another name or resume=never")
+                raise UserError(
+                    f"{folder}: holds a run of another recipe ({changed}); choose another name or resume=never"
+                )
     return newest
 
 
@@ -217,6 +229,6 @@ def _quieten() -> None:
     for message in (
         ".*does not have many workers.*",  # images in memory are read faster without
         ".*your dataloader is not resumable.*",  # the stream is a function of the position
-        ".*Checkpoint directory .* exists.*",
+        ".*LeafSpec.*",  # Lightning's use of torch
     ):
         warnings.filterwarnings("ignore", message)

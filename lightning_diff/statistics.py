@@ -77,7 +77,7 @@ class NoiseLevelStatistics(Metric):
         state = (self.count, self.mean, self.m2)
         if self.count.ndim == 1:
             return state
-        merged = tuple(part[0] for part in state)
+        merged = (self.count[0], self.mean[0], self.m2[0])
         for rank in range(1, self.count.shape[0]):
             merged = merge(merged, tuple(part[rank] for part in state))
         return merged

@@ -72,6 +72,9 @@ class MeasuredVariance(nn.Module):
             raise ValueError("MeasuredVariance: need 0 < beta < 1, smoothing > 0, clip > 1 and refresh >= 1")
         self.bins, self.gamma, self.beta, self.min_count = bins, gamma, beta, min_count
         self.clip, self.warmup, self.refresh, self.low, self.high = clip, warmup, refresh, low, high
+        self.count: Tensor
+        self.first: Tensor
+        self.second: Tensor
         for name in ("count", "first", "second"):  # decayed sums of 1, loss and loss^2 per bin
             self.register_buffer(name, torch.zeros(bins, dtype=torch.float64))
         self.log_weight: Tensor
@@ -79,6 +82,8 @@ class MeasuredVariance(nn.Module):
         self.images, self.updates = 0, 0  # plain numbers: reading a tensor's value would stall a GPU at every step
         offset = torch.arange(bins, dtype=torch.float64)
         kernel = torch.exp(-0.5 * ((offset[:, None] - offset) / smoothing) ** 2)
+        self.kernel: Tensor
+        self.levels: Tensor
         self.register_buffer("kernel", kernel, persistent=False)
         self.register_buffer("levels", torch.linspace(low, high, 4096, dtype=torch.float64), persistent=False)
 
@@ -118,7 +123,9 @@ class MeasuredVariance(nn.Module):
     def _refresh(self) -> None:
         variance = self.variance()
         trust = self.kernel @ torch.where(variance > 0, self.count, 0.0)
-        log_variance = self.kernel @ (self.count * variance.clamp(min=1e-30).log() * (variance > 0)) / trust.clamp(min=1e-30)
+        log_variance = (
+            self.kernel @ (self.count * variance.clamp(min=1e-30).log() * (variance > 0)) / trust.clamp(min=1e-30)
+        )
         typical = (self.count * log_variance).sum() / self.count.sum().clamp(min=1e-30)
         shrink = trust / (trust + self.min_count)
         gamma = self.gamma * min(self.images / self.warmup, 1.0) if self.warmup else self.gamma

@@ -39,7 +39,8 @@ def garble(path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"), [(truncate, "bytes"), (flip, "checksum"), (forget, "cannot be read"), (garble, "cannot be read")]
+    ("damage", "said"),
+    [(truncate, "bytes"), (flip, "checksum"), (forget, "cannot be read"), (garble, "cannot be read")],
 )
 def test_a_damaged_one_is_named_and_the_one_before_it_used(tmp_path, damage, said):
     write(tmp_path, 1)

@@ -4,7 +4,9 @@ from lightning_diff.metrics_table import HEADER, MetricsTable, read
 def test_rows_are_tidy_and_carry_their_protocol(tmp_path):
     table = MetricsTable(tmp_path / "metrics.csv")
     table.log_metrics({"images": 128, "train/loss": 0.123456789123}, step=1)
-    table.log_rows([{"step": 1, "images": 128, "metric": "frechet", "value": 2.0, "n": 500, "solver": "heun", "nfe": 35}])
+    table.log_rows(
+        [{"step": 1, "images": 128, "metric": "frechet", "value": 2.0, "n": 500, "solver": "heun", "nfe": 35}]
+    )
     first, second = read(table.path)
     assert tuple(first) == HEADER
     assert (first["metric"], first["value"], first["n"]) == ("train/loss", "0.12345679", "")

@@ -7,8 +7,9 @@ from jaxtyping import Int64
 from torch import Tensor, distributed
 
 from .. import schedules
-from ..data import Data
+from ..data import Data, ImageSet
 from ..generate import generate
+from ..pictures import to_uint8
 from ..samplers import nfe
 from .evaluate import Protocol, Reference, Row, evaluate
 
@@ -30,8 +31,8 @@ def evaluate_denoiser(
 ) -> list[Row]:
     """n samples, and every metric of them with its protocol and floor (see `evaluate`).
 
-    Sample i is asked for the label of held-out image i, so that samples and floor have the same classes. Under a process group every
-    process calls this, draws its share, and gets the figures of all.
+    Sample i is asked for the label of held-out image i, so that samples and floor have the same classes. Under a
+    process group every process calls this, draws its share, and gets the figures of all.
 
     Args:
         denoiser: the model.
@@ -61,6 +62,8 @@ def evaluate_denoiser(
         device=device,
         progress=progress,
     )
+    if isinstance(data.train, ImageSet) and data.train.pixels.dtype is torch.uint8:
+        images = to_uint8(images).float() / 127.5 - 1  # as they would be saved, and as the real ones were
     calls = nfe(solver, sigmas) * (1 if guidance == 1 else 2)
     name = solver if grid == "karras" else f"{solver}/{grid}"
     protocol = Protocol(seed=seed, solver=name, steps=steps, nfe=calls, ema=ema)

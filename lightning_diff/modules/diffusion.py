@@ -75,16 +75,19 @@ class DiffusionModule(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.memory_format is torch.channels_last:
-            self.denoiser.net.to(memory_format=torch.channels_last)
+            self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile_net:
             self.denoiser.net.compile()
-        if hasattr(self.weighting, "prepare"):
+        prepare = getattr(self.weighting, "prepare", None)
+        if prepare is not None:
             u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
-            self.weighting.prepare(sigma_to_log_snr(self.noise.icdf(u), self.denoiser.sigma_data))
+            prepare(sigma_to_log_snr(self.noise.icdf(u), self.denoiser.sigma_data))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         self._rekey_dropout(batch_idx)
-        image = batch["image"].contiguous(memory_format=self.memory_format) if batch["image"].ndim == 4 else batch["image"]
+        image = (
+            batch["image"].contiguous(memory_format=self.memory_format) if batch["image"].ndim == 4 else batch["image"]
+        )
         sigma = self.noise.icdf(batch["u"]).to(image.dtype)
         log_snr = sigma_to_log_snr(sigma, self.denoiser.sigma_data)
         loss = denoising_loss(
@@ -101,8 +104,8 @@ class DiffusionModule(LightningModule):
             "position": batch["position"],
         }
 
-    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Drop a share of the labels, position by position; the value `num_classes` stands for "no label"."""
+    def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """On the CPU, before the batch moves: drop a share of the labels by position; `num_classes` stands for "no label"."""
         if not self.num_classes:
             batch.pop("label", None)
         elif self.label_dropout:
@@ -152,11 +155,16 @@ class DiffusionModule(LightningModule):
         position, log_snr, loss = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
         self._losses.clear()
         if self.trainer.world_size > 1:
-            position, log_snr, loss = (self.all_gather(part).flatten() for part in (position, log_snr, loss))
+            position, log_snr, loss = (self._from_all(part) for part in (position, log_snr, loss))
         order = position.argsort()
         order = order[loss[order].isfinite()]
         for part in self._learners():
             part.update(log_snr[order], loss[order])
+
+    def _from_all(self, values: Tensor) -> Tensor:
+        gathered = self.all_gather(values)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Data, loader
@@ -25,7 +26,7 @@ class TrainingData(LightningDataModule):
         self.data, self.seed, self.batch_size = data, seed, data.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        trainer = self.trainer
+        trainer, module = self.trainer, self._module()
         assert trainer is not None
         return loader(
             self.data,
@@ -33,12 +34,21 @@ class TrainingData(LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             accumulation=trainer.accumulate_grad_batches,
-            start=trainer.lightning_module.images_seen,
+            start=module.images_seen,
         )
+
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        return self._module().prepare_batch(batch)
+
+    def _module(self) -> Any:
+        assert self.trainer is not None
+        return self.trainer.lightning_module
 
     def state_dict(self) -> dict[str, Any]:
         return {"fingerprint": self.data.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["fingerprint"] != self.data.fingerprint:
-            raise UserError(f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never")
+            raise UserError(
+                f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never"
+            )

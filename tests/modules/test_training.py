@@ -80,7 +80,11 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(write):
     assert losses("whole") == losses("parts")
     for key in whole:
         if key.startswith((".state_dict", ".optimizer_states", ".callbacks.EMA", ".images_seen", ".global_step")):
-            same = torch.equal(whole[key], parts[key]) if isinstance(whole[key], torch.Tensor) else whole[key] == parts[key]
+            same = (
+                torch.equal(whole[key], parts[key])
+                if isinstance(whole[key], torch.Tensor)
+                else whole[key] == parts[key]
+            )
             assert same, key
 
 
@@ -112,7 +116,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(write):
     train(write("hurt"), "trainer.max_steps=6")
     newest = Path("runs/hurt/checkpoints/step_00000006.ckpt")
     newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match=r"step_00000006.ckpt: it has .* bytes instead of .*; using the checkpoint before it"):
+    with pytest.warns(
+        UserWarning, match=r"step_00000006.ckpt: it has .* bytes instead of .*; using the checkpoint before it"
+    ):
         train(write("hurt"))
     assert len(losses("hurt")) == 12
 
