@@ -11,7 +11,7 @@ from torchmetrics import Metric
 class NoiseLevelMoments(NamedTuple):
     """One row per log-SNR bin; what an empty bin cannot know is NaN."""
 
-    count: Float[Tensor, " bins"]  # samples
+    count: Float[Tensor, " bins"]  # type: ignore[assignment]  # samples; tuple.count is not wanted here
     mean: Float[Tensor, " bins"]  # of the loss
     variance: Float[Tensor, " bins"]  # of the loss, with n - 1 in the denominator
 
@@ -44,6 +44,9 @@ class NoiseLevelStatistics(Metric):
 
     full_state_update = False
     is_differentiable = False
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
 
     def __init__(self, bins: int = 30, low: float = -10.0, high: float = 10.0):
         super().__init__()
