@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -49,9 +49,7 @@ def train(
     for settings, source in loaded:
         folder = Path(settings["runs_dir"]) / settings["name"]
         if folder in taken:
-            raise UserError(
-                f"{source}: name: {taken[folder]} trains in {folder} too; give the recipes names of their own"
-            )
+            raise UserError(f"{source}: name: {taken[folder]} trains in {folder} too; each run needs its own name")
         taken[folder] = source
     from . import run
 
@@ -98,9 +96,10 @@ def sample(
     classes = options.classes(labels, record["num_classes"])
     if guidance != 1 and guide is None and classes is None:
         raise UserError("--guidance: needs --labels, so that the model without them can be the guide, or a --guide")
-    options.known("--solver", solver, options.solvers(churn))
+    options.check("--solver", solver, options.solvers(churn))
+    options.check("--grid", grid, schedules.GRIDS)
     try:
-        sigmas = options.known("--grid", grid, schedules.GRIDS)(steps, sigma_min=sigma_min, sigma_max=sigma_max)
+        sigmas = schedules.GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max)
     except ValueError as error:
         raise UserError(f"--sigma-min, --sigma-max: {error}") from error
     if interval[0] > interval[1]:
@@ -159,8 +158,8 @@ def evaluate(
     path = options.model(folder)
     record = artifacts.read_record(path)
     home = options.home(path)
-    options.known("--solver", solver, SOLVERS)
-    options.known("--grid", grid, schedules.GRIDS)
+    options.check("--solver", solver, SOLVERS)
+    options.check("--grid", grid, schedules.GRIDS)
     if guidance != 1 and not record["num_classes"]:
         raise UserError("--guidance: this model has no classes to be guided by")
     if not (home / "recipe.yaml").is_file():
@@ -170,10 +169,13 @@ def evaluate(
     denoiser = options.load(path, device)
 
     from .metrics import Reference
+    from .metrics.features import FeatureName
     from .metrics.sampled import evaluate_denoiser
     from .metrics.sampled import table as as_text
     from .run import build_data
 
+    if feature is not None:
+        options.check("--feature", feature, get_args(FeatureName))
     data = build_data(settings)
     if list(data.shape) != record["shape"] or data.num_classes != record["num_classes"]:
         raise UserError(
@@ -225,40 +227,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    words = [word for word in words if word != "--debug"] or ["--help"]
     recipe.make_importable(Path.cwd())
     plain, warnings.formatwarning = warnings.formatwarning, _one_line  # type: ignore[assignment]
     try:
-        return (
-            app([word for word in words if word != "--debug"] or ["--help"], "lightning-diff", standalone_mode=False)
-            or 0
-        )
+        code, message = app(words, "lightning-diff", standalone_mode=False) or 0, None
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C before the first step
-            return 130
-        raise
+        if not isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C before the first step
+            raise
+        code, message = 130, None
     except Exception as error:
         code, message = _verdict(error)
-        if code is None:
+        if not code:
             raise
         if debug:
             traceback.print_exc()
-        print(message, file=sys.stderr)
-        return code
     finally:
         warnings.formatwarning = plain
+    if message or code == 130:  # typer, too, makes this of Ctrl-C
+        print(message or "stopped by Ctrl-C", file=sys.stderr)
+    return code
 
 
-def _verdict(error: Exception) -> tuple[int | None, str]:
-    """Exit code and message for an error that is somebody's; None for one that is a fault of the program."""
+def _verdict(error: Exception) -> tuple[int, str]:
+    """Exit code and message for an error that is somebody's; 0 for one that is a fault of the program."""
     if isinstance(error, UserError):
         return 2, f"error: {' '.join(str(error).split())}"
     if isinstance(error, Stopped):
         return 128 + error.signum, str(error)
-    if isinstance(error, typer.Abort):  # what typer makes of Ctrl-C
-        return 130, "stopped"
+    if isinstance(error, typer.Abort):  # what older typers make of Ctrl-C
+        return 130, "stopped by Ctrl-C"
     if hasattr(error, "format_message"):  # typer's own complaints about the command line
-        return error.exit_code, f"error: {error.format_message()}"  # type: ignore[attr-defined]
-    return None, ""
+        return 2, f"error: {error.format_message()}"
+    return 0, ""
 
 
 def _one_line(message: Warning | str, *_: Any) -> str:

@@ -3,6 +3,7 @@
 Every message names the option or the file.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,15 @@ def home(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def known(option: str, name: str, choices: dict[str, Any]) -> Any:
-    """The choice of that name."""
+def check(option: str, name: str, choices: Collection[str]) -> None:
+    """Refuse a name that is not among the choices."""
     if name not in choices:
         raise UserError(f"{option}: no {name!r}; {nearest(name, choices, 'choose one of')}")
-    return choices[name]
 
 
-def solvers(churn: float) -> dict[str, Any]:
-    """The solvers that can do this amount of churn."""
-    return {"heun": SOLVERS["heun"]} if churn else SOLVERS  # the others draw no fresh noise
+def solvers(churn: float) -> list[str]:
+    """Names of the solvers that can do this amount of churn."""
+    return ["heun"] if churn else list(SOLVERS)  # the others draw no fresh noise
 
 
 def classes(labels: str, num_classes: int) -> Int64[Tensor, " classes"] | None:
@@ -96,6 +96,8 @@ def writable(target: Path | None, default: Path, shape: list[int]) -> Path:
     try:
         if target.suffix and target.is_dir():
             raise IsADirectoryError(21, "it is a folder")
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(20, f"{folder} is a file")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
