@@ -17,6 +17,7 @@ from .atomic import replacing
 from .binding import Mismatch, bind, construct, is_node, locate
 from .checkpoints import sha256
 from .denoiser import Denoiser
+from .edm_pickle import load_edm_pickle as load_edm_pickle  # the other way to a denoiser
 from .errors import UserError
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
