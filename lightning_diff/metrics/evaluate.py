@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, distributed
 from torchmetrics import Metric
 from torchmetrics.aggregation import SumMetric
+from tqdm import tqdm
 
 from .. import rng
 from ..data import Data, Examples
@@ -90,7 +91,7 @@ class Reference:
         self.n = min(len(data.train), limit)
         content = f"{data.fingerprint} train {self.n} {self.extractor.name} {self.extractor.hash}"
         self.hash = hashlib.sha256(content.encode()).hexdigest()[:12]
-        self._real: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+        self._real: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._floors: dict[int, dict[str, float]] = {}
 
     def measure(
@@ -114,31 +115,23 @@ class Reference:
         n = min(n, len(test))
         if n not in self._floors:
             index = rng.permutation(0, "floor", 0, len(test))[:n]
-            self._floors[n] = self._measure(self._batches(test, index, labels=self.data.train.labelled))[1]
+            self._floors[n] = self._measure(self._batches(test, index, labels=test.labelled))[1]
         return n, self._floors[n]
 
     @torch.no_grad()
     def _measure(self, batches: Iterable[Batch]) -> tuple[int, dict[str, float]]:
         name, dim = self.extractor.name, self.extractor.dim
-        on_features: dict[str, Metric] = {
-            f"frechet_{name}": FrechetDistance(dim),
-            f"kernel_{name}": KernelDistance(dim),
-            "manifold": PrecisionRecall(dim),
-            "balls": DensityCoverage(dim),
-        }
-        memorisation, count, agreeing = Memorisation(self.pixels.dim), SumMetric(), SumMetric()
+        frechet, memorisation = FrechetDistance(dim), Memorisation(self.pixels.dim)
+        equal_n: list[Metric] = [KernelDistance(dim), PrecisionRecall(dim), DensityCoverage(dim)]
+        count, agreeing = SumMetric(), SumMetric()
         where = torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
-        for metric in (*on_features.values(), memorisation, count, agreeing):
+        for metric in (frechet, *equal_n, memorisation, count, agreeing):
             metric.to(where)
 
-        for features, pixels in zip(*self._share(), strict=True):
-            for metric in on_features.values():
-                metric.update(features.to(where), real=True)
-            memorisation.update(pixels.to(where), real=True)
         labelled = False
         for images, labels in batches:
             features = self._features(images)
-            for metric in on_features.values():
+            for metric in (frechet, *equal_n):
                 metric.update(features.to(where), real=False)
             memorisation.update(self.pixels(images).to(where), real=False)
             count.update(len(images))
@@ -146,27 +139,31 @@ class Reference:
                 labelled = True
                 named = self.extractor.logits(features).argmax(1)
                 agreeing.update((named == labels.to(self.device)).sum().to(where))
-
-        values: dict[str, float] = {}
-        for key, metric in (*on_features.items(), ("memorisation", memorisation)):
-            value = metric.compute()
-            if isinstance(value, dict):
-                suffix = "" if metric is memorisation else f"_{name}"
-                values |= {part + suffix: float(figure) for part, figure in value.items()}
-            else:
-                values[key] = float(value)
         n = int(count.compute())
-        if labelled:
-            values["label_agreement"] = float(agreeing.compute()) / n
-        return n, values
 
-    def _share(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Features and pixels of this process's share of the real images, in batches; made at the first call."""
+        features, pixels = (real.to(where) for real in self._share())
+        frechet.update(features, real=True)
+        memorisation.update(pixels, real=True)
+        rank, world = _rank_and_world()
+        for metric in equal_n:
+            metric.update(features[: len(range(rank, n, world))], real=True)
+
+        kernel, manifold, balls = (metric.compute() for metric in equal_n)
+        values = {"frechet": frechet.compute(), "kernel": kernel, **manifold, **balls}
+        values = {f"{metric}_{name}": value for metric, value in values.items()} | memorisation.compute()
+        if labelled:
+            values["label_agreement"] = agreeing.compute().double() / n
+        return n, {metric: float(value) for metric, value in values.items()}
+
+    def _share(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n pixels"]]:
+        """Features and pixels of this process's share of the real images, in a fixed random order; made once."""
         share = _rank_and_world()
         if share not in self._real:
-            chosen = rng.permutation(0, "reference", 0, len(self.data.train))[: self.n]
-            batches = list(self._batches(self.data.train, np.sort(chosen), labels=False))
-            self._real = {share: ([self._features(x) for x, _ in batches], [self.pixels(x) for x, _ in batches])}
+            order = rng.permutation(0, "reference", 0, len(self.data.train))[: self.n]
+            batches = self._batches(self.data.train, order, labels=False)
+            bar = tqdm(batches, desc=f"{self.extractor.name} features of real images", leave=False, disable=None)
+            real = [(self._features(x), self.pixels(x)) for x, _ in bar]
+            self._real = {share: (torch.cat([f for f, _ in real]), torch.cat([p for _, p in real]))}
         return self._real[share]
 
     def _batches(self, images: Examples, index: Int64[np.ndarray, " n"], labels: bool) -> Iterable[Batch]:
@@ -198,7 +195,10 @@ def evaluate(
 
     With F the feature space: frechet_F, kernel_F, precision_F, recall_F, density_F, coverage_F; memorisation and
     nearest_train (both in pixels); label_agreement, the share of images that the classifier gives the label they were
-    asked for (feature space "classifier" only). Floors are at the same n if there are so many held-out images, else
+    asked for (feature space "classifier" only). The Fréchet distance and the two in pixels compare with the whole
+    reference; the others with n real images, the same choice every time, as their papers do.
+
+    Floors are at the same n if there are so many held-out images, else
     at all of them; their rows say which. They leave the sampler's columns empty.
 
     Under a process group every process calls this with its own share of the images, possibly (0, ...), with labels on

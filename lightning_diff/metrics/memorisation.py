@@ -20,7 +20,7 @@ def memorised(
     smaller is copying (Meehan et al. 2020, arXiv 2004.05675). Copies of a training image that stands twice in
     the set count as memorised: 0 <= ratio * 0.
     """
-    first, second = nearest(generated.double(), training.double(), k=2).T
+    first, second = nearest(generated, training, k=2).T
     return (first <= ratio * second).double().mean(), first.mean()
 
 

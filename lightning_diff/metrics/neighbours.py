@@ -1,4 +1,4 @@
-"""Nearest neighbours by brute force, a block of rows at a time, in float64."""
+"""Nearest neighbours by brute force, a block of rows of the distance matrix at a time."""
 
 from collections.abc import Iterator
 
@@ -27,12 +27,12 @@ def neighbour_radius(a: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
 def nearest(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], k: int) -> Float[Tensor, "n k"]:
     """Distances of each point of a to its k nearest points of b, increasing; k <= m.
 
-    Those k are measured again without the matrix product, whose rounding would hide that a copy's distance is exactly
-    zero.
+    Those k are measured again in float64 without the matrix product, whose rounding hides that a copy's distance is
+    exactly zero.
     """
     found = []
     for start, rows in distance_rows(a, b):
         index = rows.topk(k, dim=1, largest=False).indices
-        points = a[start : start + len(rows)]
+        points = a[start : start + len(rows)].double()
         found.append(torch.stack([(points - b[column]).norm(dim=1) for column in index.T], dim=1))
     return torch.cat(found).sort(dim=1).values

@@ -37,12 +37,12 @@ class TwoSamples(Metric):
         (self.real if real else self.generated).append(features.detach().float().flatten())
 
     def samples(self, least: int) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-        """Generated and real features as float64. UserError with fewer than `least` of either."""
+        """Generated and real features, float32. UserError with fewer than `least` of either."""
         both = []
         for kind in ("generated", "real"):
             state = getattr(self, kind)
             flat = dim_zero_cat(state) if len(state) else torch.zeros(0, device=self.device)
-            both.append(flat.reshape(-1, self.dim).double())
+            both.append(flat.reshape(-1, self.dim))
             if len(both[-1]) < least:
                 raise UserError(f"{type(self).__name__}: {len(both[-1])} {kind} images; take at least {least}")
         return both[0], both[1]
