@@ -33,6 +33,7 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.truncate(pl_module.images_seen)
+                logger.images_seen = lambda: pl_module.images_seen
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Lightning hands over the loss divided by the number of accumulation steps.

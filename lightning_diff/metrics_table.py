@@ -2,7 +2,7 @@
 
 import csv
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class MetricsTable(Logger):
     def __init__(self, path: Path | str):
         super().__init__()
         self.path = Path(path)
+        self.images_seen: Callable[[], int] | None = None  # fills the column "images" of metrics that come without
 
     @property
     def name(self) -> str:
@@ -40,7 +41,9 @@ class MetricsTable(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
         """One row for each metric; the entry "images" fills that column of every row."""
-        images = metrics.get("images", "")
+        if "epoch" in metrics and step is not None:
+            step += 1  # from a module's or callback's self.log, for which Lightning counts the first step as 0
+        images = metrics.get("images", self.images_seen() if self.images_seen else "")
         self.log_rows(
             [
                 {"step": step, "images": images, "metric": name, "value": value}
