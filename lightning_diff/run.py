@@ -37,7 +37,7 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
     """
     _quieten()
     folder = Path(settings["runs_dir"]) / settings["name"]
-    data = _load_data(settings, source)
+    data = build_data(settings, source)
     settings = recipe.fill_facts(settings, data.facts())
     _claim(folder, settings)
     checkpoint = _resume_from(folder, settings)
@@ -64,7 +64,7 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
 def describe(settings: dict[str, Any], source: Path | str) -> str:
     """The resolved recipe and what follows from it, without training: what `--dry-run` prints."""
     _quieten()
-    data = _load_data(settings, source)
+    data = build_data(settings, source)
     settings = recipe.fill_facts(settings, data.facts())
     folder = Path(settings["runs_dir"]) / settings["name"]
     module, trainer = _build(settings, data, folder, source)
@@ -73,33 +73,25 @@ def describe(settings: dict[str, Any], source: Path | str) -> str:
     )
 
 
-def build_data(settings: dict[str, Any]) -> Data:
+def build_data(settings: dict[str, Any], source: Path | str | None = None) -> Data:
     """The data of a recipe, loaded."""
-    data = recipe.build(settings["data"], "data")
+    data = recipe.build(settings["data"], "data", source)
     data.setup()
     return data
 
 
-def _load_data(settings: dict[str, Any], source: Path | str) -> Data:
-    if not isinstance(settings["trainer"].get("max_steps"), int) or settings["trainer"]["max_steps"] < 1:
-        raise UserError(f"{source}: trainer.max_steps: the number of optimiser steps, a positive integer, is missing")
-    return build_data(settings)
-
-
 def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | str) -> tuple[LightningModule, Trainer]:
     torch.manual_seed(rng.key(settings["seed"], "init"))
-    module = recipe.build(settings["model"], "model")
+    module = recipe.build(settings["model"], "model", source)
     record = RunRecord(settings["model"]["net"], data.shape, data.num_classes)
-    callbacks = _callbacks(
-        [recipe.build(node, f"callbacks.{i}") for i, node in enumerate(settings["callbacks"])], record
-    )
-    options = {name: value for name, value in settings["trainer"].items() if name != "logger"}
-    options = {name: recipe.build(value, f"trainer.{name}") for name, value in options.items()}
+    callbacks = _callbacks(recipe.build(settings["callbacks"], "callbacks", source), record)
+    options = recipe.build(settings["trainer"], "trainer", source)
+    logger = options.pop("logger", None)
     try:
         trainer = Trainer(
             max_epochs=-1,
             callbacks=callbacks,
-            logger=[MetricsTable(folder / "metrics.csv"), *_loggers(settings["trainer"].get("logger"), folder)],
+            logger=[MetricsTable(folder / "metrics.csv"), *_loggers(logger, folder)],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -109,9 +101,8 @@ def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | st
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
-    Positions(
-        data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
-    )  # or says why not
+    # Refuses a batch that the devices do not divide, before they are started.
+    Positions(data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches)
     return module, trainer
 
 
@@ -136,7 +127,7 @@ def _loggers(choice: Any, folder: Path) -> Iterator[Logger]:
             # The run's id is its folder's name, so that a resumed run continues the same curves.
             yield WandbLogger(name=folder.name, id=folder.name, save_dir=folder, resume="allow")
         elif node not in (None, True, False):
-            yield recipe.build(node, "trainer.logger")
+            yield node
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:

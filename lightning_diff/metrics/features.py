@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -57,6 +57,8 @@ def feature_extractor(name: FeatureName | None, data: Data, device: torch.device
     shape = data.shape
     if name is None:
         name = "pixels" if len(shape) != 3 else "classifier" if data.train.labelled else "rotation"
+    if name not in get_args(FeatureName):
+        raise UserError(f"there is no feature space {name!r}; choose one of {', '.join(get_args(FeatureName))}")
     if name == "pixels":
         return Pixels(shape)
     if len(shape) != 3:
