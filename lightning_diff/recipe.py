@@ -132,6 +132,9 @@ def check(recipe: dict[str, Any], source: Path | str) -> None:
         bind({"_target_": "lightning.Trainer", **options}, Trainer, "trainer")
         if not isinstance(options.get("max_steps"), int) or options["max_steps"] < 1:
             raise UserError("trainer.max_steps: the number of optimiser steps, a positive integer, is missing")
+        for name in ("accumulate_grad_batches", "log_every_n_steps"):
+            if (number := options.get(name)) is not None and number < 1:
+                raise UserError(f"trainer.{name}: expected at least 1, got {number}")
 
 
 def build(value: Any, key: str, source: Path | str | None = None) -> Any:
