@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from .atomic import replacing
 
@@ -43,6 +47,21 @@ def newest(folder: Path) -> Path | None:
             return path
         warnings.warn(f"{path}: {problem}; using the checkpoint before it", stacklevel=2)
     return None
+
+
+def is_training_state(path: Path) -> bool:
+    """Whether the file, which may lack a record, is whole and holds what a training resumes from."""
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return {"state_dict", "optimizer_states", "images_seen", "global_step"} <= state.keys()
+    except (OSError, EOFError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError):
+        return False
+
+
+def step(path: Path) -> int:
+    """The optimiser step in a checkpoint's name; -1 if it has another name."""
+    match = re.fullmatch(r"step_(\d+)", path.stem)
+    return int(match[1]) if match else -1
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -39,17 +39,15 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
     folder = Path(settings["runs_dir"]) / settings["name"]
     data = build_data(settings, source)
     settings = recipe.fill_facts(settings, data.facts())
-    _claim(folder, settings)
+    module, trainer = _build(settings, data, folder, source)  # refuses mistakes before the folder is touched
     checkpoint = _resume_from(folder, settings)
-    module, trainer = _build(settings, data, folder, source)
     if checkpoint is not None:
-        state = (
-            json.loads(checkpoint.with_suffix(".json").read_text()) if checkpoint.with_suffix(".json").exists() else {}
-        )
-        if state.get("step") == trainer.max_steps:
-            _say(f"{folder}: already trained to step {trainer.max_steps}; resume=never trains again")
+        step = checkpoints.step(checkpoint)
+        if step >= trainer.max_steps and checkpoint.parent == folder / "checkpoints":
+            _say(f"{folder}: already trained to step {step}; resume=never trains again")
             return
-        _say(f"{folder}: continuing from {checkpoint.name}")
+        _say(f"{folder}: continuing from {checkpoint}")
+    _claim(folder, settings)
     if _is_first_process():
         _write_record(folder, settings)
         _say(_summary(settings, module, trainer, folder))
@@ -99,10 +97,12 @@ def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | st
             num_sanity_val_steps=0,
             **options,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # Lightning's ways to refuse
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
-    # Refuses a batch that the devices do not divide, before they are started.
-    Positions(data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches)
+    try:  # before the devices are started
+        Positions(data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches)
+    except UserError as error:
+        raise UserError(f"{source}: data.{error}") from error
     return module, trainer
 
 
@@ -158,6 +158,8 @@ def _resume_from(folder: Path, settings: dict[str, Any]) -> Path | None:
         path = Path(choice)
         if not path.is_file():
             raise UserError(f"resume: {path} is not a checkpoint file; give one, or auto, required or never")
+        if not checkpoints.is_training_state(path):
+            raise UserError(f"resume: {path} is damaged, or no checkpoint of a training")
         return path
     newest = checkpoints.newest(folder / "checkpoints")
     if newest is None and choice == "required":
