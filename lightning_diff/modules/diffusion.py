@@ -120,7 +120,10 @@ class DiffusionModule(LightningModule):
         torch.manual_seed(rng.key(self.seed, "dropout", self.images_seen + micro))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        try:
+            optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"model.optimizer: {str(error).splitlines()[0]}") from error
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
