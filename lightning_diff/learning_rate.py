@@ -33,8 +33,12 @@ class Cosine:
     warmup: int = 0
     floor: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < self.total:
+            raise ValueError(f"Cosine: need 0 <= warmup < total, got warmup={self.warmup}, total={self.total}")
+
     def __call__(self, images: int) -> float:
-        share = min(max(images - self.warmup, 0) / max(self.total - self.warmup, 1), 1.0)
+        share = min(max(images - self.warmup, 0) / (self.total - self.warmup), 1.0)
         return _ramp(images, self.warmup) * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
@@ -44,6 +48,10 @@ class InverseSqrt:
 
     reference: int
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if self.reference < 1:
+            raise ValueError(f"InverseSqrt: reference must be at least 1 image, got {self.reference}")
 
     def __call__(self, images: int) -> float:
         return _ramp(images, self.warmup) / math.sqrt(max(images / self.reference, 1.0))
