@@ -10,7 +10,7 @@ from lightning_diff.metrics.features import FeatureName
 from lightning_diff.metrics.sampled import evaluate_denoiser, table
 from lightning_diff.metrics_table import MetricsTable
 
-from .cadence import is_due
+from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
 
 
@@ -34,12 +34,13 @@ class Evaluate(Callback):
         n: int | None = None,
         feature: FeatureName | None = None,
         steps: int = 18,
-        solver: str = "heun",
+        solver: Literal["euler", "heun", "dpmpp_2m"] = "heun",
         grid: Literal["karras", "uniform", "log_snr", "tangent"] = "karras",
         guidance: float = 1.0,
         seed: int = 0,
         batch: int = 256,
     ):
+        refuse_nonpositive("Evaluate", every=every, n=n, steps=steps, batch=batch)
         self.every, self.n, self.feature = every, n, feature
         self.sampler: dict[str, Any] = {
             "solver": solver,

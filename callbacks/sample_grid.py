@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from lightning_diff import pictures, schedules
+from lightning_diff.errors import UserError
 from lightning_diff.generate import generate
 
-from .cadence import is_due
+from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
 
 
@@ -33,19 +34,21 @@ class SampleGrid(Callback):
         columns: int = 10,
         rows: int = 10,
         steps: int = 18,
-        solver: str = "heun",
+        solver: Literal["euler", "heun", "dpmpp_2m"] = "heun",
         grid: Literal["karras", "uniform", "log_snr", "tangent"] = "karras",
         guidance: float = 1.0,
         seed: int = 0,
     ):
-        if columns < 1 or rows < 1:
-            raise ValueError(f"SampleGrid: columns and rows must be at least 1, got {columns} and {rows}")
+        refuse_nonpositive("SampleGrid", every=every, columns=columns, rows=rows)
         self.every, self.columns, self.rows = every, columns, rows
         self.sigmas, self.solver = schedules.GRIDS[grid](steps), solver
         self.guidance, self.seed = guidance, seed
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
+        shape = trainer.datamodule.data.shape  # type: ignore[attr-defined]
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {shape}; leave it out")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self._step:
