@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning_diff import checkpoints
 from lightning_diff.errors import Stopped
 
+from .cadence import refuse_nonpositive
+
 POLL_STEPS = 16  # how often several processes ask each other about clocks and signals; one process looks at every step
 
 
@@ -28,8 +30,7 @@ class Checkpoint(LightningCheckpoint):
     """
 
     def __init__(self, every_images: int | None = None, every_minutes: float | None = 10.0, keep: int = 2):
-        if keep < 1:
-            raise ValueError(f"Checkpoint: keep must be at least 1, got {keep}")
+        refuse_nonpositive("Checkpoint", every_images=every_images, every_minutes=every_minutes, keep=keep)
         self.every_images, self.every_minutes, self.keep = every_images, every_minutes, keep
         self._signum = 0
         self._handlers: dict[int, Any] = {}
@@ -74,6 +75,12 @@ class Checkpoint(LightningCheckpoint):
             self._save(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._restore_handlers()  # Lightning tears nothing down then
+
+    def _restore_handlers(self) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers.clear()

@@ -42,5 +42,11 @@ class Progress(Callback):
         self._bar.update(images - self._bar.n)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._close()  # or the message would stand on the bar's line
+
+    def _close(self) -> None:
         if hasattr(self, "_bar"):
             self._bar.close()
