@@ -43,16 +43,19 @@ class FiniteGuard(Callback):
             optimizer.zero_grad(set_to_none=True)  # an optimiser passes over parameters without gradients
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        is_stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        step = trainer.global_step + (not is_stepped)  # the one that this micro-batch belongs to, counted from 1
         if self.policy == "skip":
             if not bool(outputs["loss"].isfinite()):
-                print(f"{_describe(trainer.global_step, outputs)}; skipped ({self.skipped} so far)", flush=True)
+                skipped = self.skipped + (not is_stepped)
+                print(f"{_describe(step, outputs)}; the step is skipped ({skipped} so far)", flush=True)
             return
         finite = outputs["loss"].detach().isfinite()
         if finite.is_cuda:
             self._check(self._pending)
-            self._pending = (trainer.global_step, outputs, finite.to("cpu", non_blocking=True))
+            self._pending = (step, outputs, finite.to("cpu", non_blocking=True))
         else:
-            self._check((trainer.global_step, outputs, finite))
+            self._check((step, outputs, finite))
 
     def _check(self, seen: _Seen | None) -> None:
         if seen is not None and not bool(seen[2]):
@@ -62,6 +65,13 @@ class FiniteGuard(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._check(self._pending)
+        # A finite loss can have a gradient that is not: the next loss would show it, too late for this checkpoint.
+        for name, weight in pl_module.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise UserError(
+                    f"step {trainer.global_step}: {name} is no longer finite although the loss was; "
+                    "lower the learning rate or clip gradients"
+                )
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._check(self._pending)
