@@ -18,7 +18,6 @@ from .binding import Mismatch, bind, construct, is_node, locate
 from .checkpoints import sha256
 from .denoiser import Denoiser
 from .edm_pickle import load_edm_pickle
-from .edm_pickle import load_edm_pickle as load_edm_pickle  # the other way to a denoiser
 from .errors import UserError
 
 __all__ = ["load_denoiser", "load_edm_pickle", "load_weights", "read_record", "save_denoiser"]
