@@ -2,9 +2,9 @@
 
     python benchmarks/digits_quality.py [--seeds 5] [--jobs 1] [--runs runs/digits_quality] [key=value ...]
 
-Each seed is a whole run of recipes/digits_edm.yaml (initial weights, examples, noise and samples follow the seed), resumed if it was
-interrupted. Prints every metric's mean and standard deviation over seeds beside its floor: held-out images measured against the
-training split at the same n.
+Each seed is a whole run of recipes/digits_edm.yaml (initial weights, examples, noise and samples follow the seed), resumed if it
+was interrupted. Prints every metric's mean and standard deviation over seeds beside its floor: held-out images measured against
+the training split at the same n.
 """
 
 import argparse
