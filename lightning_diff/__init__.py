@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from .artifacts import load_denoiser, save_denoiser
     from .denoiser import Denoiser
     from .errors import UserError
-    from .generate import generate
     from .modules import DiffusionModule, TrainingData
 
 _HOME = {
@@ -18,12 +17,11 @@ _HOME = {
     "DiffusionModule": "modules",
     "TrainingData": "modules",
     "UserError": "errors",
-    "generate": "generate",
     "load_denoiser": "artifacts",
     "save_denoiser": "artifacts",
 }
 
-__all__ = ["Denoiser", "DiffusionModule", "TrainingData", "UserError", "generate", "load_denoiser", "save_denoiser"]
+__all__ = ["Denoiser", "DiffusionModule", "TrainingData", "UserError", "load_denoiser", "save_denoiser"]
 
 
 def __getattr__(name: str) -> Any:
