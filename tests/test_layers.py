@@ -1,0 +1,80 @@
+"""The mathematics stands on torch alone: it is imported, and works, where Lightning and OmegaConf are not installed."""
+
+import subprocess
+import sys
+
+MATHEMATICS = (
+    "denoiser",
+    "ema",
+    "errors",
+    "generate",
+    "guidance",
+    "learning_rate",
+    "nets",
+    "noise",
+    "objectives",
+    "oracle",
+    "rng",
+    "samplers",
+    "schedules",
+    "statistics",
+    "tangent",
+    "weighting",
+)
+
+WITHOUT = """
+import importlib, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_fabric", "omegaconf"):
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import lightning_diff.modules
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("Lightning can still be imported, so that this test would prove nothing")
+"""
+
+ONE_STEP_AND_SAMPLES = """
+import torch
+from lightning_diff import Denoiser, ema, nets, noise, objectives, schedules, statistics, weighting
+from lightning_diff.generate import generate
+
+net = nets.UNet((1, 8, 8), num_classes=3, channels=8, channel_mult=[1], num_blocks=1, attention=[])
+denoiser = Denoiser(net)
+sigma = noise.LogNormal().icdf(noise.stratified(4)).float()
+log_snr = noise.sigma_to_log_snr(sigma)
+loss = objectives.denoising_loss(denoiser, torch.zeros(4, 1, 8, 8), sigma, torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]))
+(weighting.MeasuredVariance()(log_snr, loss.detach()) * loss).mean().backward()
+statistics.NoiseLevelStatistics().update(log_snr, loss)
+average = ema.start(dict(net.named_parameters()))
+ema.update_(average, dict(net.named_parameters()), 0.5)
+samples = generate(denoiser, (1, 8, 8), range(2), torch.tensor([0, 1]), sigmas=schedules.karras(3))
+assert samples.shape == (2, 1, 8, 8) and samples.isfinite().all()
+"""
+
+PUBLIC_NAMES = """
+import inspect, lightning_diff
+for name in lightning_diff.__all__:
+    scope = {}
+    exec(f"from lightning_diff import {name}", scope)
+    assert inspect.isclass(scope[name]) or inspect.isfunction(scope[name]), (name, scope[name])
+"""
+
+
+def python(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_mathematics_works_without_lightning_and_omegaconf():
+    imports = "".join(f"importlib.import_module('lightning_diff.{name}')\n" for name in MATHEMATICS)
+    python(WITHOUT + imports + ONE_STEP_AND_SAMPLES)
+
+
+def test_every_public_name_is_a_class_or_a_function():
+    python(PUBLIC_NAMES)
