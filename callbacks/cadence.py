@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def refuse_nonpositive(callback: str, **numbers: float | None) -> None:
+def refuse_nonpositive(callback: str, **numbers: int | float | None) -> None:
     """ValueError for an option that has to be positive, or None, and is not."""
     for name, number in numbers.items():
         if number is not None and not number > 0:
