@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 
+from lightning_diff.errors import UserError
 from lightning_diff.metrics import Reference
 from lightning_diff.metrics.features import FeatureName
 from lightning_diff.metrics.sampled import evaluate_denoiser, table
@@ -56,6 +57,10 @@ class Evaluate(Callback):
         self._step = trainer.global_step
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         self._reference = Reference(data, self.feature, device=pl_module.device)
+        try:
+            self._reference.floor(self.n or len(data.test or data.train))  # kept for later; too few images show now
+        except UserError as error:
+            raise UserError(f"Evaluate: held-out images in place of samples: {error}") from error
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self._step:
