@@ -1,0 +1,17 @@
+"""A callback that sends its own process a signal: what `kill` and Ctrl-C do, at a moment that a test can choose."""
+
+import signal
+
+from lightning.pytorch import Callback
+
+
+class Interrupt(Callback):
+    """Args: batch: index of the micro-batch at whose start the signal comes; signum; times."""
+
+    def __init__(self, batch: int, signum: int = signal.SIGINT, times: int = 1):
+        self.batch, self.signum, self.times = batch, signum, times
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == self.batch:
+            for _ in range(self.times):
+                signal.raise_signal(self.signum)

@@ -1,0 +1,95 @@
+"""A run that is asked to stop finishes its step and saves; nothing is lost, and the shell is told why it ended."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_diff import checkpoints
+from lightning_diff.errors import Stopped
+
+INTERRUPT = "callbacks=[{_target_: interrupting.Interrupt, batch: %d, signum: %d}]"
+ANNOUNCE = """
+from lightning.pytorch import Callback
+
+class Announce(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 3:
+            print("step 3", flush=True)
+"""
+
+
+def saved(folder: Path) -> list[int]:
+    return sorted(checkpoints.step(path) for path in (folder / "checkpoints").glob(checkpoints.PATTERN))
+
+
+@pytest.mark.parametrize(("signum", "accumulation"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
+def test_a_signal_lets_the_step_finish_and_the_resumed_run_equals_one_without(train, state, signum, accumulation):
+    options = ["callbacks=[]", f"trainer.accumulate_grad_batches={accumulation}"]
+    whole = state(train("whole", *options))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Stopped, match="after saving .*step_00000003.ckpt") as stopped:
+        train("parts", *options, INTERRUPT % (2 * accumulation, signum))  # at the start of the third step
+    assert stopped.value.signum == signum
+    assert saved(Path("runs/parts")) == [3]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    parts = state(train("parts", *options))
+    assert parts["global_step"] == whole["global_step"] == 8
+    assert parts["images_seen"] == whole["images_seen"]
+    assert all(torch.equal(parts["state_dict"][name], value) for name, value in whole["state_dict"].items())
+    (a,), (b,) = parts["optimizer_states"], whole["optimizer_states"]
+    assert all(torch.equal(a["state"][i][name], value) for i in b["state"] for name, value in b["state"][i].items())
+
+
+def test_checkpoints_come_when_images_cross_a_multiple_and_the_newest_are_kept(train):
+    every = "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 40, every_minutes: null, keep: %d}"
+    assert saved(train("all", f"callbacks=[{every % 9}]")) == [3, 5, 8]  # 48, 80, 128 images
+    folder = train("two", f"callbacks=[{every % 2}]")
+    assert saved(folder) == [5, 8]
+    assert len(list((folder / "checkpoints").iterdir())) == 4  # each with its record, nothing else left behind
+
+
+def test_without_an_interval_there_is_one_checkpoint_at_the_end(train):
+    folder = train("end", "callbacks=[{_target_: lightning_diff.callbacks.Checkpoint, every_minutes: null}]")
+    assert saved(folder) == [8]
+
+
+def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_path, train):
+    """SIGINT and SIGTERM once; and twice within a step, which ends the run at once."""
+    (tmp_path / "announce.py").write_text(ANNOUNCE)
+    (tmp_path / "twice.py").write_text(Path(__file__).with_name("interrupting.py").read_text())
+    callbacks = {
+        "sigint": "[{_target_: announce.Announce}]",
+        "sigterm": "[{_target_: announce.Announce}]",
+        "twice": "[{_target_: twice.Interrupt, batch: 3, times: 2}]",
+    }
+    train("recipe", "trainer.max_steps=1")  # writes recipe.yaml
+    command = [sys.executable, "-m", "lightning_diff", "train", "recipe.yaml", "trainer.max_steps=1_000_000"]
+    started = {
+        name: subprocess.Popen(
+            [*command, f"name={name}", f"callbacks={callback}"],
+            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for name, callback in callbacks.items()
+    }  # fmt: skip
+    for name, process in started.items():
+        if name != "twice":
+            assert any(line.startswith("step 3") for line in process.stdout), process.stderr.read()
+            process.send_signal(getattr(signal, name.upper()))
+    for name, process in started.items():
+        _, errors = process.communicate(timeout=120)
+        assert "Traceback" not in errors
+        if name == "twice":
+            assert process.returncode == -signal.SIGINT
+            assert saved(tmp_path / "runs" / name) == []
+            continue
+        assert process.returncode == 128 + getattr(signal, name.upper())
+        (path,) = (tmp_path / "runs" / name / "checkpoints").glob(checkpoints.PATTERN)
+        assert checkpoints.fault(path) is None
+        assert checkpoints.step(path) >= 3
+        assert errors.splitlines()[-1] == (
+            f"stopped by {name.upper()} after saving runs/{name}/checkpoints/{path.name}"
+        )

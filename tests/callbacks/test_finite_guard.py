@@ -1,0 +1,104 @@
+"""A loss that is not finite is named by step, noise level and position; nothing of it is saved, or its step is skipped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_diff import checkpoints
+from lightning_diff.data import Stream, Toy
+from lightning_diff.errors import UserError
+from lightning_diff.noise import LogNormal, sigma_to_log_snr
+
+
+class Faulty(nn.Module):
+    """A network whose output is NaN for these rows of the n-th batch it sees."""
+
+    def __init__(self, at: int, rows: Sequence[int]):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.calls, self.at, self.rows = 0, at, rows
+
+    def forward(self, x, c_noise, label=None):
+        self.calls += 1
+        output = x * self.weight
+        if self.calls == self.at:
+            output[self.rows] = torch.nan
+        return output
+
+
+class Steep(nn.Module):
+    """A network with a finite output and an infinite gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x, c_noise, label=None):
+        return x * self.weight.sqrt()
+
+
+SAVE = "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 16, keep: 100}"
+SKIP = "{_target_: lightning_diff.callbacks.FiniteGuard, policy: skip}"
+
+
+def faulty(at: int, rows: Sequence[int]) -> str:
+    return f"model.net={{_target_: test_finite_guard.Faulty, at: {at}, rows: {list(rows)}}}"
+
+
+def is_finite(value) -> bool:
+    if isinstance(value, dict):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, torch.Tensor) or bool(value.isfinite().all())
+
+
+def loaded(folder: Path) -> dict[int, dict]:
+    paths = sorted((folder / "checkpoints").glob(checkpoints.PATTERN))
+    return {checkpoints.step(path): torch.load(path, weights_only=True) for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "call", "positions"), [(1, 3, [34, 37]), (2, 5, [32 + 2 * 2, 32 + 2 * 5]), (2, 6, [37, 43])]
+)
+def test_the_message_names_step_levels_and_positions_and_nothing_of_it_is_saved(train, accumulation, call, positions):
+    with pytest.raises(UserError) as error:
+        train("bad", faulty(call, [2, 5]), f"callbacks=[{SAVE}]", f"trainer.accumulate_grad_batches={accumulation}")
+    data = Toy(batch_size=16, n=256)
+    sigma = LogNormal().icdf(Stream(data, seed=3).__getitems__(positions)["u"])
+    levels = ", ".join(f"{level:.2f}" for level in sigma_to_log_snr(sigma, data.sigma_data).tolist())
+    assert str(error.value).startswith(
+        f"step 3: 2 losses are not finite, at log-SNR {levels}, stream positions {positions[0]}, {positions[1]}; lower"
+    )
+    saved = loaded(Path("runs/bad"))
+    assert list(saved) == [1, 2]
+    assert all(map(is_finite, saved.values()))
+
+
+def test_weights_that_a_finite_loss_made_infinite_are_not_saved(train):
+    with pytest.raises(UserError, match="step 1: denoiser.net.weight is no longer finite although the loss was"):
+        train("steep", "model.net={_target_: test_finite_guard.Steep}", f"callbacks=[{SAVE}]")
+    assert loaded(Path("runs/steep")) == {}
+
+
+@pytest.mark.parametrize(("accumulation", "call"), [(1, 3), (2, 5), (2, 6)])
+def test_skip_leaves_weights_and_optimiser_as_they_were_and_counts(train, capsys, accumulation, call):
+    options = [f"callbacks=[{SAVE}, {SKIP}]", f"trainer.accumulate_grad_batches={accumulation}"]
+    saved = loaded(train("skipped", faulty(call, [0]), *options, "trainer.gradient_clip_val=1.0"))
+    assert "step 3: 1 losses are not finite" in (out := capsys.readouterr().out)
+    assert "the step is skipped (1 so far)" in out
+    before, after, later = (
+        (saved[step]["state_dict"]["denoiser.net.weight"], saved[step]["optimizer_states"][0]["state"][0])
+        for step in (2, 3, 4)
+    )
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(after[0], later[0])
+    assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+    assert later[1]["step"] == 3  # of four: an optimiser's own clock does not count the skipped one
+    assert all(map(is_finite, saved.values()))
+    counts = {step: part["callbacks"]["FiniteGuard"]["skipped"] for step, part in saved.items()}
+    assert counts == {step: int(step >= 3) for step in range(1, 9)}
+    assert saved[8]["images_seen"] == 128
