@@ -1,0 +1,86 @@
+"""What a run leaves behind says what happened: losses, the averaged model, and a recipe that makes the run again."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_diff import checkpoints, load_denoiser, recipe, run
+from lightning_diff.artifacts import read_record
+from lightning_diff.metrics_table import read
+
+EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA}]"
+WEIGHTED = "model.weighting={_target_: test_run_record.ByLevel}"
+
+
+class ByLevel(nn.Module):
+    """Weights that are no constant."""
+
+    def forward(self, log_snr, loss):
+        return (log_snr / 4).exp()
+
+
+def logged(folder, metric):
+    return {int(row["step"]): float(row["value"]) for row in read(folder / "metrics.csv") if row["metric"] == metric}
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("metric", ["train/loss", "train/unweighted_loss"])
+def test_the_logged_loss_is_the_mean_over_steps_and_micro_batches(train, metric, accumulation):
+    each = logged(train("each", WEIGHTED), metric)
+    options = [f"trainer.accumulate_grad_batches={accumulation}", "trainer.log_every_n_steps=3"]
+    some = logged(train("some", WEIGHTED, *options), metric)
+    assert list(each) == list(range(1, 9))
+    means = {3: sum(each[i] for i in (1, 2, 3)) / 3, 6: sum(each[i] for i in (4, 5, 6)) / 3, 8: (each[7] + each[8]) / 2}
+    assert some == pytest.approx(means, rel=1e-5)  # the last window is shorter, and logged all the same
+
+
+def test_weighted_and_unweighted_loss_differ_and_rows_count_images(train):
+    folder = train("run", WEIGHTED)
+    assert logged(folder, "train/loss")[8] != pytest.approx(logged(folder, "train/unweighted_loss")[8], rel=1e-3)
+    assert all(int(row["images"]) == 16 * int(row["step"]) for row in read(folder / "metrics.csv"))
+
+
+def test_the_model_holds_the_averaged_weights(train, state):
+    folder = train("run", EMA)
+    checkpoint, net = state(folder), load_denoiser(folder).net
+    averages = checkpoint["callbacks"]["lightning_diff.EMA"]["averages"]["ema"]
+    assert averages.keys() == dict(net.named_parameters()).keys()
+    assert all(torch.equal(weight, averages[name]) for name, weight in net.named_parameters())
+    assert any(
+        not torch.equal(weight, checkpoint["state_dict"][f"denoiser.net.{name}"])
+        for name, weight in net.named_parameters()
+    )
+    assert (read_record(folder)["ema"], read_record(folder)["images"]) == ("ema", 128)
+
+
+def test_without_averages_the_model_holds_the_last_weights(train, state):
+    folder = train("run")
+    last = state(folder)["state_dict"]
+    net = load_denoiser(folder).net
+    assert all(torch.equal(value, last[f"denoiser.net.{name}"]) for name, value in net.state_dict().items())
+    assert read_record(folder)["ema"] == "none"
+
+
+def test_the_recipe_in_the_run_folder_alone_makes_the_run_again(train, state, tmp_path, monkeypatch):
+    folder = train("run", EMA, WEIGHTED, "model.label_dropout=0.2", "data.batch_size=8", "trainer.max_steps=5")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(folder / "recipe.yaml", elsewhere / "recipe.yaml")
+    first = state(folder)
+    monkeypatch.chdir(elsewhere)
+    run.train(recipe.load("recipe.yaml"), "recipe.yaml")
+    again = torch.load(checkpoints.newest(elsewhere / "runs" / "run" / "checkpoints"), weights_only=True)
+    assert first["global_step"] == again["global_step"] == 5
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in first["state_dict"].items())
+
+
+def test_resuming_drops_rows_that_lie_ahead_of_the_checkpoint(train):
+    folder = train("run", "trainer.max_steps=4")
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("6,96,train/loss,123,,,,,,,\n7,112,train/lo")
+    folder = train("run")
+    losses = logged(folder, "train/loss")
+    assert list(losses) == list(range(1, 9))
+    assert losses == logged(train("whole"), "train/loss")
