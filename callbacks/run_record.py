@@ -19,12 +19,12 @@ class RunRecord(Callback):
     mean over every step, process and accumulation step of the window.
 
     Args:
-        net: the recipe's node for the network, from which `model.json` lets anybody rebuild it.
+        net: the recipe's node for the network, from which `model.json` lets anybody rebuild it; None writes no model.
         shape: (C, H, W) of the images.
         num_classes: number of classes, 0 for none.
     """
 
-    def __init__(self, net: dict[str, Any], shape: tuple[int, ...], num_classes: int = 0):
+    def __init__(self, net: dict[str, Any] | None, shape: tuple[int, ...], num_classes: int = 0):
         self.net, self.shape, self.num_classes = net, tuple(shape), num_classes
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -61,7 +61,7 @@ class RunRecord(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         ema = find_ema(trainer)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or self.net is None:
             return
         path = Path(trainer.default_root_dir)
         facts = {"shape": self.shape, "num_classes": self.num_classes, "images": pl_module.images_seen}

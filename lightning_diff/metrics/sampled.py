@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor, distributed
 
 from .. import schedules
-from ..data import Data, ImageSet
+from ..data import Data
 from ..generate import generate
 from ..pictures import to_uint8
 from ..samplers import nfe
@@ -62,8 +62,8 @@ def evaluate_denoiser(
         device=device,
         progress=progress,
     )
-    if isinstance(data.train, ImageSet) and data.train.pixels.dtype is torch.uint8:
-        images = to_uint8(images).float() / 127.5 - 1  # as they would be saved, and as the real ones were
+    if len(data.shape) == 3 and data.shape[0] in (1, 3):
+        images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
     calls = nfe(solver, sigmas) * (1 if guidance == 1 else 2)
     name = solver if grid == "karras" else f"{solver}/{grid}"
     protocol = Protocol(seed=seed, solver=name, steps=steps, nfe=calls, ema=ema)
