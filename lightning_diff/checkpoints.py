@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pickle
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -49,19 +48,14 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def is_training_state(path: Path) -> bool:
-    """Whether the file, which may lack a record, is whole and holds what a training resumes from."""
+def step(path: Path) -> int | None:
+    """The optimiser step that a file holds the state of; None if it is damaged or no state of a training."""
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return {"state_dict", "optimizer_states", "images_seen", "global_step"} <= state.keys()
+        is_complete = {"state_dict", "optimizer_states", "images_seen", "global_step"} <= state.keys()
+        return state["global_step"] if is_complete else None
     except (OSError, EOFError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError):
-        return False
-
-
-def step(path: Path) -> int:
-    """The optimiser step in a checkpoint's name; -1 if it has another name."""
-    match = re.fullmatch(r"step_(\d+)", path.stem)
-    return int(match[1]) if match else -1
+        return None
 
 
 def prune(folder: Path, keep: int) -> None:

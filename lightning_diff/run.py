@@ -43,11 +43,17 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
     checkpoint = _resume_from(folder, settings)
     if checkpoint is not None:
         step = checkpoints.step(checkpoint)
-        if step >= trainer.max_steps and checkpoint.parent == folder / "checkpoints":
+        if step is None:
+            raise UserError(f"resume: {checkpoint} is damaged, or no checkpoint of a training")
+        if step >= trainer.max_steps:
+            if checkpoint.resolve().parent != (folder / "checkpoints").resolve():
+                raise UserError(
+                    f"resume: {checkpoint} is at step {step}; trainer.max_steps={trainer.max_steps} adds none"
+                )
             _say(f"{folder}: already trained to step {step}; resume=never trains again")
             return
         _say(f"{folder}: continuing from {checkpoint}")
-    _claim(folder, settings)
+    _claim(folder, settings["resume"] == "never", checkpoint)
     if _is_first_process():
         _write_record(folder, settings)
         _say(_summary(settings, module, trainer, folder))
@@ -55,6 +61,11 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
         trainer.fit(module, datamodule=TrainingData(data, settings["seed"]), ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{source}: out of memory with {data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)} "
+            "images at a time; trainer.accumulate_grad_batches takes fewer, and trains the same"
+        ) from error
     if trainer.is_global_zero:
         _say(f"{folder}: done; model.safetensors, metrics.csv and pictures are there")
 
@@ -74,14 +85,17 @@ def describe(settings: dict[str, Any], source: Path | str) -> str:
 def build_data(settings: dict[str, Any], source: Path | str | None = None) -> Data:
     """The data of a recipe, loaded."""
     data = recipe.build(settings["data"], "data", source)
-    data.setup()
+    try:
+        data.setup()
+    except UserError as error:
+        raise UserError(f"{source}: data: {error}" if source else str(error)) from error
     return data
 
 
 def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | str) -> tuple[LightningModule, Trainer]:
     torch.manual_seed(rng.key(settings["seed"], "init"))
     module = recipe.build(settings["model"], "model", source)
-    record = RunRecord(settings["model"]["net"], data.shape, data.num_classes)
+    record = RunRecord(settings["model"].get("net"), data.shape, data.num_classes)
     callbacks = _callbacks(recipe.build(settings["callbacks"], "callbacks", source), record)
     options = recipe.build(settings["trainer"], "trainer", source)
     logger = options.pop("logger", None)
@@ -130,12 +144,13 @@ def _loggers(choice: Any, folder: Path) -> Iterator[Logger]:
             yield node
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the run folder; move an earlier run out of the way when it is not to be continued, never deleting it."""
+def _claim(folder: Path, never: bool, checkpoint: Path | None) -> None:
+    """Make the run folder; move an earlier run out of the way when it is not continued, never deleting it."""
     if not _is_first_process():
         return
     try:
-        if settings["resume"] == "never" and folder.exists():
+        is_lost = checkpoint is None and any((folder / "checkpoints").glob(checkpoints.PATTERN))  # damaged, all of them
+        if is_lost or (never and folder.exists()):
             number = 1
             while (old := folder.with_name(f"{folder.name}.{number}")).exists():
                 number += 1
@@ -158,8 +173,6 @@ def _resume_from(folder: Path, settings: dict[str, Any]) -> Path | None:
         path = Path(choice)
         if not path.is_file():
             raise UserError(f"resume: {path} is not a checkpoint file; give one, or auto, required or never")
-        if not checkpoints.is_training_state(path):
-            raise UserError(f"resume: {path} is damaged, or no checkpoint of a training")
         return path
     newest = checkpoints.newest(folder / "checkpoints")
     if newest is None and choice == "required":
@@ -167,7 +180,7 @@ def _resume_from(folder: Path, settings: dict[str, Any]) -> Path | None:
     if newest is not None:
         before = recipe.read_yaml(folder / "recipe.yaml")
         for part in WHAT_MAKES_A_RUN:
-            changed = recipe.first_difference(before[part], settings[part], part)
+            changed = recipe.first_difference(before.get(part), settings[part], part)
             if changed:
                 raise UserError(
                     f"{folder}: holds a run of another recipe ({changed}); choose another name or resume=never"
