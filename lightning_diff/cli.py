@@ -164,7 +164,7 @@ def evaluate(
         raise UserError("--guidance: this model has no classes to be guided by")
     if not (home / "recipe.yaml").is_file():
         raise UserError(f"{home / 'recipe.yaml'}: no such file; evaluate needs the run's recipe to find its data")
-    settings = recipe.read_yaml(home / "recipe.yaml")
+    settings = recipe.read_yaml(home / "recipe.yaml", "data")
     table = options.table(home / "metrics.csv")
     denoiser = options.load(path, device)
 

@@ -43,7 +43,7 @@ def export(
         raise UserError("export: give an average's name or sigma_rel, not both")
     if images is not None and sigma_rel is None:
         raise UserError("export: images chooses the moment of a reconstructed average; give sigma_rel too")
-    settings = recipe.read_yaml(folder / "recipe.yaml")
+    settings = recipe.read_yaml(folder / "recipe.yaml", "model", "data")
     path = checkpoints.newest(folder / "checkpoints")
     if path is None:
         raise UserError(f"{folder / 'checkpoints'}: has no usable checkpoint")

@@ -107,7 +107,7 @@ def check(recipe: dict[str, Any], source: Path | str) -> None:
     with _naming(source):
         for key, hint in {"name": str, "seed": int, "runs_dir": str, "resume": str}.items():
             bind(recipe[key], hint, key)
-        if not recipe["name"] or Path(recipe["name"]).name != recipe["name"]:
+        if Path(recipe["name"]).name != recipe["name"] or recipe["name"] in ("", ".."):
             raise UserError(f"name: {recipe['name']!r} is not the name of a folder")
         if recipe["seed"] < 0:
             raise UserError(f"seed: expected a number of at least 0, got {recipe['seed']}")
@@ -135,6 +135,8 @@ def check(recipe: dict[str, Any], source: Path | str) -> None:
         for name in ("accumulate_grad_batches", "log_every_n_steps"):
             if (number := options.get(name)) is not None and number < 1:
                 raise UserError(f"trainer.{name}: expected at least 1, got {number}")
+        if (limit := options.get("gradient_clip_val")) is not None and limit < 0:  # it would turn the gradient round
+            raise UserError(f"trainer.gradient_clip_val: expected at least 0, got {limit}")
 
 
 def build(value: Any, key: str, source: Path | str | None = None) -> Any:
@@ -185,9 +187,13 @@ def save(recipe: dict[str, Any], path: Path | str) -> None:
         temporary.write_text(to_yaml(recipe), encoding="utf-8")
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """A saved recipe, unchecked. UserError if the file is missing or not YAML."""
-    return _resolve(_read(Path(path)), path)
+def read_yaml(path: Path | str, *needed: str) -> dict[str, Any]:
+    """A saved recipe, unchecked. UserError if the file is missing, not YAML or lacks one of the keys that are needed."""
+    recipe = _resolve(_read(Path(path)), path)
+    for key in needed:
+        if key not in recipe:
+            raise UserError(f"{path}: {key}: missing; this is not the recipe that the run saved")
+    return recipe
 
 
 def first_difference(before: Any, after: Any, key: str) -> str | None:
