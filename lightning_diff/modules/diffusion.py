@@ -27,8 +27,9 @@ class DiffusionModule(LightningModule):
 
     Args:
         net: the network, called as net(x, c_noise, label=None); see `lightning_diff.nets`.
-        noise: law of the training noise levels; default EDM's LogNormal(-1.2, 1.2).
-        weighting: weights over log-SNR; default `weighting.Uniform`, which is EDM's loss.
+        noise: law of the training noise levels; default EDM's LogNormal(-1.2, 1.2). The importance of one that adapts multiplies
+            the loss, so that the objective stays that of its base law.
+        weighting: weights over log-SNR; default `weighting.Uniform`, which is EDM's loss. Its parameters train with the network's.
         optimizer: takes the parameters, returns the optimiser; default Adam at 1e-3.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         sigma_data: standard deviation of the data (a fact of the data: a recipe may leave it out).
@@ -59,6 +60,8 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"DiffusionModule: label_dropout must lie in [0, 1), got {label_dropout}")
         if label_dropout and not num_classes:
             raise ValueError("DiffusionModule: label_dropout needs labelled data; this data has no classes")
+        if (classes := getattr(net, "num_classes", num_classes)) not in (0, num_classes):
+            raise ValueError(f"DiffusionModule: the network has {classes} classes, the data have {num_classes}")
         self.denoiser = Denoiser(net, sigma_data, time)
         self.noise = noise if noise is not None else LogNormal()
         self.weighting = weighting if weighting is not None else Uniform()
@@ -67,11 +70,16 @@ class DiffusionModule(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.images_seen = 0  # by finished optimiser steps, over all processes
         self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
-        self._losses: list[tuple[Tensor, Tensor, Tensor]] = []  # (position, log_snr, loss) of the step under way
+        self._losses: list[
+            tuple[Tensor, Tensor, Tensor, Tensor]
+        ] = []  # position, log_snr, loss, weight: the step so far
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.seed, self.batch_size = data.seed, data.batch_size
+        shape = tuple(getattr(self.denoiser.net, "shape", data.data.shape))
+        if shape != data.data.shape:
+            raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.data.shape}")
 
     def on_fit_start(self) -> None:
         if self.memory_format is torch.channels_last:
@@ -80,8 +88,11 @@ class DiffusionModule(LightningModule):
             self.denoiser.net.compile()
         prepare = getattr(self.weighting, "prepare", None)
         if prepare is not None:
+            law = getattr(
+                self.noise, "base", self.noise
+            )  # an adaptive law's importance carries its draws back to its base
             u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
-            prepare(sigma_to_log_snr(self.noise.icdf(u), self.denoiser.sigma_data))
+            prepare(sigma_to_log_snr(law.icdf(u), self.denoiser.sigma_data))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         self._rekey_dropout(batch_idx)
@@ -95,11 +106,19 @@ class DiffusionModule(LightningModule):
         )
         measured = loss.detach()
         weight = self.weighting(log_snr, measured)
-        if self._learners():
-            self._losses.append((batch["position"], log_snr, measured))
+        objective = weight * loss
+        if (penalty := getattr(self.weighting, "penalty", None)) is not None:
+            objective = objective + penalty(log_snr, measured)
+        factor = weight.detach()  # that multiplies the loss
+        if hasattr(self.noise, "importance"):
+            importance = self.noise.importance(sigma)
+            objective, factor = objective * importance, factor * importance
+        if hasattr(self.weighting, "update") or hasattr(self.noise, "update"):
+            self._losses.append((batch["position"], log_snr, measured, weight.detach()))
         return {
-            "loss": (weight * loss).mean(),
+            "loss": objective.mean(),
             "per_sample_loss": measured,
+            "weight": factor,
             "log_snr": log_snr,
             "position": batch["position"],
         }
@@ -152,21 +171,20 @@ class DiffusionModule(LightningModule):
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def _learners(self) -> list[Any]:
-        return [part for part in (self.weighting, self.noise) if hasattr(part, "update")]
-
     def _learn(self) -> None:
         """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them."""
         if not self._losses:
             return
-        position, log_snr, loss = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
+        position, *parts = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
         self._losses.clear()
         if self.trainer.world_size > 1:
-            position, log_snr, loss = (self._from_all(part) for part in (position, log_snr, loss))
+            position, *parts = (self._from_all(part) for part in (position, *parts))
         order = position.argsort()
-        order = order[loss[order].isfinite()]
-        for part in self._learners():
-            part.update(log_snr[order], loss[order])
+        log_snr, loss, weight = (part[order] for part in parts)
+        if (update := getattr(self.weighting, "update", None)) is not None:
+            update(log_snr, loss)
+        if hasattr(self.noise, "update"):
+            self.noise.update(log_snr, loss, weight)
 
     def _from_all(self, values: Tensor) -> Tensor:
         gathered = self.all_gather(values)
