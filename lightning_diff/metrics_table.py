@@ -10,6 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from .atomic import replacing
+from .errors import UserError
 
 HEADER = ("step", "images", "metric", "value", "n", "seed", "solver", "steps", "nfe", "ema", "reference")
 
@@ -77,8 +78,14 @@ class MetricsTable(Logger):
 
 def read(path: Path | str) -> list[dict[str, str]]:
     """The rows of a metrics.csv; a last line that a crash cut short is left out."""
-    with Path(path).open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    try:
+        with Path(path).open(newline="") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames and tuple(rows.fieldnames) != HEADER:
+                raise UserError(f"{path}: its columns are not those of a table of metrics; move it away")
+            return [row for row in rows if None not in row and None not in row.values()]
+    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
+        raise UserError(f"{path}: is no table of metrics ({error}); move it away") from error
 
 
 def _cell(value: Any) -> Any:
