@@ -79,7 +79,7 @@ class Data:
         Rounded, because it enters every weight of the preconditioning and must not depend on the order of a sum.
         """
         std = float(f"{self.train.std():.4g}")
-        if not std > 0:
+        if not std > 1e-6:  # of equal values, rounding leaves up to 1e-8
             raise UserError(f"{self.name}: all training values are equal; there is nothing to learn")
         return std
 
