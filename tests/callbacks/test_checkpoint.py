@@ -31,7 +31,7 @@ def test_a_signal_lets_the_step_finish_and_the_resumed_run_equals_one_without(tr
     options = ["callbacks=[]", f"trainer.accumulate_grad_batches={accumulation}"]
     whole = state(train("whole", *options))
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Stopped, match="after saving .*step_00000003.ckpt") as stopped:
+    with pytest.raises(Stopped, match=r"after saving .*step_00000003.ckpt") as stopped:
         train("parts", *options, INTERRUPT % (2 * accumulation, signum))  # at the start of the third step
     assert stopped.value.signum == signum
     assert saved(Path("runs/parts")) == [3]

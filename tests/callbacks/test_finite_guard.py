@@ -79,7 +79,7 @@ def test_the_message_names_step_levels_and_positions_and_nothing_of_it_is_saved(
 
 
 def test_weights_that_a_finite_loss_made_infinite_are_not_saved(train):
-    with pytest.raises(UserError, match="step 1: denoiser.net.weight is no longer finite although the loss was"):
+    with pytest.raises(UserError, match=r"step 1: denoiser\.net.weight is no longer finite although the loss was"):
         train("steep", "model.net={_target_: test_finite_guard.Steep}", f"callbacks=[{SAVE}]")
     assert loaded(Path("runs/steep")) == {}
 

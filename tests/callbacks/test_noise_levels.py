@@ -113,8 +113,8 @@ def test_a_run_resumed_within_a_window_has_the_table_of_one_that_was_not(train, 
     levels = "{_target_: lightning_diff.callbacks.NoiseLevels, windows: 2}"
     accumulated = f"trainer.accumulate_grad_batches={accumulation}"
     whole = train("whole", f"callbacks=[{levels}]")
+    interrupt = f"{{_target_: interrupting.Interrupt, batch: {5 * accumulation}}}"
     with pytest.raises(Stopped):
-        interrupt = f"{{_target_: interrupting.Interrupt, batch: {5 * accumulation}}}"
         train("parts", f"callbacks=[{levels}, {interrupt}]", accumulated)
     parts = train("parts", f"callbacks=[{levels}]", accumulated)
     (images, moments), (expected_images, expected) = windows(state(parts)), windows(state(whole))
