@@ -4,10 +4,7 @@
     t        TrigFlow's angle, t = arctan(sigma / sigma_data), in (0, pi/2)
     log_snr  lambda = ln(sigma_data**2 / sigma**2), any real number; small is noisy
 
-Only this file converts between them. A *noise law* is any object with
-
-    icdf(u)           u in (0, 1) -> sigma                      (inverse of the cumulative distribution; increasing)
-    log_prob(sigma)   log density with respect to ln sigma      (so that laws over different ranges compare)
+Only this file converts between them.
 """
 
 import math
