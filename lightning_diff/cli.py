@@ -1,4 +1,4 @@
-"""The command line: lightning-diff train | sample | evaluate | export; and where errors become exit codes.
+"""The command line: lightning-diff train | sample | evaluate | compare | export; and where errors become exit codes.
 
 0: done. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, 143 for SIGTERM (a run saves first). Anything
 else is a fault of this program and shows a traceback, as `--debug` does for every error.
@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from . import recipe
+from .atomic import replacing
 from .errors import Stopped, UserError
 
 app = typer.Typer(
@@ -206,6 +207,30 @@ def evaluate(
         f"n {protocol.n}, seed {seed}, {protocol.solver}, {steps} steps, {protocol.nfe} evaluations each, "
         f"weights {protocol.ema}, reference {protocol.reference}"
     )
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or names of runs in runs/.")],
+    out: Annotated[Path, typer.Option(help="The picture; the table goes beside it, as .csv.")] = Path("compare.png"),
+) -> None:
+    """Draw several runs' losses per noise level in one picture, and put their final figures in one table."""
+    from . import compare as comparing
+    from . import options
+
+    runs = comparing.read([options.home(options.model(folder)) for folder in folders])
+    if out.suffix != ".png":
+        raise UserError(f"--out: {out} does not end in .png")
+    options.writable(out, out, [3, 1, 1])
+    with replacing(out) as temporary:
+        comparing.draw(runs).savefig(temporary, dpi=110)
+    protocol = comparing.common_protocol(runs)  # after the picture: the losses compare whatever the figures do
+    rows = comparing.table(runs, protocol)
+    comparing.write_table(out.with_suffix(".csv"), rows)
+    print(comparing.as_text(runs, rows))
+    if protocol is not None:
+        print(", ".join(f"{name} {value}" for name, value in zip(comparing.COMPARABLE, protocol, strict=True)))
+    print(f"{out}, {out.with_suffix('.csv')}")
 
 
 @app.command()

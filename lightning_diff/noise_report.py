@@ -97,6 +97,12 @@ class NoiseReport:
         seen = self.levels[(below >= 1e-3) & (below - counts / counts.sum() <= 1 - 1e-3)]
         return float(seen[0]) - self.width / 2, float(seen[-1]) + self.width / 2
 
+    def variance_spread(self) -> float:
+        """Largest over smallest variance of the unweighted loss, among bins that hold a hundredth of the samples each."""
+        counts = self.columns["count"]
+        variance = self.columns["variance"][counts >= 0.01 * counts.sum()]
+        return float(variance.max() / variance.min())
+
     def suggestion(self) -> Suggestion | None:
         """A LogNormal to draw noise levels from; None without weights or losses.
 
@@ -288,7 +294,7 @@ def draw_effort(axes: Axes, report: NoiseReport) -> None:
 
 
 def frame(axes: Axes, reports: list[NoiseReport], title: str, ylabel: str) -> None:
-    """Limits, labels, and sigma on top; with several sigma_data the first one's."""
+    """Limits and labels; sigma on top, where the runs agree on sigma_data."""
     spans = [report.span for report in reports]
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     axes.set(xlim=(low, high), xlabel=LOG_SNR_LABEL, ylabel=ylabel)
@@ -296,6 +302,8 @@ def frame(axes: Axes, reports: list[NoiseReport], title: str, ylabel: str) -> No
     axes.grid(alpha=0.3)
     if axes.get_yscale() == "log":
         _fit_height(axes, low, high)
+    if any(abs(report.sigma_data / reports[0].sigma_data - 1) > 1e-3 for report in reports):
+        return
     scale = 2 * math.log(10)  # log-SNR per factor of ten of sigma
     origin = 2 * math.log(reports[0].sigma_data)
 
