@@ -18,6 +18,12 @@ model:
   _target_: lightning_diff.DiffusionModule
   net: {{_target_: lightning_diff.nets.UNet, channels: 16, channel_mult: [1, 1], num_blocks: 1, attention: []}}
   weighting: {{_target_: lightning_diff.weighting.MeasuredVariance, gamma: 1.0, warmup: 32, refresh: 2, min_count: 1}}
+  noise:
+    _target_: lightning_diff.noise.AdaptiveNoise
+    base: {{_target_: lightning_diff.noise.LogNormal}}
+    warmup: 32
+    refresh: 2
+    min_count: 1
   label_dropout: 0.2
 data: {{_target_: lightning_diff.data.Digits, batch_size: 16}}
 callbacks:
@@ -71,13 +77,25 @@ def test_two_processes_and_accumulation_give_the_losses_of_one_plain_process(wri
         assert torch.allclose(torch.tensor(losses(name)), expected, rtol=1e-5), name
 
 
-def test_a_run_stopped_and_resumed_equals_one_that_was_not(write):
-    train(write("whole"))
-    train(write("parts"), "trainer.max_steps=5")
+OTHERS = (
+    "model.noise={_target_: lightning_diff.noise.InfoNoise, base: {_target_: lightning_diff.noise.LogNormal}, refresh: 3}",
+    "model.weighting={_target_: lightning_diff.weighting.LearnedVariance, channels: 32, "
+    "outer: {_target_: lightning_diff.weighting.LossZScore}}",
+)
+
+
+@pytest.mark.parametrize("learners", [(), OTHERS], ids=["measured", "learned"])
+def test_a_run_stopped_and_resumed_equals_one_that_was_not(write, learners):
+    train(write("whole"), *learners)
+    train(write("parts"), "trainer.max_steps=5", *learners)
     assert len(losses("parts")) == 5
-    train(write("parts"), "callbacks.1.windows=4")
+    train(write("parts"), "callbacks.1.windows=4", *learners)
     whole, parts = flat(final("whole")), flat(final("parts"))
     assert losses("whole") == losses("parts")
+    learnt = ["weighting.weight", "weighting.outer.sums"] if learners else ["weighting.weights"]
+    for name in ("noise.masses", *learnt):
+        start = flat(torch.load("runs/parts/checkpoints/step_00000005.ckpt", weights_only=True))
+        assert not torch.equal(whole[f".state_dict.{name}"], start[f".state_dict.{name}"]), name
     for key in whole:
         if key.startswith((".state_dict", ".optimizer_states", ".callbacks.EMA", ".images_seen", ".global_step")):
             same = (
