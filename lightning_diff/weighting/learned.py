@@ -43,7 +43,8 @@ class LearnedVariance(nn.Module):
         """ln of the expected loss at each level, with its gradient, in float32."""
         angle = (2 * math.pi) * (log_snr.float()[:, None] * (self.frequency / -8) + self.phase)
         weight = (math.sqrt(2) / self.weight.norm().clamp(min=1e-8)) * self.weight
-        return (angle.cos() * weight).sum(1)  # no matrix product, which autocast would round to 16 bits
+        with torch.autocast(log_snr.device.type, enabled=False):  # which would round to 16 bits
+            return angle.cos_() @ weight
 
     def forward(self, log_snr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return self.outer(log_snr, loss) * (-self.u(log_snr)).exp().to(loss.dtype)
