@@ -54,7 +54,9 @@ class Checkpoint(LightningCheckpoint):
             return  # in the middle of accumulating a step
         self._step = trainer.global_step
         images = pl_module.images_seen
-        due = self.every_images is not None and images // self.every_images > self._images // self.every_images
+        # The last step's before pictures and figures are made of it, which may fail.
+        due = self._step == trainer.max_steps
+        due = due or (self.every_images is not None and images // self.every_images > self._images // self.every_images)
         signum = self._signum
         if trainer.world_size == 1 or self._step % POLL_STEPS == 0:
             late = self.every_minutes is not None and time.monotonic() - self._clock > 60 * self.every_minutes
@@ -71,7 +73,7 @@ class Checkpoint(LightningCheckpoint):
                 raise Stopped(signum, f"stopped by {signal.Signals(signum).name} after saving {path}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if pl_module.images_seen > self._images or not self._target(trainer).exists():
+        if not self._target(trainer).exists():  # something other than max_steps ended the training
             self._save(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
