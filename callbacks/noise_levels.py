@@ -228,8 +228,9 @@ class NoiseLevels(Callback):
         for coarse in sorted({coarse for _, coarse, _ in self.gradients}):
             measured = [(images, value) for images, other, value in self.gradients if other == coarse]
             values = [value for images, value in measured if images > since] or [value for _, value in measured]
-            places.append((coarse + 0.5) * self.coarse - 0.5)
-            logs.append(math.log(max(sum(values) / len(values), 1e-30)))
+            if sum(values) > 0:
+                places.append((coarse + 0.5) * self.coarse - 0.5)
+                logs.append(math.log(sum(values) / len(values)))
         if not places:
             return torch.full((bins,), torch.nan, dtype=torch.float64)
         index, half = np.arange(bins), self.coarse / 2

@@ -135,7 +135,12 @@ class NoiseReport:
         )
 
     def write(self, folder: Path) -> None:
-        """The four files."""
+        """Tables and picture."""
+        self.write_tables(folder)
+        with replacing(folder / "noise_levels.png") as temporary:
+            draw(self).savefig(temporary, dpi=110)
+
+    def write_tables(self, folder: Path) -> None:
         with replacing(folder / "noise_levels.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
@@ -154,8 +159,6 @@ class NoiseReport:
             record["suggestion"]["rule"] = RULE
         with replacing(folder / "noise_levels.json") as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
-        with replacing(folder / "noise_levels.png") as temporary:
-            draw(self).savefig(temporary, dpi=110)
 
 
 def report(
