@@ -38,7 +38,8 @@ class RunRecord(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Lightning hands over the loss divided by the number of accumulation steps.
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
-        self._sums += torch.stack([loss, outputs["per_sample_loss"].mean(), torch.ones_like(loss)])
+        unweighted = outputs["per_sample_loss"] * outputs.get("importance", 1.0)  # under the objective's noise law
+        self._sums += torch.stack([loss, unweighted.mean(), torch.ones_like(loss)])
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step

@@ -88,9 +88,7 @@ class DiffusionModule(LightningModule):
             self.denoiser.net.compile()
         prepare = getattr(self.weighting, "prepare", None)
         if prepare is not None:
-            law = getattr(
-                self.noise, "base", self.noise
-            )  # an adaptive law's importance carries its draws back to its base
+            law = getattr(self.noise, "base", self.noise)  # to which importance carries an adaptive law's draws back
             u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
             prepare(sigma_to_log_snr(law.icdf(u), self.denoiser.sigma_data))
 
@@ -109,16 +107,15 @@ class DiffusionModule(LightningModule):
         objective = weight * loss
         if (penalty := getattr(self.weighting, "penalty", None)) is not None:
             objective = objective + penalty(log_snr, measured)
-        factor = weight.detach()  # that multiplies the loss
-        if hasattr(self.noise, "importance"):
-            importance = self.noise.importance(sigma)
-            objective, factor = objective * importance, factor * importance
+        importance = self.noise.importance(sigma) if hasattr(self.noise, "importance") else torch.ones_like(measured)
+        objective = importance * objective
         if hasattr(self.weighting, "update") or hasattr(self.noise, "update"):
             self._losses.append((batch["position"], log_snr, measured, weight.detach()))
         return {
             "loss": objective.mean(),
             "per_sample_loss": measured,
-            "weight": factor,
+            "weight": importance * weight.detach(),  # all that multiplies the loss
+            "importance": importance,  # averages over levels count samples by it
             "log_snr": log_snr,
             "position": batch["position"],
         }
