@@ -134,7 +134,7 @@ class AdaptiveNoise(BinnedNoise):
         base: NoiseLaw,
         bins: int = 40,
         mix: float = 0.2,
-        target: Literal["loss", "gradient"] = "gradient",
+        target: Literal["loss", "gradient"] = "loss",
         beta: float = 0.99,
         smoothing: float = 1.0,
         min_count: float = 32.0,
