@@ -24,7 +24,7 @@ from lightning_diff.statistics import NoiseLevelMoments, NoiseLevelStatistics, b
 from .cadence import is_due
 
 FLUSH_STEPS = 32  # losses are binned this many steps at a time: one pass over 32 batches costs as much as over one
-GRADIENT_STEPS = 50  # one backward of GRADIENT_SAMPLES in so many steps: below 1 % if it takes half a step or less
+GRADIENT_STEPS = 100  # one backward of GRADIENT_SAMPLES in so many steps: below 1 % if it takes half a step or less
 GRADIENT_SAMPLES = 16
 COARSE_BINS = 10
 REDRAW_SECONDS = 600  # a picture takes one
@@ -52,8 +52,7 @@ class NoiseLevels(Callback):
     Args:
         bins, low, high: bins of log-SNR.
         windows: columns of the heatmap, >= 2.
-        gradient_every: images between gradient measurements, 0 for none; None for every 50 steps, or 16 times in a run
-            of fewer than 800.
+        gradient_every: images between gradient measurements, 0 for none; None for every 100 steps.
     """
 
     def __init__(
@@ -95,8 +94,7 @@ class NoiseLevels(Callback):
         self._window_steps = max(1, -(-trainer.max_steps // self.windows), self._window_steps)
         self._gradient_images = self.gradient_every
         if self.gradient_every is None:
-            steps = min(GRADIENT_STEPS, max(1, trainer.max_steps // 16)) if trainer.max_steps > 0 else GRADIENT_STEPS
-            self._gradient_images = steps * pl_module.batch_size
+            self._gradient_images = GRADIENT_STEPS * pl_module.batch_size
         if not self._gradient_images or not trainer.is_global_zero or not _can_measure(trainer, pl_module):
             self._gradient_images = None
         self._written = time.monotonic()

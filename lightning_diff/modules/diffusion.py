@@ -70,9 +70,7 @@ class DiffusionModule(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.images_seen = 0  # by finished optimiser steps, over all processes
         self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
-        self._losses: list[
-            tuple[Tensor, Tensor, Tensor, Tensor]
-        ] = []  # position, log_snr, loss, weight: the step so far
+        self._losses: list[tuple[Tensor, ...]] = []  # (position, log_snr, loss, weight) of the step under way
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -94,9 +92,9 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         self._rekey_dropout(batch_idx)
-        image = (
-            batch["image"].contiguous(memory_format=self.memory_format) if batch["image"].ndim == 4 else batch["image"]
-        )
+        image = batch["image"]
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=self.memory_format)
         sigma = self.noise.icdf(batch["u"]).to(image.dtype)
         log_snr = sigma_to_log_snr(sigma, self.denoiser.sigma_data)
         loss = denoising_loss(
@@ -134,7 +132,7 @@ class DiffusionModule(LightningModule):
         accumulation, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
         micro = (batch_idx % accumulation) * world + self.trainer.global_rank
         key = rng.key(self.seed, "dropout", self.images_seen + micro)
-        # Not torch.manual_seed: without a GPU in use it queues a call and a stack trace for each device, 0.5 ms a step.
+        # Not torch.manual_seed: without a GPU in use it queues a call and a stack trace for each device at every step.
         torch.default_generator.manual_seed(key)
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(key)
@@ -164,7 +162,9 @@ class DiffusionModule(LightningModule):
     ) -> None:
         """As Lightning does it, except that the norm is kept for whoever reports it."""
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            self.grad_norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            # The optimiser's own list: walking the modules for it costs a quarter of a millisecond.
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
