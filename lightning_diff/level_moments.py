@@ -55,7 +55,8 @@ class LevelMoments(nn.Module):
         """Take in what is queued."""
         if not self.queue:
             return
-        log_snr, value = torch.stack(self.queue, 1).double()  # (steps, n)
+        # A resumed run loads its queue before the module moves to its device, and only buffers move with it.
+        log_snr, value = torch.stack([step.to(self.sums.device) for step in self.queue], 1).double()  # (steps, n)
         self.queue.clear()
         finite = value.isfinite()
         value = torch.where(finite, value, 0.0)

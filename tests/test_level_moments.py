@@ -93,3 +93,15 @@ def test_relative_is_zero_where_nothing_is_known_and_on_average():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match="need"):
         moments(**bad)
+
+
+def test_a_queue_loaded_before_the_module_moves_is_taken_in_where_the_module_is():
+    """As when a run resumes on a GPU: the device "meta" stands in for one."""
+    before, after = moments(), moments()
+    (log_snr, value), (more_log_snr, more_value) = steps(2)
+    before.update(log_snr, value)
+    after.load_state_dict(before.state_dict())
+    after.to("meta")
+    after.update(more_log_snr.to("meta"), more_value.to("meta"))
+    after.flush()
+    assert after.sums.device.type == "meta"

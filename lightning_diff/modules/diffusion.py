@@ -87,7 +87,7 @@ class DiffusionModule(LightningModule):
         prepare = getattr(self.weighting, "prepare", None)
         if prepare is not None:
             law = getattr(self.noise, "base", self.noise)  # to which importance carries an adaptive law's draws back
-            u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+            u = (torch.arange(4096, dtype=torch.float64, device=self.device) + 0.5) / 4096
             prepare(sigma_to_log_snr(law.icdf(u), self.denoiser.sigma_data))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
