@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_diff.errors import UserError
 
-_Seen = tuple[int, dict[str, Tensor], Tensor]  # step, outputs, whether the loss was finite
+# step, outputs, whether the loss was finite, and on a GPU the event after which that has arrived on the host
+_Seen = tuple[int, dict[str, Tensor], Tensor, torch.cuda.Event | None]
 
 
 class FiniteGuard(Callback):
@@ -53,14 +54,22 @@ class FiniteGuard(Callback):
         finite = outputs["loss"].detach().isfinite()
         if finite.is_cuda:
             self._check(self._pending)
-            self._pending = (step, outputs, finite.to("cpu", non_blocking=True))
+            arrived = finite.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending = (step, outputs, arrived, event)
         else:
-            self._check((step, outputs, finite))
+            self._check((step, outputs, finite, None))
 
     def _check(self, seen: _Seen | None) -> None:
-        if seen is not None and not bool(seen[2]):
+        if seen is None:
+            return
+        step, outputs, finite, event = seen
+        if event is not None:
+            event.synchronize()  # a copy that does not wait for the device may not have been made yet
+        if not bool(finite):
             raise UserError(
-                f"{_describe(*seen[:2])}; lower the learning rate, clip gradients, or set FiniteGuard's policy to skip"
+                f"{_describe(step, outputs)}; lower the learning rate, clip gradients, or set FiniteGuard's policy to skip"
             )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
