@@ -162,6 +162,9 @@ class DiffusionModule(LightningModule):
     ) -> None:
         """As Lightning does it, except that the norm is kept for whoever reports it."""
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                scaler.unscale_(optimizer)  # fp16: left to fused optimisers' own step, which is too late for the norm
             # The optimiser's own list: walking the modules for it costs a quarter of a millisecond.
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)

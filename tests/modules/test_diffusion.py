@@ -1,5 +1,7 @@
 """The training module: what it draws depends on positions alone, what it learns from is whole steps in order."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -164,3 +166,25 @@ def test_points_of_a_plane_are_learnt(train):
     best = denoising_loss(exact, batch["image"], LogNormal().icdf(batch["u"]).float(), batch["noise"]).mean()
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] - best < 0.5 * (1 - best), (losses, best)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_under_a_loss_scale_the_true_gradient_is_clipped(fused):
+    """A fused optimiser takes the scale out in its own step, after clipping."""
+    net = MLP((2,), width=16, depth=1)
+    module = DiffusionModule(net)
+    weights = list(net.parameters())
+    optimizer = torch.optim.SGD(weights, lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu")
+    module.trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    loss = sum((weight**2).sum() for weight in weights)
+    norm = 2 * float(loss.detach()) ** 0.5
+    scaler.scale(loss).backward()
+    if not fused:
+        scaler.unscale_(optimizer)  # as Lightning does, for these alone
+    before = torch.cat([weight.detach().flatten() for weight in weights])
+    module.configure_gradient_clipping(optimizer, 0.5)
+    scaler.step(optimizer)
+    moved = torch.cat([weight.detach().flatten() for weight in weights]) - before
+    assert float(module.grad_norm) == pytest.approx(norm)
+    assert float(moved.norm()) == pytest.approx(0.1 * 0.5, rel=1e-4)
