@@ -58,6 +58,16 @@ def step(path: Path) -> int | None:
         return None
 
 
+def set_aside_after(folder: Path, step: int) -> list[Path]:
+    """Rename the checkpoints ahead of a step, for a run that goes back to it: they would pass for its newest ones."""
+    ahead = [path for path in sorted(folder.glob(PATTERN)) if path > checkpoint_path(folder, step)]
+    for path in ahead:
+        for file in (path, path.with_suffix(".json")):
+            if file.exists():
+                file.replace(file.with_name(f"{file.name}.aside"))
+    return ahead
+
+
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints."""
     for path in sorted(folder.glob(PATTERN), reverse=True)[keep:]:

@@ -68,3 +68,15 @@ def test_replacing_makes_the_folder_and_keeps_the_suffix(tmp_path):
         assert temporary.suffix == ".png"
         temporary.write_text("x")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
+
+
+def test_checkpoints_ahead_of_where_a_run_goes_back_to_are_kept_but_never_taken_for_its_newest(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    ahead = checkpoints.set_aside_after(tmp_path, 1)
+    assert [path.name for path in ahead] == ["step_00000002.ckpt", "step_00000003.ckpt"]
+    write(tmp_path, 2, b"new")
+    checkpoints.prune(tmp_path, keep=1)
+    assert checkpoints.newest(tmp_path).read_bytes() == b"new"
+    assert (tmp_path / "step_00000002.ckpt.aside").read_bytes() == b"state"
+    assert (tmp_path / "step_00000003.json.aside").exists()

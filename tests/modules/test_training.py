@@ -141,6 +141,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(write):
     assert len(losses("hurt")) == 12
 
 
+def test_going_back_to_an_earlier_checkpoint_continues_from_there_next_time_too(write):
+    train(write("back"), "trainer.max_steps=2")
+    train(write("back"), "trainer.max_steps=9")
+    train(write("back"), "trainer.max_steps=4", "resume=runs/back/checkpoints/step_00000002.ckpt")
+    names = sorted(path.name for path in Path("runs/back/checkpoints").glob("*.ckpt*"))
+    assert names == ["step_00000002.ckpt", "step_00000004.ckpt", "step_00000009.ckpt.aside"]
+    train(write("back"), "trainer.max_steps=6")
+    assert len(losses("back")) == 6
+
+
 def test_resume_required_without_a_checkpoint_is_refused(write):
     with pytest.raises(UserError, match="no usable checkpoint"):
         train(write("new"), "resume=required")
