@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
     settings = recipe.fill_facts(settings, data.facts())
     module, trainer = _build(settings, data, folder, source)  # refuses mistakes before the folder is touched
     checkpoint = _resume_from(folder, settings)
+    step = None if checkpoint is None else checkpoints.step(checkpoint)
     if checkpoint is not None:
-        step = checkpoints.step(checkpoint)
         if step is None:
             raise UserError(f"resume: {checkpoint} is damaged, or no checkpoint of a training")
         if step >= trainer.max_steps:
@@ -55,6 +56,9 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
         _say(f"{folder}: continuing from {checkpoint}")
     _claim(folder, settings["resume"] == "never", checkpoint)
     if _is_first_process():
+        if step is not None:
+            for path in checkpoints.set_aside_after(folder / "checkpoints", step):
+                _say(f"{path}: ahead of the step that training continues from; it is now {path.name}.aside")
         _write_record(folder, settings)
         _say(_summary(settings, module, trainer, folder))
     try:
@@ -77,9 +81,7 @@ def describe(settings: dict[str, Any], source: Path | str) -> str:
     settings = recipe.fill_facts(settings, data.facts())
     folder = Path(settings["runs_dir"]) / settings["name"]
     module, trainer = _build(settings, data, folder, source)
-    return (
-        f"{recipe.to_yaml(settings)}\n# {_summary(settings, module, trainer, folder).replace(chr(10), f'{chr(10)}# ')}"
-    )
+    return f"{recipe.to_yaml(settings)}\n{indent(_summary(settings, module, trainer, folder), '# ')}"
 
 
 def build_data(settings: dict[str, Any], source: Path | str | None = None) -> Data:
@@ -99,6 +101,11 @@ def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | st
     callbacks = _callbacks(recipe.build(settings["callbacks"], "callbacks", source), record)
     options = recipe.build(settings["trainer"], "trainer", source)
     logger = options.pop("logger", None)
+    if torch.backends.mps.is_available():  # which has no float64, and noise levels and what learns from losses are that
+        if options.get("accelerator") == "mps":
+            raise UserError(f"{source}: trainer.accelerator: mps has no float64, which training needs; leave it out")
+        if options.get("accelerator") in (None, "auto", "gpu"):
+            options["accelerator"] = "cpu"
     try:
         trainer = Trainer(
             max_epochs=-1,
@@ -221,7 +228,7 @@ def _summary(settings: dict[str, Any], module: LightningModule, trainer: Trainer
 
 def _is_first_process() -> bool:
     """Before the process group exists: launchers tell each process its place by these variables."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _say(text: str) -> None:
@@ -236,5 +243,6 @@ def _quieten() -> None:
         ".*does not have many workers.*",  # images in memory are read faster without
         ".*your dataloader is not resumable.*",  # the stream is a function of the position
         ".*LeafSpec.*",  # Lightning's use of torch
+        "GPU available but not used.*",  # trainer.accelerator=cpu means it
     ):
         warnings.filterwarnings("ignore", message)

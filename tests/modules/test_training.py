@@ -151,6 +151,14 @@ def test_going_back_to_an_earlier_checkpoint_continues_from_there_next_time_too(
     assert len(losses("back")) == 6
 
 
+def test_a_gpu_without_float64_is_left_alone(write, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"trainer.accelerator: mps has no float64"):
+        train(write("mac"), "trainer.accelerator=mps")
+    path = write("mac")
+    assert " on cpu\n" in run.describe(recipe.load(path, ["trainer.accelerator=auto"]), path)
+
+
 def test_resume_required_without_a_checkpoint_is_refused(write):
     with pytest.raises(UserError, match="no usable checkpoint"):
         train(write("new"), "resume=required")
