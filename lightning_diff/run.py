@@ -18,10 +18,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from . import checkpoints, recipe, rng
+from .artifacts import WEIGHTS
 from .atomic import replacing
 from .callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput
 from .data import Data, Positions
 from .errors import UserError
+from .export import export
 from .metrics_table import MetricsTable
 from .modules import TrainingData
 
@@ -52,6 +54,8 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
                     f"resume: {checkpoint} is at step {step}; trainer.max_steps={trainer.max_steps} adds none"
                 )
             _say(f"{folder}: already trained to step {step}; resume=never trains again")
+            if _is_first_process() and settings["model"].get("net") and not (folder / WEIGHTS).exists():
+                _say(f"{export(folder)}: written now, because that run was killed before it could")
             return
         _say(f"{folder}: continuing from {checkpoint}")
     _claim(folder, settings["resume"] == "never", checkpoint)

@@ -119,6 +119,10 @@ def test_a_finished_run_is_left_as_it_is(write, capsys):
     train(write("done"))
     assert "already trained to step 12" in capsys.readouterr().out
     assert Path("runs/done/metrics.csv").read_text() == before
+    model = Path("runs/done/model.safetensors").read_bytes()
+    Path("runs/done/model.safetensors").unlink()  # as if killed after the last checkpoint
+    train(write("done"))
+    assert Path("runs/done/model.safetensors").read_bytes() == model
 
 
 def test_another_recipe_in_the_same_folder_is_refused_and_never_moves_it_aside(write):
