@@ -177,9 +177,8 @@ class EMA(Callback):
     def _snapshot(self, trainer: Trainer) -> None:
         self._snapshot_images = self.images
         for name, profile in self.snapshot_profiles.items():
-            average = {
-                key: _whole(value) for key, value in self.averages[name].items()
-            }  # every process helps to gather
+            # Outside the condition, because every process has a part in gathering.
+            average = {key: _whole(value) for key, value in self.averages[name].items()}
             if trainer.is_global_zero:
                 folder, sigma_rel, dtype = _folder(trainer), profile.sigma_rel, self.snapshot_dtype
                 ema_snapshots.save_snapshot(folder, average, images=self.images, sigma_rel=sigma_rel, dtype=dtype)

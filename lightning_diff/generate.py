@@ -1,5 +1,4 @@
-"""Draw images: every sample starts from its own number's noise, so that it does not depend on the batch or process it
-is made in."""
+"""Draw images: each starts from its own number's noise, so that it depends on no batch and no process."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

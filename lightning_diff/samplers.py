@@ -35,10 +35,9 @@ Solver = Callable[..., Tensor]
 def euler(
     denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " nodes"], *, generator: Noise = None
 ) -> Float[Tensor, "b ..."]:
-    """Euler's method, which is DDIM in these coordinates (arXiv 2206.00364, alg. 1 without its correction). Order 1, n
-    calls.
+    """Euler's method, which is DDIM in these coordinates (arXiv 2206.00364, alg. 1 without its correction).
 
-    Deterministic: `generator` is accepted, as by every sampler, and not used.
+    Order 1, n calls. Deterministic: `generator` is accepted, as by every sampler, and not used.
     """
     for sigma, sigma_next in pairwise(check_sigmas(sigmas)):
         ratio = sigma_next / sigma
@@ -59,12 +58,13 @@ def heun(
     S_max: float = math.inf,
     S_noise: float = 1.0,
 ) -> Float[Tensor, "b ..."]:
-    """EDM's stochastic sampler (arXiv 2206.00364, alg. 2); with S_churn = 0 its deterministic one (alg. 1). Order 2, 2n
-    - 1 calls.
+    """EDM's stochastic sampler (arXiv 2206.00364, alg. 2); with S_churn = 0 its deterministic one (alg. 1).
+
+    Order 2, 2n - 1 calls.
 
     Args:
-        S_churn: amount of fresh noise, >= 0: the noise level is first raised by the factor 1 + min(S_churn / n, sqrt(2)
-            - 1).
+        S_churn: amount of fresh noise, >= 0: the noise level is first raised by the factor
+            1 + min(S_churn / n, sqrt(2) - 1).
         S_min, S_max: noise is added only at levels S_min <= sigma <= S_max.
         S_noise: standard deviation of the fresh noise, slightly above 1 against the denoiser's loss of detail.
     """
@@ -124,8 +124,7 @@ def named(solver: str | Solver) -> Solver:
 
 
 def nfe(solver: str | Solver, sigmas: Float[Tensor, " nodes"], **options: Any) -> int:
-    """Number of denoiser calls that this sampler makes on this grid, counted by running it: any callable sampler has
-    one.
+    """Number of denoiser calls that this sampler makes on this grid, counted by running it.
 
     A guided call inside the guidance interval costs two network evaluations (see `guidance`) and counts as one here.
     """
@@ -141,8 +140,7 @@ def nfe(solver: str | Solver, sigmas: Float[Tensor, " nodes"], **options: Any) -
 
 
 def check_sigmas(sigmas: Float[Tensor, " nodes"]) -> list[float]:
-    """The grid as Python floats. Raises ValueError unless it is finite, strictly decreasing and ends in 0, with two
-    nodes or more."""
+    """The grid as Python floats. ValueError unless it is finite, strictly decreasing, ends in 0 and has at least two nodes."""
     nodes = sigmas.tolist()
     if len(nodes) < 2:
         raise ValueError(f"sigmas: need at least two noise levels, a start and 0, got {len(nodes)}")

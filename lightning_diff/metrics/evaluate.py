@@ -144,7 +144,7 @@ class Reference:
         features, pixels = (real.to(where) for real in self._share())
         frechet.update(features, real=True)
         memorisation.update(pixels, real=True)
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         for metric in equal_n:
             metric.update(features[: len(range(rank, n, world))], real=True)
 
@@ -157,7 +157,7 @@ class Reference:
 
     def _share(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n pixels"]]:
         """Features and pixels of this process's share of the real images, in a fixed random order; made once."""
-        share = _rank_and_world()
+        share = rank_and_world()
         if share not in self._real:
             order = rng.permutation(0, "reference", 0, len(self.data.train))[: self.n]
             batches = self._batches(self.data.train, order, labels=False)
@@ -167,7 +167,7 @@ class Reference:
         return self._real[share]
 
     def _batches(self, images: Examples, index: Int64[np.ndarray, " n"], labels: bool) -> Iterable[Batch]:
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         mine = index[rank::world]
         for i in range(0, max(len(mine), 1), self.batch):
             part = mine[i : i + self.batch]
@@ -179,7 +179,7 @@ class Reference:
             return self.extractor(images.to(self.device, torch.float32))
 
 
-def _rank_and_world() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
@@ -198,8 +198,8 @@ def evaluate(
     asked for (feature space "classifier" only). The Fréchet distance and the two in pixels compare with the whole
     reference; the others with n real images, the same choice every time, as their papers do.
 
-    Floors are at the same n if there are so many held-out images, else
-    at all of them; their rows say which. They leave the sampler's columns empty.
+    Floors are at the same n if there are so many held-out images, else at all of them; their rows say which. They leave
+    the sampler's columns empty.
 
     Under a process group every process calls this with its own share of the images, possibly (0, ...), with labels on
     all or none, and gets the result for all images.

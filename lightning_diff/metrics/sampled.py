@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor, distributed
+from torch import Tensor
 
 from .. import schedules
 from ..data import Data
 from ..generate import generate
 from ..pictures import to_uint8
 from ..samplers import nfe
-from .evaluate import Protocol, Reference, Row, evaluate
+from .evaluate import Protocol, Reference, Row, evaluate, rank_and_world
 
 
 def evaluate_denoiser(
@@ -46,7 +46,7 @@ def evaluate_denoiser(
         n = len(data.test if data.test is not None else data.train)
     sigmas = schedules.GRIDS[grid](steps)
     labels = requested_labels(data, n)
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    rank, world = rank_and_world()
     mine = range(rank, n, world)
     my_labels = None if labels is None else labels[rank::world]
     images = generate(
