@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
 
 from lightning_diff.errors import UserError
 
@@ -52,6 +52,10 @@ class FiniteGuard(Callback):
                 print(f"{_describe(step, outputs)}; the step is skipped ({skipped} so far)", flush=True)
             return
         finite = outputs["loss"].detach().isfinite()
+        if trainer.world_size > 1:  # all stop together, or the others would wait for the one that stopped
+            everywhere = finite.int()
+            distributed.all_reduce(everywhere, distributed.ReduceOp.MIN)
+            finite = everywhere.bool()
         if finite.is_cuda:
             self._check(self._pending)
             arrived = finite.to("cpu", non_blocking=True)
@@ -94,6 +98,8 @@ class FiniteGuard(Callback):
 
 def _describe(step: int, outputs: dict[str, Tensor]) -> str:
     bad = ~outputs["per_sample_loss"].isfinite()
+    if bool(outputs["loss"].isfinite()):
+        return f"step {step}: the loss of another process is not finite"
     if not bool(bad.any()):
         return f"step {step}: the weighted loss is not finite although every sample's loss is"
     levels = ", ".join(f"{value:.2f}" for value in outputs["log_snr"][bad][:4].tolist())

@@ -1,5 +1,7 @@
 """A loss that is not finite is named by step, noise level and position; nothing of it is saved, or its step is skipped."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,3 +104,36 @@ def test_skip_leaves_weights_and_optimiser_as_they_were_and_counts(train, capsys
     counts = {step: part["callbacks"]["FiniteGuard"]["skipped"] for step, part in saved.items()}
     assert counts == {step: int(step >= 3) for step in range(1, 9)}
     assert saved[8]["images_seen"] == 128
+
+
+TINY = """
+model: {_target_: lightning_diff.DiffusionModule, net: null}
+data: {_target_: lightning_diff.data.Toy, n: 256, batch_size: 16}
+trainer: {accelerator: cpu, max_steps: 3}
+"""
+SICK = """
+import os
+import torch
+from torch import nn
+
+class Sick(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x, c_noise, label=None):
+        return x * self.weight * (torch.nan if os.environ.get("LOCAL_RANK") == "1" else 1.0)
+"""
+
+
+def test_processes_stop_together_when_one_of_them_has_a_bad_loss(tmp_path):
+    (tmp_path / "sick.py").write_text(SICK)
+    (tmp_path / "two.yaml").write_text(TINY)
+    words = ["train", "two.yaml", "model.net={_target_: sick.Sick}", "trainer.devices=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_diff", *words], cwd=tmp_path, timeout=240, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "error: step 1: 8 losses are not finite, at log-SNR" in done.stderr
+    assert "error: step 1: the loss of another process is not finite" in done.stderr
