@@ -78,6 +78,7 @@ class NoiseLevels(Callback):
         self.weight_moments = self.moments.clone()
         self.gradients: list[tuple[int, int, float]] = []  # (images seen, coarse bin, mean |grad loss|^2)
         self._window_steps = 0
+        self._stream: Stream | None = None
         self._buffer: list[tuple[Tensor, ...]] = []  # this process's, since the last flush
         self._pending = torch.zeros(4, 0, dtype=torch.float64)  # from a checkpoint: of all processes, not yet binned
 
@@ -90,7 +91,7 @@ class NoiseLevels(Callback):
     # --- taking in losses ---
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._step = trainer.global_step
+        self._step, self._stream = trainer.global_step, None
         self._window_steps = max(1, -(-trainer.max_steps // self.windows), self._window_steps)
         self._gradient_images = self.gradient_every
         if self.gradient_every is None:
@@ -182,7 +183,9 @@ class NoiseLevels(Callback):
         size = pl_module.batch_size
         n = min(GRADIENT_SAMPLES, size)
         position = pl_module.images_seen - size + torch.arange(n) * size // n
-        batch = data.on_before_batch_transfer(Stream(data.data, data.seed).__getitems__(position.numpy()), 0)
+        if self._stream is None:
+            self._stream = Stream(data.data, data.seed)  # kept, because it sorts an epoch's order once
+        batch = data.on_before_batch_transfer(self._stream.__getitems__(position.numpy()), 0)
         positive = torch.from_numpy(rng.uniform(data.seed, "gradient sign", position.numpy()) < 0.5)
         width = self.coarse * (self.statistics.high - self.statistics.low) / self.statistics.bins
         log_snr = self.statistics.low + width * (chosen + (torch.arange(n) + 0.5) / n)

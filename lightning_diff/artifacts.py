@@ -1,7 +1,8 @@
 """Models as files: weights in `model.safetensors`, how to rebuild the denoiser around them in `model.json` beside it.
 
 Loading builds the network that `model.json` names and nothing else: only classes of networks (nn.Module) may be named,
-with plain values as their arguments, and weights are read as tensors.
+with plain values as their arguments, and weights are read as tensors. The module that holds the class is imported, from
+Python's own path: a file cannot bring code along, but it can name a module that is installed.
 """
 
 import json

@@ -52,6 +52,11 @@ def train(
         if folder in taken:
             raise UserError(f"{source}: name: {taken[folder]} trains in {folder} too; each run needs its own name")
         taken[folder] = source
+    processes = {str([settings["trainer"].get(key) for key in ("devices", "num_nodes")]) for settings, _ in loaded}
+    if len(processes) > 1:  # the processes that the first one starts would go on to the next one
+        raise UserError(
+            "train: recipes of one command need the same trainer.devices and num_nodes; train them one by one"
+        )
     from . import run
 
     for settings, source in loaded:
