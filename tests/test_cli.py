@@ -102,6 +102,14 @@ def test_two_recipes_must_not_share_a_run_folder(workplace, trained, capsys):
     assert trained == []
 
 
+def test_recipes_of_one_command_must_start_the_same_processes(workplace, trained, capsys):
+    (workplace / "wide.yaml").write_text((workplace / "two.yaml").read_text() + "  devices: 2\n")
+    assert fails(capsys, "train", "one.yaml", "wide.yaml") == (
+        "train: recipes of one command need the same trainer.devices and num_nodes; train them one by one"
+    )
+    assert trained == []
+
+
 def test_a_dry_run_prints_the_resolved_recipe_and_trains_nothing(workplace, trained, capsys):
     assert cli.main(["train", "--dry-run", "one.yaml", "data.batch_size=64"]) == 0
     out = capsys.readouterr().out
