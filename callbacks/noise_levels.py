@@ -19,7 +19,7 @@ from lightning_diff.metrics_table import MetricsTable
 from lightning_diff.modules import DiffusionModule
 from lightning_diff.noise import log_snr_to_sigma, sigma_to_log_snr
 from lightning_diff.objectives import denoising_loss
-from lightning_diff.statistics import NoiseLevelMoments, NoiseLevelStatistics, bin_index, merge
+from lightning_diff.statistics import NoiseLevelMoments, NoiseLevelStatistics, bin_index, merge, moments
 
 from .cadence import is_due
 
@@ -243,7 +243,7 @@ class NoiseLevels(Callback):
 
     def curve(self) -> NoiseLevelMoments:
         """Moments of the unweighted loss over the last quarter of the windows."""
-        return _moments(_merged(self.moments[self._last_quarter()]))
+        return moments(*_merged(self.moments[self._last_quarter()]))
 
     def report(self, name: str, sigma_data: float) -> noise_report.NoiseReport:
         """Everything measured so far, for the run of this name."""
@@ -254,10 +254,10 @@ class NoiseLevels(Callback):
             self.centres,
             sigma_data,
             self.curve(),
-            _moments(_merged(self.weight_moments[last])).mean,
+            moments(*_merged(self.weight_moments[last])).mean,
             self._gradient_square(since),
             list(self.images),
-            torch.stack([torch.stack(_moments(window)) for window in self.moments]),
+            torch.stack([torch.stack(moments(*window)) for window in self.moments]),
             since,
         )
 
@@ -275,7 +275,7 @@ class NoiseLevels(Callback):
         groups = -(-self.statistics.bins // self.coarse)
         padded = torch.zeros(3, groups * self.coarse, dtype=window.dtype)
         padded[:, : self.statistics.bins] = window
-        _, mean, variance = _moments(_merged(padded.unflatten(1, (groups, self.coarse)).permute(2, 0, 1)))
+        _, mean, variance = moments(*_merged(padded.unflatten(1, (groups, self.coarse)).permute(2, 0, 1)))
         report = self.report("", 1.0)
         values: dict[str, float] = {}
         for group in range(groups):
@@ -338,12 +338,3 @@ def _merged(moments: Tensor) -> Tensor:
     for window in moments[1:]:
         total = merge(total, tuple(window))
     return torch.stack(total)
-
-
-def _moments(state: Tensor) -> NoiseLevelMoments:
-    """(count, mean, m2) -> count, mean and variance, NaN where unknown."""
-    count, mean, m2 = state
-    nan = torch.full_like(mean, torch.nan)
-    return NoiseLevelMoments(
-        count, torch.where(count > 0, mean, nan), torch.where(count > 1, m2 / (count - 1).clamp(min=1), nan)
-    )

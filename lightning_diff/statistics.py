@@ -66,14 +66,7 @@ class NoiseLevelStatistics(Metric):
         self.count, self.mean, self.m2 = merge((self.count, self.mean, self.m2), (count, mean, m2))
 
     def compute(self) -> NoiseLevelMoments:
-        state = self.state()
-        count, mean, m2 = state
-        nan = torch.full_like(mean, torch.nan)
-        return NoiseLevelMoments(
-            count,
-            torch.where(count > 0, mean, nan),
-            torch.where(count > 1, m2 / (count - 1).clamp(min=1), nan),
-        )
+        return moments(*self.state())
 
     def state(self) -> tuple[Tensor, Tensor, Tensor]:
         """(count, mean, sum of squared deviations) per bin, merged over processes after a sync."""
@@ -84,6 +77,15 @@ class NoiseLevelStatistics(Metric):
         for rank in range(1, self.count.shape[0]):
             merged = merge(merged, tuple(part[rank] for part in state))
         return merged
+
+
+def moments(
+    count: Float[Tensor, " bins"], mean: Float[Tensor, " bins"], m2: Float[Tensor, " bins"]
+) -> NoiseLevelMoments:
+    """What is known of each bin from its count, mean and sum of squared deviations."""
+    nan = torch.full_like(mean, torch.nan)
+    variance = torch.where(count > 1, m2 / (count - 1).clamp(min=1), nan)
+    return NoiseLevelMoments(count, torch.where(count > 0, mean, nan), variance)
 
 
 def moments_by_bin(
