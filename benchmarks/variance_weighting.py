@@ -35,6 +35,8 @@ from scipy.stats import t as student
 from lightning_diff.metrics_table import read
 
 WEIGHTING, NOISE = "model.weighting._target_=lightning_diff.weighting.", "model.noise._target_=lightning_diff.noise."
+BASE = "base: {_target_: lightning_diff.noise.LogNormal}"
+ADAPTIVE = f"model.noise={{_target_: lightning_diff.noise.AdaptiveNoise, {BASE}}}"
 ARMS: dict[str, list[str]] = {
     "edm": [f"{WEIGHTING}Uniform"],
     "control": [f"{WEIGHTING}Uniform", "model.noise.std=1.02"],
@@ -44,10 +46,14 @@ ARMS: dict[str, list[str]] = {
     "learned": [f"{WEIGHTING}LearnedVariance"],
     "measured_0.5": ["model.weighting.gamma=0.5"],
     "measured_1": ["model.weighting.gamma=1.0"],
-    "adaptive_noise": [
-        f"{WEIGHTING}Uniform",
-        "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}}",
-    ],
+    "adaptive_noise": [f"{WEIGHTING}Uniform", ADAPTIVE],
+    # Variants of the controller.
+    "measured_2": ["model.weighting.gamma=2.0"],
+    "measured_1_10_bins": ["model.weighting.gamma=1.0", "model.weighting.bins=10"],
+    "measured_1_smooth": ["model.weighting.gamma=1.0", "model.weighting.smoothing=4.0"],
+    "measured_1_narrow": ["model.weighting.gamma=1.0", "model.noise.std=1.02"],
+    "measured_1_adaptive": ["model.weighting.gamma=1.0", ADAPTIVE],
+    "info_noise": [f"{WEIGHTING}Uniform", f"model.noise={{_target_: lightning_diff.noise.InfoNoise, {BASE}}}"],
 }
 
 

@@ -58,12 +58,12 @@ class MeasuredVariance(nn.Module):
     `LevelMoments`; log variances are smoothed over neighbouring bins; a bin with few samples shrinks towards weight 1. Between bin
     centres weights are interpolated.
 
-    gamma = 0 is EDM; gamma = 1 gives the weighted loss the same standard deviation at every level. Weights average to one under
-    the noise law, and under its base law if it adapts, because importance carries its draws back there.
+    gamma = 0 is EDM; gamma = 1 gives the weighted loss the same standard deviation at every level; gamma = 2 divides by the
+    variance, as weighted least squares does. Weights average to one under the noise law, and under its base law if it adapts, because importance carries its draws back there.
 
     Args:
         bins: bins of log-SNR over [low, high].
-        gamma: exponent in [0, 1] on the standard deviation.
+        gamma: exponent in [0, 2] on the standard deviation.
         beta: decay of the sums at each visit of a bin, in (0, 1).
         smoothing: standard deviation of the kernel over bins, in bins, > 0.
         min_count: samples, over a bin and its neighbours, at which what was measured is trusted in full.
@@ -87,8 +87,8 @@ class MeasuredVariance(nn.Module):
         high: float = 10.0,
     ):
         super().__init__()
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"MeasuredVariance: gamma must lie in [0, 1], got {gamma}")
+        if not 0 <= gamma <= 2:
+            raise ValueError(f"MeasuredVariance: gamma must lie in [0, 2], got {gamma}")
         if not clip > 1 or warmup < 0 or refresh < 1:
             raise ValueError(
                 f"MeasuredVariance: need clip > 1, warmup >= 0 and refresh >= 1, got {clip}, {warmup}, {refresh}"
