@@ -37,6 +37,7 @@ from lightning_diff.metrics_table import read
 WEIGHTING, NOISE = "model.weighting._target_=lightning_diff.weighting.", "model.noise._target_=lightning_diff.noise."
 BASE = "base: {_target_: lightning_diff.noise.LogNormal}"
 ADAPTIVE = f"model.noise={{_target_: lightning_diff.noise.AdaptiveNoise, {BASE}}}"
+INFO = f"model.noise={{_target_: lightning_diff.noise.InfoNoise, {BASE}}}"
 ARMS: dict[str, list[str]] = {
     "edm": [f"{WEIGHTING}Uniform"],
     "control": [f"{WEIGHTING}Uniform", "model.noise.std=1.02"],
@@ -53,7 +54,9 @@ ARMS: dict[str, list[str]] = {
     "measured_1_smooth": ["model.weighting.gamma=1.0", "model.weighting.smoothing=4.0"],
     "measured_1_narrow": ["model.weighting.gamma=1.0", "model.noise.std=1.02"],
     "measured_1_adaptive": ["model.weighting.gamma=1.0", ADAPTIVE],
-    "info_noise": [f"{WEIGHTING}Uniform", f"model.noise={{_target_: lightning_diff.noise.InfoNoise, {BASE}}}"],
+    "info_noise": [f"{WEIGHTING}Uniform", INFO],
+    "info_control": [f"{WEIGHTING}Uniform", "model.noise.mean=-0.41", "model.noise.std=1.04"],
+    "info_measured": ["model.weighting.gamma=0.5", INFO],
 }
 
 
