@@ -1,6 +1,7 @@
 """LightningModules: thin; they wire the mathematics to the Trainer."""
 
+from .base import TrainingModule
 from .diffusion import DiffusionModule
 from .training_data import TrainingData
 
-__all__ = ["DiffusionModule", "TrainingData"]
+__all__ = ["DiffusionModule", "TrainingData", "TrainingModule"]
