@@ -5,25 +5,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Of `replacing`, and of safetensors, which writes `.tmp` and six letters beside its target before it renames.
+TEMPORARIES = (".*.tmp", ".*.tmp.*", ".tmp??????")
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, flush it to the disk and rename it over `path`.
 
     When the block raises, `path` is as it was and the temporary file is gone. The temporary name keeps the suffix, since
-    writers such as Pillow choose the format by it.
+    writers such as Pillow choose the format by it. The file gets the permissions of any new file, whatever its writer gives it:
+    some, safetensors' among them, make files that only their owner can read.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        temporary.touch()  # the system gives it what umask and folder say, which cannot be asked for without a race
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
         with temporary.open("rb+") as file:
+            if temporary.stat().st_mode & 0o777 != mode:
+                temporary.chmod(mode)
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path | str) -> None:
+    """Delete what killed processes left of `replacing` in a folder and the folders in it; to be called by its only writer."""
+    for pattern in TEMPORARIES:
+        for path in [*Path(folder).glob(pattern), *Path(folder).glob(f"*/{pattern}")]:
+            path.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

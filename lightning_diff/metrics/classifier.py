@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 from .. import rng
+from ..atomic import replacing
 from ..data import Data, Examples
 
 Task = Literal["classifier", "rotation"]
@@ -189,11 +190,8 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, net: Classifier) -> None:
-    """Under a temporary name, then renamed: a reader finds the whole file or none."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
+        with replacing(path) as temporary:
+            save_file({name: value.contiguous() for name, value in net.state_dict().items()}, temporary)
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         warnings.warn(f"{path}: cannot be written ({error}); the feature network will be trained again", stacklevel=2)
