@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from lightning_diff import noise_report, rng
 from lightning_diff.data.stream import Stream
@@ -19,6 +19,7 @@ from lightning_diff.metrics_table import MetricsTable
 from lightning_diff.modules import DiffusionModule
 from lightning_diff.noise import log_snr_to_sigma, sigma_to_log_snr
 from lightning_diff.objectives import denoising_loss
+from lightning_diff.processes import from_all
 from lightning_diff.statistics import NoiseLevelMoments, NoiseLevelStatistics, bin_index, merge, moments
 
 from .cadence import is_due
@@ -137,7 +138,7 @@ class NoiseLevels(Callback):
     def _gather(self) -> None:
         """The buffers of all processes become pending."""
         if self._buffer:
-            columns = [_from_all(torch.cat(parts)) for parts in zip(*self._buffer, strict=True)]
+            columns = [from_all(torch.cat(parts)) for parts in zip(*self._buffer, strict=True)]
             self._pending = torch.cat([self._pending, torch.stack([part.cpu().double() for part in columns])], 1)
             self._buffer.clear()
 
@@ -321,15 +322,6 @@ def _can_measure(trainer: Trainer, pl_module: Any) -> bool:
         and any(parameter.requires_grad for parameter in pl_module.denoiser.parameters())
         and not any(isinstance(part, nn.SyncBatchNorm) for part in pl_module.denoiser.modules())
     )
-
-
-def _from_all(values: Tensor) -> Tensor:
-    """One process's values become everybody's; all have equally many."""
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return values
-    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
 
 
 def _merged(moments: Tensor) -> Tensor:

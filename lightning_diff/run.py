@@ -18,12 +18,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from . import checkpoints, recipe, rng
-from .artifacts import WEIGHTS
-from .atomic import replacing
+from .atomic import replacing, sweep
 from .callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput
 from .data import Data, Positions
+from .ending import end_again, is_finished, mark_finished, mark_unfinished
 from .errors import UserError
-from .export import export
 from .metrics_table import MetricsTable
 from .modules import TrainingData
 
@@ -53,11 +52,13 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
                 raise UserError(
                     f"resume: {checkpoint} is at step {step}; trainer.max_steps={trainer.max_steps} adds none"
                 )
-            _say(f"{folder}: already trained to step {step}; resume=never trains again")
-            if _is_first_process() and settings["model"].get("net") and not (folder / WEIGHTS).exists():
-                _say(f"{export(folder)}: written now, because that run was killed before it could")
-            return
-        _say(f"{folder}: continuing from {checkpoint}")
+            if is_finished(folder, step):
+                _say(f"{folder}: already trained to step {step}; resume=never trains again")
+                return
+            _say(f"{folder}: trained to step {step}, and killed before all was written; writing it now")
+            end_again(trainer)
+        else:
+            _say(f"{folder}: continuing from {checkpoint}")
     _claim(folder, settings["resume"] == "never", checkpoint)
     if _is_first_process():
         if step is not None:
@@ -75,6 +76,7 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
             "images at a time; trainer.accumulate_grad_batches takes fewer, and trains the same"
         ) from error
     if trainer.is_global_zero:
+        mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
         _say(f"{folder}: done; model.safetensors, metrics.csv and pictures are there")
 
 
@@ -172,6 +174,8 @@ def _claim(folder: Path, never: bool, checkpoint: Path | None) -> None:
         with replacing(folder / ".writable") as temporary:
             temporary.touch()
         (folder / ".writable").unlink()
+        mark_unfinished(folder)
+        sweep(folder)
     except OSError as error:
         raise UserError(f"{folder}: the run folder cannot be written ({error.strerror}); set runs_dir") from error
 

@@ -12,6 +12,7 @@ from ..denoiser import Denoiser
 from ..errors import UserError
 from ..learning_rate import LearningRate
 from ..noise import LogNormal, NoiseLaw, sigma_to_log_snr
+from ..processes import from_all
 from ..weighting import Uniform
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -161,19 +162,13 @@ class TrainingModule(LightningModule):
             return
         position, *parts = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
         self._losses.clear()
-        if self.trainer.world_size > 1:
-            position, *parts = (self._from_all(part) for part in (position, *parts))
+        position, *parts = (from_all(part) for part in (position, *parts))
         order = position.argsort()
         log_snr, loss, weight = (part[order] for part in parts)
         if (update := getattr(self.weighting, "update", None)) is not None:
             update(log_snr, loss)
         if hasattr(self.noise, "update"):
             self.noise.update(log_snr, loss, weight)
-
-    def _from_all(self, values: Tensor) -> Tensor:
-        gathered = self.all_gather(values)
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen

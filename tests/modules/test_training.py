@@ -120,9 +120,12 @@ def test_a_finished_run_is_left_as_it_is(write, capsys):
     assert "already trained to step 12" in capsys.readouterr().out
     assert Path("runs/done/metrics.csv").read_text() == before
     model = Path("runs/done/model.safetensors").read_bytes()
-    Path("runs/done/model.safetensors").unlink()  # as if killed after the last checkpoint
+    for name in ("model.safetensors", "finished.json"):  # as if killed after the last checkpoint
+        Path("runs/done", name).unlink()
     train(write("done"))
+    assert "already trained" not in capsys.readouterr().out
     assert Path("runs/done/model.safetensors").read_bytes() == model
+    assert Path("runs/done/metrics.csv").read_text() == before
 
 
 def test_another_recipe_in_the_same_folder_is_refused_and_never_moves_it_aside(write):
