@@ -7,7 +7,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from lightning_diff.denoiser import Denoiser
-from lightning_diff.oracle import Dataset, Gaussian, GaussianMixture
+from lightning_diff.oracle import Dataset, Gaussian, GaussianMixture, Oracle
+from lightning_diff.samplers import heun
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -276,3 +277,45 @@ def test_usable_as_a_model(tmp_path):
 def test_bad_arguments_are_named(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+@pytest.mark.parametrize("name", ["gaussian", "diagonal", "isotropic"])
+def test_a_gaussians_ode_ends_where_its_solution_does_and_where_a_solver_does(name):
+    oracle = ORACLES[name]()
+    sigma = torch.tensor(SIGMAS, dtype=torch.float64)
+    x = oracle.sample(5).double() + sigma.reshape(-1, 1, 1, 1) * normal(5, 1, 2, 2)
+    end = oracle.ode_end(x, sigma)
+    torch.testing.assert_close(end, Oracle.ode_end(oracle, x, sigma, steps=512), rtol=1e-6, atol=1e-8)
+    assert torch.equal(end, oracle.ode_solution(x, sigma, level(0.0)))
+
+
+def test_a_mixtures_ode_is_solved_with_order_four_in_any_coordinates():
+    mixture = GaussianMixture(torch.ones(6), normal(6, 2), 0.2, torch.arange(6) % 3)
+    x, sigma, label = 80 * normal(100, 2, seed=1), level(80.0), torch.arange(100) % 4
+    exact = mixture.ode_end(x, sigma, label, steps=2048)
+    errors = [float((mixture.ode_end(x, sigma, label, steps=n) - exact).norm()) for n in (64, 128, 256)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.3)
+    assert math.log2(errors[1] / errors[2]) == pytest.approx(4, abs=0.3)
+    torch.testing.assert_close(mixture.ode_end(x, sigma, label, sigma_data=1.3), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mixtures_ode_end_is_constant_along_its_ode():
+    """Self-consistency: from a point further down the same trajectory, which Heun's method finds, the end is the same."""
+    mixture = GaussianMixture(torch.ones(6), normal(6, 2), 0.2)
+    x = 80 * normal(100, 2, seed=1)
+    grid = torch.cat([torch.linspace(math.log(80), math.log(0.5), 2000).double().exp(), level(0.0)[None]])
+    passed = []
+    heun(lambda x, sigma: passed.append((x, sigma)) or mixture(x, sigma), x, grid)
+    for later, sigma in passed[1001::1000]:
+        torch.testing.assert_close(mixture.ode_end(later, sigma), mixture.ode_end(x, level(80.0)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("time", ["edm", "trigflow"])
+@pytest.mark.parametrize("name", ["gaussian", "diagonal", "isotropic"])
+def test_a_gaussians_consistency_model_is_its_consistency_function(name, time):
+    oracle = ORACLES[name]()
+    sigma = torch.tensor([1e-6, *SIGMAS, 1e6], dtype=torch.float64)
+    x = oracle.sample(7).double() + sigma.reshape(-1, 1, 1, 1) * normal(7, 1, 2, 2)
+    model = oracle.consistency_model(0.7, time)
+    assert model.time == time
+    torch.testing.assert_close(model(x, sigma), oracle.ode_end(x, sigma), rtol=1e-9, atol=1e-9)
