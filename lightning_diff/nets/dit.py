@@ -32,6 +32,7 @@ class DiT(nn.Module):
         norm: "adaptive" (adaLN) or sCM's "double" normalisation of scale and shift (see `layers.Modulation`).
         embedding: of the noise level, "positional" or "fourier".
         fourier_scale: see `layers.Conditioning`.
+        guided: take a guidance scale as an input (see `layers.Conditioning`).
     """
 
     positions: Tensor
@@ -51,6 +52,7 @@ class DiT(nn.Module):
         norm: Literal["adaptive", "double"] = "adaptive",
         embedding: Literal["positional", "fourier"] = "positional",
         fourier_scale: float = 1.0,
+        guided: bool = False,
     ):
         super().__init__()
         if len(shape) != 3:
@@ -59,11 +61,11 @@ class DiT(nn.Module):
             raise ValueError(f"DiT: patch_size must divide height and width {shape[1]}x{shape[2]}, got {patch_size}")
         if width % 4:
             raise ValueError(f"DiT: width must be divisible by 4 (sines and cosines of two coordinates), got {width}")
-        self.shape, self.num_classes, self.augment_dim = tuple(shape), num_classes, augment_dim
+        self.shape, self.num_classes, self.augment_dim, self.guided = tuple(shape), num_classes, augment_dim, guided
         self.patch_size = patch_size
         self.grid = shape[1] // patch_size, shape[2] // patch_size
         features = shape[0] * patch_size**2
-        self.conditioning = Conditioning(256, width, num_classes, augment_dim, embedding, fourier_scale)
+        self.conditioning = Conditioning(256, width, num_classes, augment_dim, embedding, fourier_scale, guided)
         self.input = Linear(features, width)
         self.register_buffer("positions", _sin_cos_grid(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(
@@ -78,10 +80,11 @@ class DiT(nn.Module):
         c_noise: Float[Tensor, " b"],
         label: Int64[Tensor, " b"] | None = None,
         augment: Float[Tensor, "b a"] | None = None,
+        guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """F(x; c_noise, label, augment), like x; x has about unit variance."""
+        """F(x; c_noise, label, augment, guidance), like x; x has about unit variance."""
         check_input("DiT", x, self.shape)
-        embedding = self.conditioning(c_noise, label, augment)
+        embedding = self.conditioning(c_noise, label, augment, guidance)
         p, (rows, columns) = self.patch_size, self.grid
         h = self.input(rearrange(x, "b c (i p) (j q) -> b (i j) (c p q)", p=p, q=p)) + self.positions
         for block in self.blocks:

@@ -144,6 +144,9 @@ class Conditioning(nn.Module):
         augment_dim: length of the augmentation vector; None stands for zeros.
         embedding: "positional" (DDPM++) or "fourier" (NCSN++).
         fourier_scale: standard deviation of the Fourier frequencies, in periods per unit of c_noise.
+        guided: there is an input for the scale of classifier-free guidance, for consistency models that are distilled from a
+            guided teacher (sCM, arXiv 2410.11081): a positional embedding and a linear layer, added to the noise embedding. The
+            layer starts at 0, so that the network starts as the one without the input. None stands for scale 1.
     """
 
     def __init__(
@@ -154,6 +157,7 @@ class Conditioning(nn.Module):
         augment_dim: int = 0,
         embedding: Literal["positional", "fourier"] = "positional",
         fourier_scale: float = 16.0,
+        guided: bool = False,
     ):
         super().__init__()
         if embedding not in ("positional", "fourier"):
@@ -166,6 +170,7 @@ class Conditioning(nn.Module):
         )
         self.label = Linear(num_classes, channels) if num_classes else None
         self.augment = Linear(augment_dim, channels, bias=False) if augment_dim else None
+        self.guidance = _Guidance(channels) if guided else None
         self.layer0 = Linear(channels, out_channels)
         self.layer1 = Linear(out_channels, out_channels)
 
@@ -174,7 +179,10 @@ class Conditioning(nn.Module):
         c_noise: Float[Tensor, " b"],
         label: Int64[Tensor, " b"] | None = None,
         augment: Float[Tensor, "b a"] | None = None,
+        guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c"]:
+        if guidance is not None and self.guidance is None:
+            raise ValueError("this network has no input for a guidance scale; build it with guided=True")
         dtype = self.layer0.weight.dtype
         with torch.autocast(c_noise.device.type, enabled=False):
             embedding = self.noise(c_noise.to(torch.promote_types(dtype, torch.float32))).to(dtype)
@@ -182,6 +190,9 @@ class Conditioning(nn.Module):
                 embedding = embedding + self.label(self._one_hot(c_noise, label).to(dtype))
             if self.augment is not None and augment is not None:
                 embedding = embedding + self.augment(augment.to(dtype))
+            if self.guidance is not None:
+                scale = torch.ones_like(c_noise) if guidance is None else guidance.to(c_noise.dtype)
+                embedding = embedding + self.guidance(scale).to(dtype)
             return tangent.silu(self.layer1(tangent.silu(self.layer0(embedding))))
 
     def _one_hot(self, c_noise: Tensor, label: Int64[Tensor, " b"] | None) -> Float[Tensor, "b k"]:
@@ -189,6 +200,16 @@ class Conditioning(nn.Module):
         if label is None:
             return c_noise.new_zeros(c_noise.shape[0], self.num_classes)
         return F.one_hot(label, self.num_classes + 1)[:, :-1] * math.sqrt(self.num_classes)
+
+
+class _Guidance(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.embedding = PositionalEmbedding(channels)
+        self.linear = Linear(channels, channels, bias=False, gain=0.0)
+
+    def forward(self, scale: Float[Tensor, " b"]) -> Float[Tensor, "b c"]:
+        return self.linear(self.embedding(scale).to(self.linear.weight.dtype))
 
 
 class Modulation(nn.Module):

@@ -23,6 +23,7 @@ class MLP(nn.Module):
         norm: how the embedding enters: "adaptive" or sCM's "double" (see `layers.Modulation`).
         embedding: of the noise level, "positional" or "fourier".
         fourier_scale: see `layers.Conditioning`.
+        guided: take a guidance scale as an input (see `layers.Conditioning`).
     """
 
     def __init__(
@@ -35,23 +36,28 @@ class MLP(nn.Module):
         norm: Literal["adaptive", "double"] = "adaptive",
         embedding: Literal["positional", "fourier"] = "positional",
         fourier_scale: float = 1.0,
+        guided: bool = False,
     ):
         super().__init__()
         if depth < 1:
             raise ValueError(f"MLP: depth must be at least 1, got {depth}")
-        self.shape, self.num_classes = tuple(shape), num_classes
+        self.shape, self.num_classes, self.guided = tuple(shape), num_classes, guided
         features = math.prod(self.shape)
-        self.conditioning = Conditioning(width, width, num_classes, 0, embedding, fourier_scale)
+        self.conditioning = Conditioning(width, width, num_classes, 0, embedding, fourier_scale, guided)
         self.input = Linear(features, width)
         self.blocks = nn.ModuleList(_Block(width, dropout, norm) for _ in range(depth))
         self.output = Linear(width, features, gain=1e-5)
 
     def forward(
-        self, x: Float[Tensor, "b ..."], c_noise: Float[Tensor, " b"], label: Int64[Tensor, " b"] | None = None
+        self,
+        x: Float[Tensor, "b ..."],
+        c_noise: Float[Tensor, " b"],
+        label: Int64[Tensor, " b"] | None = None,
+        guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b ..."]:
-        """F(x; c_noise, label), like x; x has about unit variance."""
+        """F(x; c_noise, label, guidance), like x; x has about unit variance."""
         check_input("MLP", x, self.shape)
-        embedding = self.conditioning(c_noise, label)
+        embedding = self.conditioning(c_noise, label, guidance=guidance)
         h = self.input(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)

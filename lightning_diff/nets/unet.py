@@ -34,6 +34,7 @@ class UNet(nn.Module):
             after it (ADM), or sCM's "double" normalisation of both (see `layers.Modulation`).
         embedding: of the noise level, "positional" (DDPM++) or "fourier" (NCSN++).
         fourier_scale: see `layers.Conditioning`.
+        guided: take a guidance scale as an input (see `layers.Conditioning`).
         skip_scale: multiplies every residual sum; sqrt(1/2) keeps its variance.
     """
 
@@ -53,6 +54,7 @@ class UNet(nn.Module):
         embedding: Literal["positional", "fourier"] = "positional",
         fourier_scale: float = 16.0,
         skip_scale: float = math.sqrt(0.5),
+        guided: bool = False,
     ):
         super().__init__()
         if len(shape) != 3:
@@ -67,9 +69,9 @@ class UNet(nn.Module):
                 f"UNet: {len(channel_mult)} resolutions halve a picture {len(channel_mult) - 1} times, so height and "
                 f"width must be divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
             )
-        self.shape, self.num_classes, self.augment_dim = tuple(shape), num_classes, augment_dim
+        self.shape, self.num_classes, self.augment_dim, self.guided = tuple(shape), num_classes, augment_dim, guided
         width = 4 * channels  # of the embedding, in DDPM++, NCSN++ and ADM alike
-        self.conditioning = Conditioning(channels, width, num_classes, augment_dim, embedding, fourier_scale)
+        self.conditioning = Conditioning(channels, width, num_classes, augment_dim, embedding, fourier_scale, guided)
 
         def block(c_in: int, c_out: int, attends: bool = False, resample: Literal["up", "down"] | None = None) -> Block:
             attending_heads = heads if attends else 0
@@ -107,10 +109,11 @@ class UNet(nn.Module):
         c_noise: Float[Tensor, " b"],
         label: Int64[Tensor, " b"] | None = None,
         augment: Float[Tensor, "b a"] | None = None,
+        guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """F(x; c_noise, label, augment), like x; x has about unit variance."""
+        """F(x; c_noise, label, augment, guidance), like x; x has about unit variance."""
         check_input("UNet", x, self.shape)
-        embedding = self.conditioning(c_noise, label, augment)
+        embedding = self.conditioning(c_noise, label, augment, guidance)
         h = self.input(x)
         skips = [h]
         for block in self.down:
