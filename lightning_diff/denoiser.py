@@ -64,6 +64,12 @@ class Denoiser(nn.Module):
         """What the network is told of its noise level: ln(sigma) / 4, or the angle t."""
         return sigma.log() / 4 if self.time == "edm" else sigma_to_t(sigma, self.sigma_data)
 
+    def c_noise_rate(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """d c_noise / d ln sigma: 1/4, or cos(t) sin(t)."""
+        if self.time == "edm":
+            return torch.full_like(sigma, 0.25)
+        return sigma * self.sigma_data / (sigma**2 + self.sigma_data**2)
+
     def raw(
         self,
         x_in: Float[Tensor, "b ..."],

@@ -14,12 +14,14 @@ signal-to-noise ratio s = exp(log_snr), a published weight on |D - x0|^2 is ther
 error of the noise by s / (1 + s), and one on the error of v not at all.
 """
 
+from .adaptive import AdaptiveWeight
 from .fixed import P2, GaussianBell, LogSNRBell, MinSNR, Sigmoid, SoftMinSNR, Uniform
 from .learned import LearnedVariance
 from .measured import LossZScore, MeasuredVariance
 
 __all__ = [
     "P2",
+    "AdaptiveWeight",
     "GaussianBell",
     "LearnedVariance",
     "LogSNRBell",

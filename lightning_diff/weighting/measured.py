@@ -59,7 +59,8 @@ class MeasuredVariance(nn.Module):
     centres weights are interpolated.
 
     gamma = 0 is EDM; gamma = 1 gives the weighted loss the same standard deviation at every level; gamma = 2 divides by the
-    variance, as weighted least squares does. Weights average to one under the noise law, and under its base law if it adapts, because importance carries its draws back there.
+    variance, as weighted least squares does. Weights average to one under the noise law, and under its base law if it adapts,
+    because importance carries its draws back there.
 
     Args:
         bins: bins of log-SNR over [low, high].
