@@ -6,22 +6,29 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from torch import distributed
 
 from lightning_diff import checkpoints
-from lightning_diff.errors import Stopped
+from lightning_diff.errors import SCHEDULER_SIGNALS, Stopped
+from lightning_diff.sharding import ShardedStrategy
 
 from .cadence import refuse_nonpositive
 
-POLL_STEPS = 16  # how often several processes ask each other about clocks and signals; one process looks at every step
+POLL_SECONDS = (
+    1.0  # how often several processes ask each other about clocks and signals; one process looks at every step
+)
+POLL_STEPS = 64  # at least once in so many steps
 
 
 class Checkpoint(LightningCheckpoint):
     """Write `checkpoints/step_*.ckpt` in the run folder, whole or not at all, and keep the newest few.
 
-    Ctrl-C and SIGTERM let the step under way finish, save, and end the run; a second Ctrl-C ends it at once. A last checkpoint is
-    written when training ends. Being a Lightning checkpoint callback it runs after all others, so that it sees their final state.
+    Ctrl-C, SIGTERM and SIGUSR1 let the step under way finish, save, and end the run (several processes: within about a second);
+    a second Ctrl-C ends it at once. A last checkpoint is written when training ends. Being a Lightning checkpoint callback it
+    runs after all others, so that it sees their final state.
 
     Args:
         every_images: images between checkpoints, or None.
@@ -39,7 +46,8 @@ class Checkpoint(LightningCheckpoint):
         self._step = trainer.global_step
         self._clock = time.monotonic()
         self._images = pl_module.images_seen
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        self._polled, self._next_poll = (self._step, self._clock), self._step + 1
+        for signum in (signal.SIGINT, *SCHEDULER_SIGNALS):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -58,19 +66,26 @@ class Checkpoint(LightningCheckpoint):
         due = self._step == trainer.max_steps
         due = due or (self.every_images is not None and images // self.every_images > self._images // self.every_images)
         signum = self._signum
-        if trainer.world_size == 1 or self._step % POLL_STEPS == 0:
-            late = self.every_minutes is not None and time.monotonic() - self._clock > 60 * self.every_minutes
-            if trainer.world_size > 1:
-                late = trainer.strategy.reduce_boolean_decision(late, all=False)
-                asked = trainer.strategy.reduce_boolean_decision(bool(signum), all=False)
-                signum = (signum or signal.SIGTERM) if asked else 0
-            due = due or late or bool(signum)
-        elif trainer.world_size > 1:
-            signum = 0  # the others do not know yet
+        late = self.every_minutes is not None and time.monotonic() - self._clock > 60 * self.every_minutes
+        if trainer.world_size > 1:
+            late, signum = self._agree(trainer, late, signum) if self._step >= self._next_poll else (False, 0)
+        due = due or late or bool(signum)
         if due:
             path = self._save(trainer, pl_module)
             if signum:
                 raise Stopped(signum, f"stopped by {signal.Signals(signum).name} after saving {path}")
+
+    def _agree(self, trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
+        """What one process knows becomes known to all; the first one's clock says when to ask again."""
+        step, clock = self._polled
+        self._polled = self._step, time.monotonic()
+        seconds = (self._polled[1] - clock) / (self._step - step)
+        wait = max(1, min(POLL_STEPS, round(POLL_SECONDS / max(seconds, 1e-6)))) if trainer.is_global_zero else 0
+        asked = torch.tensor([late, signum, wait], device=trainer.strategy.root_device)
+        distributed.all_reduce(asked, distributed.ReduceOp.MAX)
+        late_anywhere, signum_anywhere, wait = (int(value) for value in asked.tolist())
+        self._next_poll = self._step + wait
+        return bool(late_anywhere), signum_anywhere
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not self._target(trainer).exists():  # something other than max_steps ended the training
@@ -98,9 +113,12 @@ class Checkpoint(LightningCheckpoint):
                 lambda temporary: trainer.save_checkpoint(temporary),
                 step=trainer.global_step,
                 images=pl_module.images_seen,
+                is_folder=isinstance(trainer.strategy, ShardedStrategy),
             )
             checkpoints.prune(path.parent, self.keep)
         else:
-            trainer.save_checkpoint(path)  # every process takes part in gathering the state; only the first writes
+            trainer.save_checkpoint(
+                path
+            )  # every process takes part in gathering the state, and writes its shards if it has some
         self._clock, self._images = time.monotonic(), pl_module.images_seen
         return path

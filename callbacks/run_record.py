@@ -1,14 +1,17 @@
 """The training loss in the run's tables, and the finished model in its folder."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 
+from lightning_diff import checkpoint_format
 from lightning_diff.artifacts import save_denoiser
 from lightning_diff.metrics_table import MetricsTable
 from lightning_diff.processes import from_all
+from lightning_diff.sharding import is_sharded, whole_state
 
 from .ema import find as find_ema
 from .finite_guard import FiniteGuard
@@ -25,10 +28,17 @@ class RunRecord(Callback):
         net: the recipe's node for the network, from which `model.json` lets anybody rebuild it; None writes no model.
         shape: (C, H, W) of the images.
         num_classes: number of classes, 0 for none.
+        recipe: the whole recipe, for checkpoints; a changed one is then noticed on resume.
     """
 
-    def __init__(self, net: dict[str, Any] | None, shape: tuple[int, ...], num_classes: int = 0):
-        self.net, self.shape, self.num_classes = net, tuple(shape), num_classes
+    def __init__(
+        self,
+        net: dict[str, Any] | None,
+        shape: tuple[int, ...],
+        num_classes: int = 0,
+        recipe: dict[str, Any] | None = None,
+    ):
+        self.net, self.shape, self.num_classes, self.recipe = net, tuple(shape), num_classes, recipe
         self._trainer: Any = None
         self._window = torch.zeros(1, 3, dtype=torch.float64)  # of each process: loss, unweighted loss, micro-batches
         self._rows = 0  # of metrics.csv at the checkpoint's images
@@ -80,6 +90,9 @@ class RunRecord(Callback):
 
     # --- checkpoints ---
 
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint_format.stamp(checkpoint, self.recipe)
+
     def state_dict(self) -> dict[str, Any]:
         images = self._trainer.lightning_module.images_seen
         return {
@@ -93,16 +106,15 @@ class RunRecord(Callback):
         self._unwritten = state_dict["unwritten"]
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        ema = find_ema(trainer)
-        if not trainer.is_global_zero or self.net is None:
+        ema, is_first = find_ema(trainer), trainer.is_global_zero
+        if self.net is None or not (is_first or is_sharded(pl_module.denoiser.net)):
             return
-        path = Path(trainer.default_root_dir)
-        facts = {"shape": self.shape, "num_classes": self.num_classes, "images": pl_module.images_seen}
-        if ema is None:
-            save_denoiser(path, pl_module.denoiser, self.net, ema="none", **facts)
-            return
-        with ema.swapped(pl_module) as profile:
-            save_denoiser(path, pl_module.denoiser, self.net, ema=profile or "none", **facts)
+        with ema.swapped(pl_module) if ema is not None else nullcontext() as profile:
+            weights = whole_state(pl_module.denoiser.net, keep=is_first)
+        if is_first:
+            facts = {"shape": self.shape, "num_classes": self.num_classes, "images": pl_module.images_seen}
+            folder = Path(trainer.default_root_dir)
+            save_denoiser(folder, pl_module.denoiser, self.net, weights=weights, ema=profile or "none", **facts)
 
 
 def _unwritten(trainer: Any) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The command line: lightning-diff train | sample | evaluate | compare | export; and where errors become exit codes.
 
-0: done. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, 143 for SIGTERM (a run saves first). Anything
-else is a fault of this program and shows a traceback, as `--debug` does for every error.
+0: done. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, and 75 for SIGTERM and SIGUSR1, by which schedulers
+take a machine back: the job may go back into the queue. A run saves first in each of these cases. Anything else is a fault of
+this program and shows a traceback, as `--debug` does for every error.
 """
 
 import sys
@@ -284,7 +285,7 @@ def _verdict(error: Exception) -> tuple[int, str]:
     if isinstance(error, UserError):
         return 2, f"error: {' '.join(str(error).split())}"
     if isinstance(error, Stopped):
-        return 128 + error.signum, str(error)
+        return error.exit_code, str(error)
     if isinstance(error, typer.Abort):  # what older typers make of Ctrl-C
         return 130, "stopped by Ctrl-C"
     if hasattr(error, "format_message"):  # typer's own complaints about the command line

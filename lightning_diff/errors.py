@@ -1,4 +1,9 @@
-"""The one kind of error that is a sentence for the person at the keyboard."""
+"""Ends of a run that are a sentence for the person at the keyboard."""
+
+import signal
+
+# What schedulers send before they take a machine back; Windows has no SIGUSR1.
+SCHEDULER_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class UserError(Exception):
@@ -13,8 +18,13 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop and its state has been saved; the exit code is 128 + signum, as a shell expects."""
+    """A signal asked the run to stop, and it has saved what there was to save.
+
+    The exit code is 130 for Ctrl-C, as a shell expects; for the signals by which schedulers take a machine back it is 75
+    (EX_TEMPFAIL of sysexits.h: try again later), which tells a job script to put the job back into the queue.
+    """
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.signum = signum
+        self.exit_code = 75 if signum in SCHEDULER_SIGNALS else 128 + signum

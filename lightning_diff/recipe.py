@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .atomic import replacing
 from .binding import bind, construct, is_node, locate, nearest, signature
@@ -21,6 +21,7 @@ from .errors import UserError
 
 KEYS = ("name", "seed", "runs_dir", "resume", "extends", "model", "data", "callbacks", "trainer")
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")
+LEFT_OUT = object()
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=", re.ASCII)
 
 _STEPS = "training is counted in optimiser steps; set trainer.max_steps"
@@ -196,21 +197,39 @@ def read_yaml(path: Path | str, *needed: str) -> dict[str, Any]:
     return recipe
 
 
-def first_difference(before: Any, after: Any, key: str) -> str | None:
-    """The first dotted key at which two parts of recipes differ, in words; None if they are the same."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in [*before, *(name for name in after if name not in before)]:
-            if name not in after:
-                return f"{key}.{name} was {before[name]!r}, is left out"
-            if name not in before:
-                return f"{key}.{name} was left out, is {after[name]!r}"
-            if difference := first_difference(before[name], after[name], f"{key}.{name}"):
-                return difference
-        return None
+class Change(NamedTuple):
+    """A dotted key at which two recipes differ; a value that one of them leaves out is LEFT_OUT."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        if self.before is LEFT_OUT:
+            return f"{self.key} was left out, is {self.after!r}"
+        if self.after is LEFT_OUT:
+            return f"{self.key} was {self.before!r}, is left out"
+        return f"{self.key} was {self.before!r}, is {self.after!r}"
+
+
+def changes(before: Any, after: Any, key: str = "") -> list[Change]:
+    """Every dotted key at which two recipes, or parts of recipes, differ; a node of another target is one change."""
+    if isinstance(before, dict) and isinstance(after, dict) and before.get("_target_") == after.get("_target_"):
+        names = [*before, *(name for name in after if name not in before)]
+        parts = [
+            changes(before.get(name, LEFT_OUT), after.get(name, LEFT_OUT), f"{key}.{name}" if key else name)
+            for name in names
+        ]
+        return [change for part in parts for change in part]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = enumerate(zip(before, after, strict=True))
-        return next(filter(None, (first_difference(old, new, f"{key}.{i}") for i, (old, new) in pairs)), None)
-    return None if before == after else f"{key} was {before!r}, is {after!r}"
+        return [change for i, (old, new) in pairs for change in changes(old, new, f"{key}.{i}")]
+    return [] if before == after else [Change(key, _name(before), _name(after))]
+
+
+def _name(value: Any) -> Any:
+    """A node's target in its place, which is what changed."""
+    return value["_target_"] if is_node(value) else value
 
 
 def find(path: Path | str, folder: Path | None = None) -> Path:

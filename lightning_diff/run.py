@@ -1,33 +1,42 @@
 """One run from a resolved recipe: folder, data, model, Trainer, resume."""
 
+import errno
 import json
 import logging
 import os
 import platform
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import indent
+from types import FrameType
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from . import checkpoints, recipe, rng
+from . import checkpoint_format, checkpoints, recipe, rng
 from .atomic import replacing, sweep
 from .callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput
+from .checkpoint_files import CheckpointFiles
 from .data import Data, Positions
 from .ending import end_again, is_finished, mark_finished, mark_unfinished
-from .errors import UserError
+from .errors import SCHEDULER_SIGNALS, Stopped, UserError
+from .lock import locked
 from .metrics_table import MetricsTable
 from .modules import TrainingData
+from .resume import find_start
+from .sharding import ShardedStrategy
 
 DEFAULT_CALLBACKS = (FiniteGuard, Throughput, Progress, Checkpoint)
-WHAT_MAKES_A_RUN = ("seed", "model", "data")  # a change of anything else may continue the same run
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def train(settings: dict[str, Any], source: Path | str) -> None:
@@ -42,11 +51,23 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
     data = build_data(settings, source)
     settings = recipe.fill_facts(settings, data.facts())
     module, trainer = _build(settings, data, folder, source)  # refuses mistakes before the folder is touched
-    checkpoint = _resume_from(folder, settings)
-    step = None if checkpoint is None else checkpoints.step(checkpoint)
+    with _held(folder), _stopping_at_once():
+        _train(settings, source, folder, data, module, trainer)
+
+
+def _train(
+    settings: dict[str, Any],
+    source: Path | str,
+    folder: Path,
+    data: Data,
+    module: LightningModule,
+    trainer: Trainer,
+) -> None:
+    start = find_start(folder, settings)
+    datamodule = TrainingData(data, settings["seed"])
+    checkpoint, step = start.checkpoint, start.step
     if checkpoint is not None:
-        if step is None:
-            raise UserError(f"resume: {checkpoint} is damaged, or no checkpoint of a training")
+        datamodule.load_state_dict(checkpoint_format.read(checkpoint)["TrainingData"])  # refuses other images
         if step >= trainer.max_steps:
             if checkpoint.resolve().parent != (folder / "checkpoints").resolve():
                 raise UserError(
@@ -58,16 +79,16 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
             _say(f"{folder}: trained to step {step}, and killed before all was written; writing it now")
             end_again(trainer)
         else:
-            _say(f"{folder}: continuing from {checkpoint}")
+            _say("\n".join([f"{folder}: continuing from {checkpoint}, step {step:,}", *start.remarks]))
     _claim(folder, settings["resume"] == "never", checkpoint)
     if _is_first_process():
-        if step is not None:
+        if checkpoint is not None:
             for path in checkpoints.set_aside_after(folder / "checkpoints", step):
                 _say(f"{path}: ahead of the step that training continues from; it is now {path.name}.aside")
         _write_record(folder, settings)
         _say(_summary(settings, module, trainer, folder))
     try:
-        trainer.fit(module, datamodule=TrainingData(data, settings["seed"]), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
     except torch.OutOfMemoryError as error:
@@ -75,6 +96,12 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
             f"{source}: out of memory with {data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)} "
             "images at a time; trainer.accumulate_grad_batches takes fewer, and trains the same"
         ) from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        last = checkpoints.newest(folder / "checkpoints")
+        goes_on = f"the same command goes on from {last}" if last else "there is no checkpoint to go on from"
+        raise UserError(f"{error.filename or folder}: {error.strerror}; make room, and {goes_on}") from error
     if trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
         _say(f"{folder}: done; model.safetensors, metrics.csv and pictures are there")
@@ -100,12 +127,25 @@ def build_data(settings: dict[str, Any], source: Path | str | None = None) -> Da
     return data
 
 
+def build_model(model: dict[str, Any], source: Path | str | None = None, *, on_meta: bool = False) -> LightningModule:
+    """The training module of a recipe's `model` node; its network without memory for the weights if `on_meta`."""
+    if on_meta and recipe.is_node(model.get("net")):
+        with torch.device("meta"):
+            net = recipe.build(model["net"], "model.net", source)
+        model = model | {"net": net}
+    return recipe.build(model, "model", source)
+
+
 def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | str) -> tuple[LightningModule, Trainer]:
-    torch.manual_seed(rng.key(settings["seed"], "init"))
-    module = recipe.build(settings["model"], "model", source)
-    record = RunRecord(settings["model"].get("net"), data.shape, data.num_classes)
-    callbacks = _callbacks(recipe.build(settings["callbacks"], "callbacks", source), record)
     options = recipe.build(settings["trainer"], "trainer", source)
+    if options.get("strategy") == "model_parallel":
+        options["strategy"] = ShardedStrategy()
+    # The first process's weights are those of a plain run; the others receive their rows of them.
+    on_meta = isinstance(options.get("strategy"), ShardedStrategy) and not _is_first_process()
+    torch.manual_seed(rng.key(settings["seed"], "init"))
+    module = build_model(settings["model"], source, on_meta=on_meta)
+    record = RunRecord(settings["model"].get("net"), data.shape, data.num_classes, settings)
+    callbacks = _callbacks(recipe.build(settings["callbacks"], "callbacks", source), record)
     logger = options.pop("logger", None)
     if torch.backends.mps.is_available():  # which has no float64, and noise levels and what learns from losses are that
         if options.get("accelerator") == "mps":
@@ -126,6 +166,12 @@ def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | st
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # Lightning's ways to refuse
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
+    trainer.strategy.checkpoint_io = CheckpointFiles()
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = (
+            False  # Lightning would save a checkpoint of its own; `Checkpoint` and the exit code do that
+        )
     try:  # before the devices are started
         Positions(data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches)
     except UserError as error:
@@ -177,30 +223,40 @@ def _claim(folder: Path, never: bool, checkpoint: Path | None) -> None:
         mark_unfinished(folder)
         sweep(folder)
     except OSError as error:
-        raise UserError(f"{folder}: the run folder cannot be written ({error.strerror}); set runs_dir") from error
+        raise _not_writable(folder, error) from error
 
 
-def _resume_from(folder: Path, settings: dict[str, Any]) -> Path | None:
-    choice = settings["resume"]
-    if choice == "never":
-        return None
-    if choice not in ("auto", "required"):
-        path = Path(choice)
-        if not path.is_file():
-            raise UserError(f"resume: {path} is not a checkpoint file; give one, or auto, required or never")
-        return path
-    newest = checkpoints.newest(folder / "checkpoints")
-    if newest is None and choice == "required":
-        raise UserError(f"resume: no usable checkpoint in {folder / 'checkpoints'}; resume=auto starts a new run")
-    if newest is not None:
-        before = recipe.read_yaml(folder / "recipe.yaml")
-        for part in WHAT_MAKES_A_RUN:
-            changed = recipe.first_difference(before.get(part), settings[part], part)
-            if changed:
-                raise UserError(
-                    f"{folder}: holds a run of another recipe ({changed}); choose another name or resume=never"
-                )
-    return newest
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The first process holds the run folder for all."""
+    with ExitStack() as stack:
+        if _is_first_process():
+            try:
+                stale = stack.enter_context(locked(folder))
+            except OSError as error:
+                raise _not_writable(folder, error) from error
+            if stale:
+                _say(stale)
+        yield
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: the run folder cannot be written ({error.strerror}); set runs_dir")
+
+
+@contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """Until `Checkpoint` takes them over, the signals of a scheduler end the process with the code that asks for another try."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")
+
+    before = {signum: signal.signal(signum, stop) for signum in SCHEDULER_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _write_record(folder: Path, settings: dict[str, Any]) -> None:

@@ -53,6 +53,7 @@ def model(workplace):
         "state_dict": {f"denoiser.net.{key}": value for key, value in net.state_dict().items()} | {"weighting.x": torch.ones(1)},
         "callbacks": {"lightning_diff.EMA": {"averages": averages}},
         "images_seen": 1280,
+        "global_step": 10,
     }  # fmt: skip
     checkpoints.write(
         folder / "checkpoints" / "step_00000010.ckpt", lambda path: torch.save(state, path), step=10, images=1280
@@ -124,7 +125,7 @@ def test_a_dry_run_prints_the_resolved_recipe_and_trains_nothing(workplace, trai
     ("error", "code", "told"),
     [
         (UserError("x.yaml: a: is\nwrong"), 2, "error: x.yaml: a: is wrong\n"),
-        (Stopped(signal.SIGTERM, "stopped by SIGTERM after saving x"), 143, "stopped by SIGTERM after saving x\n"),
+        (Stopped(signal.SIGTERM, "stopped by SIGTERM after saving x"), 75, "stopped by SIGTERM after saving x\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
     ],
 )

@@ -289,17 +289,20 @@ def test_the_saved_recipe_is_the_same_recipe_and_builds_the_same_model(folder):
     assert (models[1].net.num_classes, models[1].sigma_data, models[1].law.std) == (10, 0.752, 1e-3)
 
 
-def test_the_first_difference_is_named_by_its_key():
-    before = {"net": {"a": 1, "b": [1, {"c": 2}]}}
+def test_changes_are_named_by_their_keys():
+    before = {"net": {"_target_": "A", "a": 1, "b": [1, {"c": 2}]}}
     for after, expected in [
-        (before, None),
-        ({"net": {"a": 2, "b": [1, {"c": 2}]}}, "model.net.a was 1, is 2"),
-        ({"net": {"a": 1, "b": [1, {"c": 3}]}}, "model.net.b.1.c was 2, is 3"),
-        ({"net": {"a": 1, "b": [1]}}, "model.net.b was [1, {'c': 2}], is [1]"),
-        ({"net": {"a": 1}}, "model.net.b was [1, {'c': 2}], is left out"),
-        ({"net": before["net"] | {"d": 0}}, "model.net.d was left out, is 0"),
-    ]:
-        assert recipe.first_difference(before, after, "model") == expected
+        ({}, []),
+        ({"a": 2}, ["model.net.a was 1, is 2"]),
+        ({"a": 2, "b": [0, {"c": 3}]}, ["model.net.a was 1, is 2", "model.net.b.0 was 1, is 0", "model.net.b.1.c was 2, is 3"]),
+        ({"b": [1]}, ["model.net.b was [1, {'c': 2}], is [1]"]),
+        ({"d": 0}, ["model.net.d was left out, is 0"]),
+        ({"_target_": "B"}, ["model.net was 'A', is 'B'"]),
+    ]:  # fmt: skip
+        found = recipe.changes(before, {"net": before["net"] | after}, "model")
+        assert [str(change) for change in found] == expected
+    (left_out,) = recipe.changes({"a": 1, "b": 2}, {"a": 1})
+    assert str(left_out) == "b was 2, is left out"
 
 
 def test_what_the_command_line_takes_for_an_override():

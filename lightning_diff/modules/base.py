@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from .. import rng
+from .. import rng, sharding
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..learning_rate import LearningRate
@@ -70,10 +70,13 @@ class TrainingModule(LightningModule):
         if shape != data.data.shape:
             raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.data.shape}")
 
+    def configure_model(self) -> None:
+        sharding.configure(self)
+
     def on_fit_start(self) -> None:
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.compile_net:
+        if self.compile_net and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
             self.denoiser.net.compile()
         prepare = getattr(self.weighting, "prepare", None)
         if prepare is not None:
@@ -152,7 +155,7 @@ class TrainingModule(LightningModule):
                 scaler.unscale_(optimizer)  # fp16: left to fused optimisers' own step, which is too late for the norm
             # The optimiser's own list: walking the modules for it costs a quarter of a millisecond.
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            self.grad_norm = sharding.clip_grad_norm_(parameters, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -169,6 +172,14 @@ class TrainingModule(LightningModule):
             update(log_snr, loss)
         if hasattr(self.noise, "update"):
             self.noise.update(log_snr, loss, weight)
+
+    def on_train_start(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            if any(missing := optimizer.defaults.keys() - group.keys() for group in optimizer.param_groups):
+                raise UserError(
+                    f"model.optimizer: the checkpoint's state is of another optimiser, without {', '.join(sorted(missing))}; "
+                    "go on with that one, or give this training another name"
+                )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen
