@@ -1,8 +1,8 @@
-"""The command line: lightning-diff train | sample | evaluate | compare | export; and where errors become exit codes.
+"""The command line: lightning-diff train | sample | evaluate | compare | export | doctor; and where errors become exit codes.
 
-0: done. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, and 75 for SIGTERM and SIGUSR1, by which schedulers
-take a machine back: the job may go back into the queue. A run saves first in each of these cases. Anything else is a fault of
-this program and shows a traceback, as `--debug` does for every error.
+0: done. 1: doctor found something broken. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, and 75 for SIGTERM and
+SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run saves first in each of these cases.
+Anything else is a fault of this program and shows a traceback, as `--debug` does for every error.
 """
 
 import sys
@@ -252,6 +252,17 @@ def export(
     from .export import export as write
 
     print(write(options.home(options.model(folder)), out, profile=ema, sigma_rel=sigma_rel, images=images))
+
+
+@app.command()
+def doctor(folder: Run) -> int:
+    """Say what is in a run folder, what is broken, and what resuming would do; exit code 1 if anything is broken."""
+    from . import doctor as examining
+    from . import options
+
+    findings = examining.examine(options.home(options.model(folder)))
+    print(examining.as_text(findings))
+    return int(any(finding.kind == "broken" for finding in findings))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
