@@ -306,6 +306,7 @@ def _quieten() -> None:
     for message in (
         ".*does not have many workers.*",  # images in memory are read faster without
         ".*your dataloader is not resumable.*",  # the stream is a function of the position
+        ".*FSDP2-wrapped module.*returned a view tensor.*",  # nothing writes into a network's output
         ".*LeafSpec.*",  # Lightning's use of torch
         "GPU available but not used.*",  # trainer.accelerator=cpu means it
     ):
