@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_diff import checkpoints, load_denoiser, recipe, run
 from lightning_diff.artifacts import read_record
+from lightning_diff.errors import Stopped
 from lightning_diff.metrics_table import read
 
 EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA}]"
@@ -19,6 +21,26 @@ class ByLevel(nn.Module):
 
     def forward(self, log_snr, loss):
         return (log_snr / 4).exp()
+
+
+class Logs(Callback):
+    """Logs as Lightning's users do: rows that are written after all callbacks have ended the step, the checkpoint's too."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.log("mine", outputs["loss"].detach())
+
+
+class Faulty(nn.Module):
+    """A network whose output is NaN in some of the batches it sees."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.calls, self.at = 0, at
+
+    def forward(self, x, c_noise, label=None):
+        self.calls += 1
+        return x * self.weight + (torch.nan if self.calls in self.at else 0.0)
 
 
 def logged(folder, metric):
@@ -84,3 +106,62 @@ def test_resuming_drops_rows_that_lie_ahead_of_the_checkpoint(train):
     losses = logged(folder, "train/loss")
     assert list(losses) == list(range(1, 9))
     assert losses == logged(train("whole"), "train/loss")
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("stop", [4, 6])  # in the middle of a window; at a step that is logged
+def test_rows_are_the_same_when_a_run_was_interrupted(train, stop, accumulation):
+    options = ["trainer.log_every_n_steps=3", f"trainer.accumulate_grad_batches={accumulation}"]
+    mine = "{_target_: test_run_record.Logs}"
+    folder = train("whole", *options, f"callbacks=[{mine}]")
+    interrupt = f"{{_target_: interrupting.Interrupt, batch: {(stop - 1) * accumulation}}}"
+    with pytest.raises(Stopped, match=f"step_{stop:08d}"):
+        train("parts", *options, f"callbacks=[{mine}, {interrupt}]")
+    resumed = train("parts", *options, f"callbacks=[{mine}]")
+    whole, parts = (
+        [row for row in read(path / "metrics.csv") if row["metric"] != "images_per_second"]
+        for path in (folder, resumed)
+    )
+    assert whole == parts
+    assert {row["metric"] for row in whole} >= {"mine", "train/loss"}
+
+
+def test_saving_at_every_step_changes_nothing(train, state):
+    """When a checkpoint is due by the clock depends on the machine."""
+    callbacks = "{_target_: lightning_diff.callbacks.EMA}, {_target_: lightning_diff.callbacks.NoiseLevels}"
+    learners = [
+        "model.weighting={_target_: lightning_diff.weighting.MeasuredVariance}",
+        "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, "
+        "refresh: 3, warmup: 20}",
+        "trainer.log_every_n_steps=3",
+    ]
+    folders = [
+        train(name, *learners, f"callbacks=[{callbacks}, {{_target_: lightning_diff.callbacks.Checkpoint, {when}}}]")
+        for name, when in (("often", "every_images: 16, every_minutes: null"), ("once", "every_minutes: null"))
+    ]
+    for name in ("model.safetensors", "noise_levels.csv", "noise_levels_history.csv"):
+        one, other = ((folder / name).read_bytes() for folder in folders)
+        assert one == other, name
+    often, once = map(state, folders)
+    assert all(
+        torch.equal(value, once["state_dict"][name])
+        for name, value in often["state_dict"].items()
+        if "extra" not in name
+    )
+    assert logged(folders[0], "train/loss") == logged(folders[1], "train/loss")
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_steps_that_the_guard_skips_are_left_out_of_the_mean(train, accumulation):
+    """With one half of step 2 lost, both are: the optimiser saw neither. Of steps 4 to 6 nothing is left to log."""
+    skip = "callbacks=[{_target_: lightning_diff.callbacks.FiniteGuard, policy: skip}]"
+    bad = [2 * accumulation, *range(3 * accumulation + 1, 6 * accumulation + 1)]
+    lost = f"model.net={{_target_: test_run_record.Faulty, at: {bad}}}"
+    options = [skip, f"trainer.accumulate_grad_batches={accumulation}"]
+    each = logged(train("each", lost, *options), "train/loss")
+    assert list(each) == [1, 3, 7, 8]
+    folder = train("some", lost, *options, "trainer.log_every_n_steps=3")
+    assert logged(folder, "train/loss") == pytest.approx(
+        {3: (each[1] + each[3]) / 2, 8: (each[7] + each[8]) / 2}, rel=1e-7
+    )
+    assert list(logged(folder, "train/learning_rate")) == [3, 6, 8]

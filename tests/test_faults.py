@@ -1,0 +1,19 @@
+"""A run killed while it trains, while it saves and while it ends, and resumed each time, leaves what one left alone does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the benchmark forks")
+def test_a_run_killed_while_training_saving_and_ending_leaves_the_same_folder():
+    """20 random moments and every operation on files: benchmarks/faults.py without these options."""
+    script = Path(__file__).parents[1] / "benchmarks" / "faults.py"
+    options = ["--variants", "both", "--steps", "12", "--at", "step 6", "saving 9", "ending"]
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "same       step 6, saving 9, ending" in done.stdout
+    assert done.stdout.splitlines()[-1] == "3 of 3"
