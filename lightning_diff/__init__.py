@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from .artifacts import load_denoiser, save_denoiser
     from .denoiser import Denoiser
     from .errors import UserError
-    from .modules import DiffusionModule, TrainingData
+    from .modules import ConsistencyModule, DiffusionModule, TrainingData
 
 _HOME = {
+    "ConsistencyModule": "modules",
     "Denoiser": "denoiser",
     "DiffusionModule": "modules",
     "TrainingData": "modules",
@@ -21,7 +22,15 @@ _HOME = {
     "save_denoiser": "artifacts",
 }
 
-__all__ = ["Denoiser", "DiffusionModule", "TrainingData", "UserError", "load_denoiser", "save_denoiser"]
+__all__ = [
+    "ConsistencyModule",
+    "Denoiser",
+    "DiffusionModule",
+    "TrainingData",
+    "UserError",
+    "load_denoiser",
+    "save_denoiser",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ Python's own path: a file cannot bring code along, but it can name a module that
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ WEIGHTS, RECORD = "model.safetensors", "model.json"
 _FIELDS = {
     "sigma_data": float,
     "time": str,
+    "kind": str,
     "shape": list[int],
     "num_classes": int,
     "ema": str,
@@ -41,6 +43,7 @@ def save_denoiser(
     denoiser: Denoiser,
     net: dict[str, Any],
     *,
+    weights: Mapping[str, torch.Tensor] | None = None,
     shape: tuple[int, ...] | list[int],
     num_classes: int = 0,
     ema: str = "none",
@@ -52,6 +55,7 @@ def save_denoiser(
         folder: made if missing.
         denoiser: its network's parameters and persistent buffers are written, in their own precision.
         net: the recipe's node that builds the network, facts of the data filled in.
+        weights: the network's state, where the network itself has other weights or is sharded.
         shape: of one example.
         num_classes: 0 for none.
         ema: name of the average that the weights are, "none" for the last step's own.
@@ -64,7 +68,7 @@ def save_denoiser(
     # Cloned, because the format refuses tensors that share memory and ones that are not laid out in order.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in denoiser.net.state_dict().items()
+        for name, tensor in (denoiser.net.state_dict() if weights is None else weights).items()
     }
     try:
         with replacing(folder / WEIGHTS) as temporary:
@@ -77,6 +81,7 @@ def save_denoiser(
         "net": net,
         "sigma_data": denoiser.sigma_data,
         "time": denoiser.time,
+        "kind": denoiser.kind,
         "shape": list(shape),
         "num_classes": num_classes,
         "ema": ema,
@@ -112,7 +117,7 @@ def load_denoiser(path: Path | str) -> Denoiser:
         _refuse_all_but_networks(record["net"], "net")
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; nobody's random numbers change
             net = construct(bind(record["net"], nn.Module, "net"))
-        denoiser = Denoiser(net, record["sigma_data"], record["time"])
+        denoiser = Denoiser(net, record["sigma_data"], record["time"], record["kind"])
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
     load_weights(denoiser.net, tensors, weights)
@@ -120,7 +125,7 @@ def load_denoiser(path: Path | str) -> Denoiser:
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
-    """What `model.json` says: net, sigma_data, time, shape, num_classes, ema, images, sha256.
+    """What `model.json` says: net, sigma_data, time, kind, shape, num_classes, ema, images, sha256.
 
     Args:
         path: as for `load_denoiser`.
@@ -136,6 +141,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
             raise UserError(f"{source}: is of format {record['format']}; this version reads up to {FORMAT}: update it")
         if not is_node(record["net"]):
             raise UserError(f"{source}: net: expected a network's _target_ and arguments")
+        record.setdefault("kind", "denoiser")  # written since there are others
         return record | {name: bind(record[name], hint, name) for name, hint in _FIELDS.items()}
     except Mismatch as error:
         raise UserError(f"{source}: {error}") from error

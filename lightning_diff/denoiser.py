@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .noise import sigma_to_t
 
 TIMES = ("edm", "trigflow")
+KINDS = ("denoiser", "consistency")
 
 
 class Denoiser(nn.Module):
@@ -23,15 +24,19 @@ class Denoiser(nn.Module):
         net: any module called as net(x, c_noise, label=None) -> same shape as x.
         sigma_data: standard deviation of the data, > 0, in the images' units.
         time: "edm" or "trigflow", the network's time conditioning and sign.
+        kind: what the network was trained to answer: "denoiser", the mean of the clean images that x may come from, or
+            "consistency", the one at the end of the probability-flow ODE through x. The formulas are the same.
     """
 
-    def __init__(self, net: nn.Module, sigma_data: float = 0.5, time: str = "edm"):
+    def __init__(self, net: nn.Module, sigma_data: float = 0.5, time: str = "edm", kind: str = "denoiser"):
         super().__init__()
         if not sigma_data > 0:
             raise ValueError(f"Denoiser: sigma_data must be positive, got {sigma_data}")
         if time not in TIMES:
             raise ValueError(f"Denoiser: time must be one of {', '.join(TIMES)}, got {time!r}")
-        self.net, self.sigma_data, self.time = net, float(sigma_data), time
+        if kind not in KINDS:
+            raise ValueError(f"Denoiser: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        self.net, self.sigma_data, self.time, self.kind = net, float(sigma_data), time, kind
 
     def forward(
         self,

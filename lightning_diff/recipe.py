@@ -158,6 +158,9 @@ def build(value: Any, key: str, source: Path | str | None = None) -> Any:
 def fill_facts(recipe: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """A copy in which each node under `model` has the facts of the data that its target takes and that are left out.
 
+    Before them come the arguments that the model's target knows from somewhere else: if it has a function `recipe_facts`, that
+    takes the node and returns them.
+
     Args:
         recipe: as `load` returns it.
         facts: `Data.facts()`: shape, num_classes, sigma_data, augment_dim.
@@ -173,7 +176,10 @@ def fill_facts(recipe: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, An
         return node | {name: fact for name, fact in plain.items() if name in takes and name not in node}
 
     plain = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
-    return recipe | {"model": filled(recipe["model"], "model")}
+    model = recipe["model"]
+    if is_node(model) and (own := getattr(locate(model["_target_"], "model._target_"), "recipe_facts", None)):
+        model = model | own(model)
+    return recipe | {"model": filled(model, "model")}
 
 
 def to_yaml(recipe: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ HARMLESS = (
     "data.test_path",
     "data.workers",
     "model.compile",
+    "model.teacher",  # its weights' hash is compared
     "model.channels_last",
     "model.net.checkpointing",
     "callbacks.*",

@@ -1,7 +1,8 @@
 """LightningModules: thin; they wire the mathematics to the Trainer."""
 
 from .base import TrainingModule
+from .consistency import ConsistencyModule
 from .diffusion import DiffusionModule
 from .training_data import TrainingData
 
-__all__ = ["DiffusionModule", "TrainingData", "TrainingModule"]
+__all__ = ["ConsistencyModule", "DiffusionModule", "TrainingData", "TrainingModule"]

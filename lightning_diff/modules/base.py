@@ -77,12 +77,15 @@ class TrainingModule(LightningModule):
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile_net and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
-            self.denoiser.net.compile()
+            self._compile()
         prepare = getattr(self.weighting, "prepare", None)
         if prepare is not None:
             law = getattr(self.noise, "base", self.noise)  # to which importance carries an adaptive law's draws back
             u = (torch.arange(4096, dtype=torch.float64, device=self.device) + 0.5) / 4096
             prepare(sigma_to_log_snr(law.icdf(u), self.denoiser.sigma_data))
+
+    def _compile(self) -> None:
+        self.denoiser.net.compile()
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves: an unconditional model is shown no labels."""

@@ -41,7 +41,7 @@ def consistency_loss(
     *,
     teacher: Denoiser | None = None,
     guidance: Float[Tensor, " b"] | None = None,
-    warmup: float = 1.0,
+    warmup: float | Float[Tensor, ""] = 1.0,
     normalisation: Normalisation = "l2",
     c: float = 0.1,
     derivative: Derivative = "jvp",

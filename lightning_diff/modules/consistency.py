@@ -1,0 +1,229 @@
+"""Consistency models: from a trained denoiser to one that answers in one or two evaluations (sCM)."""
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import rng
+from ..artifacts import load_denoiser, load_weights, read_record
+from ..binding import bind, construct, is_node
+from ..denoiser import Denoiser
+from ..errors import UserError
+from ..learning_rate import Constant, LearningRate
+from ..noise import LogNormal, NoiseLaw
+from ..objectives import consistency_loss
+from ..objectives.consistency import Derivative, Normalisation
+from ..sharding import is_sharded
+from ..weighting import AdaptiveWeight
+from .base import Optimizer, TrainingModule
+
+
+class ConsistencyModule(TrainingModule):
+    """Continuous-time consistency distillation and training (sCD and sCT, arXiv 2410.11081), starting from a denoiser.
+
+    The network starts with the denoiser's weights and keeps its time conditioning, EDM's or TrigFlow's. In distillation the
+    denoiser is the teacher, too, without gradients, dropout or a place in checkpoints, which name it by its file's hash; going on
+    with another one is refused.
+
+    Args:
+        teacher: run folder or model file of the denoiser; its averaged weights are what is there.
+        net: the network; None for one like the teacher's, a mapping for one like it but for these arguments, {dropout: 0.2} for
+            instance. In a recipe's resolved form the network is written out, as are `sigma_data` and `time`.
+        objective: "distillation" follows the teacher's velocity, "training" that of the examples themselves.
+        noise: law of the training noise levels; default LogNormal(-1.0, 1.4), the paper's for CIFAR-10.
+        weighting: default `weighting.AdaptiveWeight`, learned, which starts at the optimum for tangents of norm one if they are
+            normalised to that. `weighting.Uniform` switches it off.
+        optimizer: default RAdam at 1e-4 with betas (0.9, 0.99), the paper's for CIFAR-10.
+        learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
+        warmup: images over which the network's own derivative comes into the tangent; the paper's 10,000 steps.
+        normalisation: of the tangent, "l2", "rms", "clip" or "none" (see `objectives.consistency_loss`).
+        c: what is added to the tangent's norm.
+        derivative: "jvp", "two_pass", or, for networks without forward-mode rules, "central" or "discrete". A network that is
+            sharded or checkpoints its activations takes two passes in any case.
+        guidance: (low, high) of the scale of the teacher's classifier-free guidance, drawn uniformly for each example. The network
+            receives it as an input: sampling with guidance then costs no second evaluation. Distillation only.
+        sigma_data: the teacher's.
+        num_classes: number of classes, 0 for none (a fact of the data).
+        time: the teacher's.
+        compile: compile the loss, derivative included; checkpoints do not change.
+        channels_last: keep weights and activations in NHWC.
+    """
+
+    def __init__(
+        self,
+        teacher: str | Path,
+        net: nn.Module | dict[str, Any] | None = None,
+        *,
+        objective: Literal["distillation", "training"] = "distillation",
+        noise: NoiseLaw | None = None,
+        weighting: nn.Module | None = None,
+        optimizer: Optimizer = partial(torch.optim.RAdam, lr=1e-4, betas=(0.9, 0.99)),  # noqa: B008 (immutable)
+        learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
+        warmup: int = 5_120_000,
+        normalisation: Normalisation = "l2",
+        c: float = 0.1,
+        derivative: Derivative = "jvp",
+        guidance: tuple[float, float] | None = None,
+        sigma_data: float | None = None,
+        num_classes: int = 0,
+        time: Literal["edm", "trigflow"] | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+    ):
+        if warmup < 0 or not c > 0:
+            raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
+        if guidance is not None and not guidance[0] <= guidance[1]:
+            raise ValueError(
+                f"ConsistencyModule: guidance must be (low, high), got {guidance[0]:g} and {guidance[1]:g}"
+            )
+        if guidance is not None and (objective == "training" or not num_classes):
+            needed = (
+                "a teacher to be guided, objective=distillation" if num_classes else "classes, and the data have none"
+            )
+            raise ValueError(f"ConsistencyModule: guidance needs {needed}")
+        if not isinstance(net, nn.Module) or sigma_data is None or time is None:
+            given = {"teacher": teacher, "net": net, "sigma_data": sigma_data, "time": time, "guidance": guidance}
+            facts = self.recipe_facts({name: value for name, value in given.items() if value is not None})
+            net = net if isinstance(net, nn.Module) else construct(bind(facts["net"], nn.Module, "net"))
+            sigma_data, time = facts["sigma_data"], facts["time"]
+        if guidance is not None and not getattr(net, "guided", False):
+            raise ValueError("ConsistencyModule: guidance needs a network that takes the scale: net.guided=true")
+        if weighting is None:
+            shape = getattr(net, "shape", None)
+            if shape is None:
+                raise ValueError("ConsistencyModule: give a weighting, because the network does not tell its shape")
+            weighting = AdaptiveWeight(shape, start=None if normalisation == "l2" else 0.0)
+        super().__init__(
+            Denoiser(net, sigma_data, time, kind="consistency"),
+            noise=LogNormal(-1.0, 1.4) if noise is None else noise,
+            weighting=weighting,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            num_classes=num_classes,
+            compile=compile,
+            channels_last=channels_last,
+        )
+        self.teacher_path, self.objective, self.warmup = Path(teacher), objective, warmup
+        self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
+        self._teacher: tuple[Denoiser, ...] = ()  # in a tuple, out of sight of parameters(), state_dict() and train()
+        self._teacher_sha256: str | None = None
+        self._not_found: UserError | None = None
+        self._loss = consistency_loss
+
+    @staticmethod
+    def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
+        """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time."""
+        net = node.get("net")
+        if (is_node(net) or isinstance(net, nn.Module)) and "sigma_data" in node and "time" in node:
+            return {
+                "net": net,
+                "sigma_data": node["sigma_data"],
+                "time": node["time"],
+            }  # known, even without the teacher
+        record = _record(Path(node["teacher"]))
+        if not (is_node(net) or isinstance(net, nn.Module)):
+            net = record["net"] | ({"guided": True} if node.get("guidance") else {}) | (net or {})
+        return {"net": net} | {name: node.get(name, record[name]) for name in ("sigma_data", "time")}
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self._teacher_sha256 is not None:
+            return
+        own = self.denoiser
+        try:
+            teacher, self._teacher_sha256 = load_denoiser(self.teacher_path), _record(self.teacher_path)["sha256"]
+        except UserError as error:
+            if self.objective == "distillation":
+                raise
+            self._not_found = error  # no matter to a run that goes on from a checkpoint
+            return
+        if (teacher.sigma_data, teacher.time) != (own.sigma_data, own.time):
+            raise UserError(
+                f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {self.teacher_path} "
+                f"{teacher.sigma_data:g} and {teacher.time}; leave them out"
+            )
+        if not any(weight.is_meta for weight in own.parameters()):  # as on all processes but the first, if sharded
+            inputs = {name: weight for name, weight in own.net.state_dict().items() if ".guidance." in name}
+            load_weights(own.net, inputs | teacher.net.state_dict(), self.teacher_path)
+        if self.objective == "distillation":
+            self._teacher = (teacher.requires_grad_(False),)
+
+    def on_fit_start(self) -> None:
+        if self._not_found is not None and not self.images_seen:
+            raise self._not_found
+        super().on_fit_start()
+        for teacher in self._teacher:
+            teacher.to(self.device)
+            if self.memory_format is torch.channels_last:
+                teacher.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _compile(self) -> None:
+        # Not the network: torch has no forward mode through a compiled one.
+        self._loss = torch.compile(consistency_loss)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        self._rekey_dropout(batch_idx)
+        image = self._laid_out(batch["image"])
+        sigma = self.noise.icdf(batch["u"])
+        share = min(self.images_seen / self.warmup, 1.0) if self.warmup else 1.0
+        result = self._loss(
+            self.denoiser,
+            image,
+            sigma,
+            batch["noise"],
+            batch.get("label"),
+            teacher=self._teacher[0] if self._teacher else None,
+            guidance=batch.get("guidance"),
+            warmup=torch.full((), share, device=image.device),  # a number would be compiled in
+            normalisation=self.normalisation,
+            c=self.c,
+            derivative="two_pass" if self.derivative == "jvp" and self._is_plain_only else self.derivative,
+            augment=batch.get("augment"),
+        )
+        diagnostics = {
+            "tangent_norm": result.tangent.flatten(1).norm(dim=1),
+            "dF_dt": result.dF_dt.flatten(1).norm(dim=1),
+        }
+        return self._outputs(batch, sigma.to(image.dtype), result.loss) | diagnostics
+
+    @property
+    def _is_plain_only(self) -> bool:
+        """Whether the network's forward pass has a gradient only outside forward mode."""
+        return is_sharded(self.denoiser.net) or bool(getattr(self.denoiser.net, "checkpointing", False))
+
+    def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """On the CPU, before the batch moves: the teacher's guidance scale of each example, by position."""
+        batch = super().prepare_batch(batch)
+        if self.guidance is not None:
+            low, high = self.guidance
+            u = rng.uniform(self.seed, "guidance", batch["position"].numpy())
+            batch["guidance"] = torch.from_numpy(low + (high - low) * u).float()
+        return batch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self._teacher:
+            checkpoint["teacher"] = self._teacher_sha256
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self._teacher and checkpoint["teacher"] != self._teacher_sha256:
+            raise UserError(
+                f"the checkpoint is of a distillation from another teacher: its weights have the hash "
+                f"{checkpoint['teacher'][:12]}, those of {self.teacher_path} {self._teacher_sha256[:12]}; "  # type: ignore[index]
+                "put the old one back, or choose another name"
+            )
+
+
+def _record(teacher: Path) -> dict[str, Any]:
+    """The teacher's record. UserError saying which recipe makes it, if a packaged one does."""
+    if teacher.exists():
+        return read_record(teacher)
+    is_packaged = (files("lightning_diff.recipes") / f"{teacher.name}.yaml").is_file()
+    way = f"`lightning-diff train {teacher.name}` makes it" if is_packaged else "train it first"
+    raise UserError(f"model.teacher: {teacher}: no such model; {way}")

@@ -1,0 +1,230 @@
+"""Consistency models as runs: where they start, what they follow, what they remember of their teacher, what they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lightning_diff import load_denoiser, recipe
+from lightning_diff.cli import main
+from lightning_diff.data import Stream, Toy
+from lightning_diff.errors import UserError
+from lightning_diff.metrics_table import read
+from lightning_diff.modules import ConsistencyModule
+from lightning_diff.nets import MLP
+from lightning_diff.objectives import consistency_loss
+from lightning_diff.weighting import AdaptiveWeight, Uniform
+
+STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64}"
+EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA, profiles: {ema: {_target_: lightning_diff.ema.HalfLife, images: 64}}}]"
+STILL = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.0}"
+DROPPING = "model.label_dropout=0.3"
+
+SAME_GRADIENTS = '''
+import torch
+from lightning.pytorch import Callback
+from torch import distributed
+
+class SameGradients(Callback):
+    """All processes have one gradient, which is not that of their own share alone."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        mine = torch.cat([p.grad.flatten() for p in pl_module.parameters()])
+        everybodys = [torch.empty_like(mine) for _ in range(trainer.world_size)]
+        distributed.all_gather(everybodys, mine)
+        assert trainer.world_size == 2
+        assert torch.equal(*everybodys)
+        assert float(mine.norm()) > 0
+'''
+
+
+@pytest.fixture
+def teacher(train):
+    return train("teacher", EMA, DROPPING)
+
+
+@pytest.fixture
+def step(teacher, monkeypatch):
+    """step(**parts): a module without a Trainer, and one batch through it."""
+
+    def step(images_seen=0, **parts):
+        parts = {"num_classes": 8, **parts}
+        module = ConsistencyModule("runs/teacher", **parts)
+        for weight in module.denoiser.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+        if module.objective == "distillation":
+            module._teacher = (load_denoiser("runs/teacher"),)
+        module.images_seen, module.seed = images_seen, 3
+        monkeypatch.setattr(module, "_rekey_dropout", lambda batch_idx: None)  # which asks for a Trainer
+        batch = Stream(Toy(batch_size=64, n=64, conditional=True), seed=0).__getitems__(range(64))
+        return module, module.prepare_batch(batch), module.training_step(batch, 0)
+
+    return step
+
+
+@pytest.mark.parametrize("objective", ["distillation", "training"])
+def test_it_starts_as_its_teachers_average_and_says_what_it_is(teacher, train, objective):
+    folder = train("student", STUDENT, STILL, f"model.objective={objective}", "trainer.max_steps=1")
+    weights, averaged = load_file(folder / "model.safetensors"), load_file(teacher / "model.safetensors")
+    assert weights.keys() == averaged.keys()
+    assert all(torch.equal(weights[name], averaged[name]) for name in weights)
+    assert load_denoiser(folder).kind == "consistency"
+    assert load_denoiser(teacher).kind == "denoiser"
+    record, before = (json.loads((path / "model.json").read_text()) for path in (folder, teacher))
+    assert {name: record[name] for name in ("net", "sigma_data", "time", "shape")} == {
+        name: before[name] for name in ("net", "sigma_data", "time", "shape")
+    }
+
+
+def test_the_teacher_has_no_place_in_the_module_and_its_hash_one_in_the_checkpoint(teacher, train, state):
+    folder = train("student", STUDENT)
+    checkpoint = state(folder)
+    own = {"denoiser.net." + name for name in load_file(teacher / "model.safetensors")}
+    assert checkpoint["state_dict"].keys() == own | {"weighting.coefficients"}
+    assert checkpoint["teacher"] == json.loads((teacher / "model.json").read_text())["sha256"]
+
+
+def test_going_on_with_another_teacher_is_refused_and_with_the_same_one_elsewhere_is_not(teacher, train):
+    train("student", STUDENT, "trainer.max_steps=3")
+    train("other", EMA, "model.label_dropout=0.2")
+    with pytest.raises(
+        UserError, match=r"distillation from another teacher: its weights have the hash \w{12}, those of runs/other"
+    ):
+        train("student", STUDENT.replace("runs/teacher", "runs/other"))
+    teacher.rename("runs/moved")
+    train("student", STUDENT.replace("runs/teacher", "runs/moved"))
+
+
+def test_a_finished_model_needs_its_teacher_no_longer(teacher, train):
+    folder = train("student", STUDENT, EMA)
+    teacher.rename("runs/elsewhere")
+    before = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    assert main(["export", "student"]) == 0
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert load_denoiser(folder).kind == "consistency"
+
+
+def test_training_goes_on_from_its_own_recipe_without_the_model_it_started_from(teacher, train, state):
+    whole = state(train("whole", STUDENT, "model.objective=training"))
+    folder = train("parts", STUDENT, "model.objective=training", "trainer.max_steps=3")
+    teacher.rename("runs/elsewhere")
+    parts = state(train("parts", f"model={json.dumps(recipe.read_yaml(folder / 'recipe.yaml')['model'])}"))
+    assert all(torch.equal(parts["state_dict"][name], value) for name, value in whole["state_dict"].items())
+
+
+def test_the_step_is_the_weighted_loss_at_the_warm_ups_share(step):
+    for images, share in ((0, 0.0), (16, 0.25), (640, 1.0)):
+        module, batch, out = step(images, warmup=64)
+        sigma = module.noise.icdf(batch["u"])
+        result = consistency_loss(
+            module.denoiser,
+            batch["image"],
+            sigma,
+            batch["noise"],
+            batch["label"],
+            teacher=module._teacher[0],
+            warmup=share,
+        )
+        torch.testing.assert_close(out["per_sample_loss"], result.loss)
+        torch.testing.assert_close(out["tangent_norm"], result.tangent.norm(dim=1))
+        torch.testing.assert_close(out["dF_dt"], result.dF_dt.norm(dim=1))
+        w = module.weighting.w(out["log_snr"])
+        torch.testing.assert_close(out["loss"], (w.exp() * result.loss - w).mean())
+        torch.testing.assert_close(out["weight"], w.exp().detach())
+
+
+def test_its_weight_starts_where_it_belongs_and_can_be_switched_off(step):
+    assert step()[0].weighting.start == pytest.approx(0.6931472)  # ln 2, in the plane
+    assert step(normalisation="rms")[0].weighting.start == 0
+    module, _, out = step(weighting=Uniform())
+    torch.testing.assert_close(out["loss"], out["per_sample_loss"].mean())
+    assert not any(isinstance(part, AdaptiveWeight) for part in module.modules())
+
+
+def test_guidance_is_drawn_by_position_and_taught_as_an_input(step, train, teacher):
+    module, batch, _ = step(guidance=(1.0, 2.0))
+    scales = batch["guidance"]
+    assert 1 <= float(scales.min()) < 1.1
+    assert 1.9 < float(scales.max()) <= 2
+    order = torch.randperm(64)
+    shuffled = module.prepare_batch({"position": batch["position"][order], "label": batch["label"][order]})["guidance"]
+    assert torch.equal(shuffled, scales[order])
+    folder = train("guided", STUDENT, "model.guidance=[1,2]", "trainer.max_steps=60", "trainer.log_every_n_steps=60")
+    denoiser = load_denoiser(folder)
+    x, sigma, label = torch.randn(8, 2), torch.full((8,), 2.0), torch.arange(8)
+    low, high = (denoiser(x, sigma, label, guidance=torch.full((8,), scale)) for scale in (1.0, 2.0))
+    assert not torch.equal(low, high)
+    assert torch.equal(low, denoiser(x, sigma, label))
+
+
+def test_the_network_may_differ_from_the_teachers_in_some_arguments(teacher, train):
+    folder = train("student", STUDENT, "model.net={dropout: 0.5}", "trainer.max_steps=2")
+    for file in ("recipe.yaml", "model.json"):
+        net = recipe.read_yaml(folder / file)  # JSON is YAML
+        assert (net.get("model", net))["net"]["dropout"] == 0.5
+    assert json.loads((teacher / "model.json").read_text())["net"].get("dropout", 0) == 0
+
+
+def test_a_recipe_that_says_it_all_gives_the_same_run(teacher, train, state):
+    """The resolved recipe in the run folder, in which the network is written out."""
+    first = train("first", STUDENT, "trainer.max_steps=4")
+    resolved = json.dumps(recipe.read_yaml(first / "recipe.yaml")["model"])
+    again = train("again", f"model={resolved}", "trainer.max_steps=4")
+    one, other = state(first)["state_dict"], state(again)["state_dict"]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_have_one_gradient_and_the_losses_of_one_process(teacher, train, tmp_path):
+    plain = train("plain", STUDENT, "model.net={dropout: 0.0}")
+    (tmp_path / "same_gradients.py").write_text(SAME_GRADIENTS)
+    words = [STUDENT, "name=two", "callbacks=[{_target_: same_gradients.SameGradients}]", "trainer.devices=2"]
+    command = [sys.executable, "-m", "lightning_diff", "train", "plain.yaml", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        torch.tensor(
+            [float(row["value"]) for row in read(Path(folder) / "metrics.csv") if row["metric"] == "train/loss"]
+        )
+        for folder in (plain, "runs/two")
+    )
+    assert len(one) == 8
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.teacher=runs/absent"], "model.teacher: runs/absent: no such model; train it first"),
+        (
+            ["model.teacher=runs/digits_edm"],
+            "runs/digits_edm: no such model; `lightning-diff train digits_edm` makes it",
+        ),
+        (["model.guidance=[1,2]", "data.conditional=false"], "guidance needs classes, and the data have none"),
+        (
+            ["model.guidance=[1,2]", "model.objective=training"],
+            "guidance needs a teacher to be guided, objective=distillation",
+        ),
+        (["model.guidance=[2,1]"], r"guidance must be \(low, high\), got 2 and 1"),
+        (["model.net={drop: 0.1}"], "model.net.drop: unknown key of lightning_diff.nets.MLP; did you mean dropout"),
+        (["model.net={width: 32}"], "runs/teacher: weights of another network"),
+        (["model.sigma_data=0.5"], "sigma_data and time are 0.5 and edm, those of runs/teacher .* leave them out"),
+        (["model.time=trigflow"], "trigflow"),
+        (["model.warmup=-1"], "need warmup >= 0 and c > 0, got -1, 0.1"),
+        (["data.conditional=false"], "the network has 8 classes, the data have 0"),
+        (["model.objective=distill"], "did you mean distillation"),
+    ],
+)
+def test_mistakes_are_refused_in_words(teacher, train, overrides, message):
+    with pytest.raises(UserError, match=message):
+        train("student", STUDENT, *overrides)
+
+
+def test_it_needs_no_recipe(teacher):
+    module = ConsistencyModule(teacher, num_classes=8)
+    assert isinstance(module.denoiser.net, MLP)
+    assert module.denoiser.sigma_data == load_denoiser(teacher).sigma_data
