@@ -1,8 +1,9 @@
 """Stored power-function averages, and any other width made from them after training (see `ema.posthoc_weights`).
 
-One safetensors file for each average at each moment; its metadata say `images` and `sigma_rel`.
+One safetensors file for each average at each moment; its metadata say `images`, `sigma_rel` and the SHA-256 of its tensors.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,10 +25,16 @@ class Snapshot:
     path: Path
     images: int
     sigma_rel: float
+    sha256: str | None = None  # None in files of earlier versions
 
     def load(self) -> dict[str, Tensor]:
-        """The average, by parameter name, on the CPU, in the precision in which it was stored."""
-        return safetensors.torch.load_file(self.path)
+        """The average, by parameter name, on the CPU, in the precision in which it was stored. UserError if it is damaged."""
+        tensors = safetensors.torch.load_file(self.path)
+        if self.sha256 is not None and _sha256(tensors) != self.sha256:
+            raise UserError(
+                f"{self.path} is damaged: its checksum is wrong; move it, and its moment's others, out of the folder"
+            )
+        return tensors
 
 
 def save_snapshot(
@@ -44,7 +51,9 @@ def save_snapshot(
     try:
         with atomic.replacing(path) as temporary:
             safetensors.torch.save_file(
-                tensors, temporary, {"images": str(images), "sigma_rel": repr(float(sigma_rel))}
+                tensors,
+                temporary,
+                {"images": str(images), "sigma_rel": repr(float(sigma_rel)), "sha256": _sha256(tensors)},
             )
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         raise UserError(f"cannot write the EMA snapshot {path}: {error}") from error
@@ -58,7 +67,7 @@ def load_snapshots(folder: Path | str) -> list[Snapshot]:
         try:
             with safe_open(path, framework="pt") as file:
                 facts = file.metadata() or {}
-            found.append(Snapshot(path, int(facts["images"]), float(facts["sigma_rel"])))
+            found.append(Snapshot(path, int(facts["images"]), float(facts["sigma_rel"]), facts.get("sha256")))
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise UserError(f"{path} is no EMA snapshot ({error!r}); move it out of the folder") from error
     return sorted(found, key=lambda s: (s.images, s.sigma_rel))
@@ -88,17 +97,32 @@ def reconstruct_from_folder(folder: Path | str, sigma_rel: float, images: int | 
         Float32 tensors by parameter name of the network, for `net.load_state_dict(..., strict=False)`.
 
     Raises:
-        UserError: the folder has no snapshots, a file in it is no snapshot, or `images` lies beyond the last one.
+        UserError: the folder has no snapshots, one is damaged or missing, or `images` lies beyond the last one.
     """
     snapshots = load_snapshots(folder)
     if not snapshots:
         raise UserError(f"no EMA snapshots in {folder}: train with snapshot_every set on the EMA callback")
+    widths = {s.sigma_rel for s in snapshots}
+    for moment in {s.images for s in snapshots}:
+        if missing := widths - {s.sigma_rel for s in snapshots if s.images == moment}:
+            raise UserError(
+                f"EMA snapshots in {folder}: the one of width {min(missing):g} at {moment} images is missing; "
+                "move its moment's others out of the folder"
+            )
     last = snapshots[-1].images
     try:
         weights = _weights(snapshots, sigma_rel, last if images is None else images)
     except ValueError as error:
         raise UserError(f"EMA snapshots in {folder}: {error}") from error
     return ema.reconstruct((s.load() for s in snapshots), weights)
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _weights(snapshots: list[Snapshot], sigma_rel: float, images: int) -> Float[Tensor, " n"]:
