@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_diff import ema, ema_snapshots
 from lightning_diff.errors import UserError
+from lightning_diff.sharding import whole_tensor
 
 
 class EMA(Callback):
@@ -152,7 +153,7 @@ class EMA(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         self._advance()  # an exception may have come between the optimiser's step and on_train_batch_end
-        averages = {name: {key: _whole(value) for key, value in a.items()} for name, a in self.averages.items()}
+        averages = {name: dict(average) for name, average in self.averages.items()}  # in shards where the network is
         return {"images": self.images, "snapshot_images": self._snapshot_images, "averages": averages}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -177,8 +178,12 @@ class EMA(Callback):
     def _snapshot(self, trainer: Trainer) -> None:
         self._snapshot_images = self.images
         for name, profile in self.snapshot_profiles.items():
-            # Outside the condition, because every process has a part in gathering.
-            average = {key: _whole(value) for key, value in self.averages[name].items()}
+            # Outside the condition, because every process has a part in gathering; one tensor at a time.
+            average = {}
+            for key, value in self.averages[name].items():
+                whole = whole_tensor(value)
+                if trainer.is_global_zero:
+                    average[key] = whole.cpu()
             if trainer.is_global_zero:
                 folder, sigma_rel, dtype = _folder(trainer), profile.sigma_rel, self.snapshot_dtype
                 ema_snapshots.save_snapshot(folder, average, images=self.images, sigma_rel=sigma_rel, dtype=dtype)
@@ -199,10 +204,6 @@ def _images_seen(module: LightningModule) -> int:
 
 def _trainable(module: LightningModule) -> dict[str, Tensor]:
     return {name: weight for name, weight in module.denoiser.net.named_parameters() if weight.requires_grad}  # type: ignore[union-attr]
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _placed(average: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, distributed
 
 from lightning_diff.errors import UserError
+from lightning_diff.sharding import is_sharded, local_tensor
 
 # step, outputs, whether the loss was finite, and on a GPU the event after which that has arrived on the host
 _Seen = tuple[int, dict[str, Tensor], Tensor, torch.cuda.Event | None]
@@ -79,12 +80,16 @@ class FiniteGuard(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._check(self._pending)
         # A finite loss can have a gradient that is not: the next loss would show it, too late for this checkpoint.
-        for name, weight in pl_module.named_parameters():
-            if not bool(weight.isfinite().all()):
-                raise UserError(
-                    f"step {trainer.global_step}: {name} is no longer finite although the loss was; "
-                    "lower the learning rate or clip gradients"
-                )
+        weights = pl_module.named_parameters()
+        bad = next((name for name, weight in weights if not bool(local_tensor(weight).isfinite().all())), None)
+        if is_sharded(pl_module.denoiser.net):  # each process looked at its own rows; all stop together
+            good = trainer.strategy.reduce_boolean_decision(bad is None, all=True)
+            bad = bad if good else bad or "a weight on another process"
+        if bad is not None:
+            raise UserError(
+                f"step {trainer.global_step}: {bad} is no longer finite although the loss was; "
+                "lower the learning rate or clip gradients"
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._check(self._pending)

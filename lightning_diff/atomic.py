@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,11 +35,41 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path | str) -> Iterator[Path]:
+    """The same as `replacing` for a folder of files: yield a temporary one beside `path`, new and empty."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        delete(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for entry in temporary.iterdir():
+            with entry.open("rb+") as file:
+                os.fsync(file.fileno())
+        _flush_folder(temporary)
+        delete(path)
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    finally:
+        delete(temporary)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, if it is there; a folder is out of the way before the first file in it is gone."""
+    if path.is_dir():
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sweep(folder: Path | str) -> None:
     """Delete what killed processes left of `replacing` in a folder and the folders in it; to be called by its only writer."""
     for pattern in TEMPORARIES:
         for path in [*Path(folder).glob(pattern), *Path(folder).glob(f"*/{pattern}")]:
-            path.unlink(missing_ok=True)
+            delete(path)
 
 
 def _flush_folder(folder: Path) -> None:

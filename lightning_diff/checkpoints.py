@@ -1,15 +1,18 @@
-"""Checkpoint files on the disk: written whole, verified when read, the newest good one found."""
+"""Checkpoints on the disk, files or folders of shards: written whole, verified when read, the newest good one found."""
 
 import hashlib
 import json
 import pickle
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .atomic import replacing
+from .atomic import delete, replacing, replacing_folder
+from .checkpoint_format import META
 
 PATTERN = "step_*.ckpt"
 
@@ -18,24 +21,35 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:08d}.ckpt"
 
 
-def write(path: Path, save: Callable[[Path], None], *, step: int, images: int) -> None:
-    """Save through `save(temporary path)`, then record size and SHA-256 beside it, so that damage is noticed on loading."""
-    with replacing(path) as temporary:
+def write(path: Path, save: Callable[[Path], None], *, step: int, images: int, is_folder: bool = False) -> None:
+    """Save through `save(temporary path)`, then record sizes and SHA-256 beside it, so that damage is noticed on loading."""
+    with (replacing_folder if is_folder else replacing)(path) as temporary:
         save(temporary)
-        digest, size = sha256(temporary), temporary.stat().st_size
+        contents = {"files": _digests(temporary)} if is_folder else _digest(temporary)
     with replacing(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"step": step, "images": images, "bytes": size, "sha256": digest}))
+        temporary.write_text(json.dumps({"step": step, "images": images, **contents}))
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, or None."""
+    """What is wrong with a checkpoint, or None."""
     try:
         record = json.loads(path.with_suffix(".json").read_text())
-        if path.stat().st_size != record["bytes"]:
-            return f"it has {path.stat().st_size} bytes instead of {record['bytes']}"
-        return None if sha256(path) == record["sha256"] else "its checksum is wrong"
-    except (OSError, ValueError, KeyError) as error:
+        files = record["files"] if path.is_dir() else {"": record}
+        sizes = {name: int(entry["bytes"]) for name, entry in files.items()}
+        digests = {name: str(entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its record {path.with_suffix('.json').name} cannot be read ({type(error).__name__})"
+    try:
+        for name, size in sizes.items():
+            if (found := (path / name).stat().st_size) != size:
+                return f"{name or 'it'} has {found} bytes instead of {size}"
+        with ThreadPoolExecutor() as pool:
+            for name, digest in zip(sizes, pool.map(lambda name: sha256(path / name), sizes), strict=True):
+                if digest != digests[name]:
+                    return f"the checksum of {name} is wrong" if name else "its checksum is wrong"
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
+    return None
 
 
 def newest(folder: Path) -> Path | None:
@@ -49,9 +63,9 @@ def newest(folder: Path) -> Path | None:
 
 
 def step(path: Path) -> int | None:
-    """The optimiser step that a file holds the state of; None if it is damaged or no state of a training."""
+    """The optimiser step that a checkpoint holds the state of; None if it is damaged or no state of a training."""
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        state = torch.load(path / META if path.is_dir() else path, map_location="cpu", mmap=True, weights_only=True)
         is_complete = {"state_dict", "optimizer_states", "images_seen", "global_step"} <= state.keys()
         return state["global_step"] if is_complete else None
     except (OSError, EOFError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError):
@@ -64,15 +78,28 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
     for path in ahead:
         for file in (path, path.with_suffix(".json")):
             if file.exists():
-                file.replace(file.with_name(f"{file.name}.aside"))
+                aside = file.with_name(f"{file.name}.aside")
+                delete(aside)  # a folder cannot be renamed over another
+                file.replace(aside)
     return ahead
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints."""
     for path in sorted(folder.glob(PATTERN), reverse=True)[keep:]:
-        path.unlink()
+        delete(path)
         path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _digest(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of all files in a folder, several at a time: hashing is slower than disks are."""
+    files = sorted(folder.iterdir())
+    with ThreadPoolExecutor() as pool:
+        return {file.name: digest for file, digest in zip(files, pool.map(_digest, files), strict=True)}
 
 
 def sha256(path: Path) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from . import checkpoints, ema_snapshots, recipe
+from . import checkpoint_format, checkpoints, ema_snapshots, recipe, sharded_files
 from .artifacts import load_weights, save_denoiser
 from .binding import nearest
 from .errors import UserError
@@ -47,18 +47,25 @@ def export(
     path = checkpoints.newest(folder / "checkpoints")
     if path is None:
         raise UserError(f"{folder / 'checkpoints'}: has no usable checkpoint")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    weights = {
-        name.removeprefix(NETWORK): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(NETWORK)
-    }
+    checkpoint = checkpoint_format.read(path)
     if sigma_rel is not None:
         name, average = f"sigma_rel={sigma_rel:g}", _reconstructed(folder / "ema", sigma_rel, images)
         seen = ema_snapshots.load_snapshots(folder / "ema")[-1].images if images is None else images
     else:
         name, average = _tracked(checkpoint, profile, path)
         seen = checkpoint["images_seen"]
+    if path.is_dir():  # its tensors are only described so far; of those in shards, read what the model is made of
+        own, averaged = f"state_dict.{NETWORK}", f"callbacks.{EMA_STATE}.averages.{name}."
+        checkpoint = sharded_files.filled(
+            checkpoint,
+            path,
+            wanted=lambda key: (
+                key.startswith(averaged) or (key.startswith(own) and key.removeprefix(own) not in average)
+            ),
+        )
+        average = average if sigma_rel is not None else _tracked(checkpoint, name, path)[1]
+    state = checkpoint["state_dict"]
+    weights = {key.removeprefix(NETWORK): value for key, value in state.items() if key.startswith(NETWORK)}
     module = recipe.build(settings["model"], "model", folder / "recipe.yaml")
     load_weights(module.denoiser.net, weights | average, path)
     shape, num_classes = _facts(settings, folder / "recipe.yaml")

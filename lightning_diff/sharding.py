@@ -23,7 +23,7 @@ from . import checkpoint_format, sharded_files
 from .errors import UserError
 
 # By precision, the type in which a block's weights are gathered; None: their own.
-GATHERED = {"32-true": None, "bf16-true": None, "bf16-mixed": torch.bfloat16}
+GATHERED = {"32-true": None, "bf16-mixed": torch.bfloat16}
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -142,7 +142,7 @@ def shard(
             raise UserError(
                 f"trainer.strategy: {name} is a single number, which cannot be shared out; give it one dimension"
             )
-    for network in _networks(module):
+    for network in networks(module):
         policy = MixedPrecisionPolicy(gathered, gathered and torch.float32, cast_forward_inputs=False)
         for block in blocks(network):
             if compile_blocks:
@@ -209,7 +209,7 @@ def _share(value: Any, template: Tensor | None) -> Any:
     return distribute_tensor(value, template.device_mesh, template.placements, src_data_rank=None)
 
 
-def _networks(module: nn.Module) -> Iterator[nn.Module]:
+def networks(module: nn.Module) -> Iterator[nn.Module]:
     yield module.denoiser.net  # type: ignore[union-attr,misc]
     for child in module.children():
         if child is not module.denoiser and any(parameter.requires_grad for parameter in child.parameters()):

@@ -45,14 +45,15 @@ def evaluate_denoiser(
     if n is None:
         n = len(data.test if data.test is not None else data.train)
     sigmas = schedules.GRIDS[grid](steps)
-    labels = requested_labels(data, n)
     rank, world = rank_and_world()
-    mine = range(rank, n, world)
+    most = -(-n // world)
+    labels = requested_labels(data, most * world)
     my_labels = None if labels is None else labels[rank::world]
+    # All processes draw equally many, because a sharded network runs on all or none; what is beyond n is dropped below.
     images = generate(
         denoiser,
         data.shape,
-        mine,
+        range(rank, most * world, world),
         my_labels,
         sigmas=sigmas,
         solver=solver,
@@ -62,6 +63,8 @@ def evaluate_denoiser(
         device=device,
         progress=progress,
     )
+    mine = len(range(rank, n, world))
+    images, my_labels = images[:mine], None if my_labels is None else my_labels[:mine]
     if len(data.shape) == 3 and data.shape[0] in (1, 3):
         images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
     calls = nfe(solver, sigmas) * (1 if guidance == 1 else 2)

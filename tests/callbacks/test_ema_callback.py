@@ -339,7 +339,8 @@ def test_channels_last_weights_are_averaged_and_stored(tmp_path):
         assert equal(weights(module), callback.averages["ema"])
 
 
-def test_sharded_weights_are_averaged_saved_whole_and_sharded_again_on_resume(tmp_path):
+@pytest.mark.parametrize("is_whole", [False, True], ids=["from shards", "from whole averages"])
+def test_sharded_weights_are_averaged_and_saved_in_shards_and_resumed(tmp_path, is_whole):
     from torch.distributed import destroy_process_group, init_process_group
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Shard, distribute_module, distribute_tensor
@@ -363,9 +364,13 @@ def test_sharded_weights_are_averaged_saved_whole_and_sharded_again_on_resume(tm
         module.images_seen = 8
         callback.profiles["ema"] = ema.HalfLife(8, ramp_up=None)
         callback.on_train_batch_end(trainer, module)
-        saved = callback.state_dict()["averages"]["ema"]
-        assert all(not isinstance(value, DTensor) and torch.allclose(value, 2 * plain[k]) for k, value in saved.items())
-        resumed.load_state_dict(callback.state_dict())
+        state = callback.state_dict()
+        saved = {name: value.full_tensor().clone() for name, value in state["averages"]["ema"].items()}
+        assert all(isinstance(value, DTensor) for value in state["averages"]["ema"].values())
+        assert all(torch.allclose(value, 2 * plain[name]) for name, value in saved.items())
+        if is_whole:
+            state["averages"]["ema"] = saved
+        resumed.load_state_dict(state)
         resumed.on_train_start(trainer, module)
         assert all(isinstance(value, DTensor) for value in resumed.averages["ema"].values())
         with resumed.swapped(module):
