@@ -45,7 +45,7 @@ class Checkpoint(LightningCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
         self._clock = time.monotonic()
-        self._images = pl_module.images_seen
+        self._images = pl_module.images_seen  # at the last checkpoint
         self._polled, self._next_poll = (self._step, self._clock), self._step + 1
         for signum in (signal.SIGINT, *SCHEDULER_SIGNALS):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
@@ -88,7 +88,8 @@ class Checkpoint(LightningCheckpoint):
         return bool(late_anywhere), signum_anywhere
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if not self._target(trainer).exists():  # something other than max_steps ended the training
+        # Not by looking at the disk, where another process may not have finished writing the last step's.
+        if self._images != pl_module.images_seen:  # something other than max_steps ended the training
             self._save(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:

@@ -22,12 +22,15 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def write(path: Path, save: Callable[[Path], None], *, step: int, images: int, is_folder: bool = False) -> None:
-    """Save through `save(temporary path)`, then record sizes and SHA-256 beside it, so that damage is noticed on loading."""
+    """Save through `save(temporary path)`, with a record of sizes and SHA-256 beside it, so that damage is noticed on loading.
+
+    The record is there first: a run killed between the two has a record too many, which `prune` deletes, and no damaged checkpoint.
+    """
     with (replacing_folder if is_folder else replacing)(path) as temporary:
         save(temporary)
         contents = {"files": _digests(temporary)} if is_folder else _digest(temporary)
-    with replacing(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"step": step, "images": images, **contents}))
+        with replacing(path.with_suffix(".json")) as record:
+            record.write_text(json.dumps({"step": step, "images": images, **contents}))
 
 
 def fault(path: Path) -> str | None:
@@ -85,10 +88,12 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
+    """Delete all but the newest `keep` checkpoints, and records without a checkpoint."""
     for path in sorted(folder.glob(PATTERN), reverse=True)[keep:]:
         delete(path)
-        path.with_suffix(".json").unlink(missing_ok=True)
+    for record in folder.glob("step_*.json"):
+        if not record.with_suffix(".ckpt").exists():
+            record.unlink()
 
 
 def _digest(file: Path) -> dict[str, Any]:

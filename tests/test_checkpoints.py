@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from lightning_diff import checkpoints
@@ -18,6 +20,28 @@ def test_the_newest_whole_one_is_found_and_old_ones_are_pruned(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step_00000002.ckpt", "step_00000002.json", "step_00000003.ckpt", "step_00000003.json",
     ]  # fmt: skip
+
+
+def test_a_run_killed_between_record_and_checkpoint_has_no_damaged_one_and_later_no_record_too_many(
+    tmp_path, monkeypatch
+):
+    write(tmp_path, 1)
+    replace = os.replace
+
+    def killed_before_the_second(source, target):
+        if target.suffix == ".ckpt":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", killed_before_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 2)
+    monkeypatch.undo()
+    assert [path.name for path in sorted(tmp_path.glob("step_00000002*"))] == ["step_00000002.json"]
+    assert checkpoints.newest(tmp_path).name == "step_00000001.ckpt"  # and warns of nothing
+    write(tmp_path, 3)
+    checkpoints.prune(tmp_path, keep=2)
+    assert {path.stem for path in tmp_path.iterdir()} == {"step_00000001", "step_00000003"}
 
 
 def truncate(path):

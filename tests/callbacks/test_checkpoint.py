@@ -1,5 +1,6 @@
 """A run that is asked to stop finishes its step and saves; nothing is lost, and the shell is told why it ended."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from lightning_diff import checkpoints
 from lightning_diff.errors import Stopped
@@ -55,6 +57,17 @@ def test_checkpoints_come_when_images_cross_a_multiple_and_the_newest_are_kept(t
 def test_without_an_interval_there_is_one_checkpoint_at_the_end(train):
     folder = train("end", "callbacks=[{_target_: lightning_diff.callbacks.Checkpoint, every_minutes: null}]")
     assert saved(folder) == [8]
+
+
+class Forget(Callback):
+    """Deletes the checkpoints before `Checkpoint` ends: to another process, a file still being written looks so."""
+
+    def on_train_end(self, trainer, pl_module):
+        shutil.rmtree(Path(trainer.default_root_dir) / "checkpoints")
+
+
+def test_processes_agree_on_a_checkpoint_at_the_end_without_looking_at_the_disk(train):
+    assert saved(train("run", "callbacks=[{_target_: test_checkpoint.Forget}]")) == []
 
 
 def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_path, train):
