@@ -26,6 +26,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ def attempt(folder: Path, variant: str, kill: float | Mark | None = None) -> boo
                 BOARD.kill_at = kill
                 sys.addaudithook(BOARD.count_operations)
             code = cli.main(["train", "faults.yaml", *VARIANTS[variant]])
+        except Exception:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -263,9 +266,7 @@ def tormented(
                 left.pop(0)
             elif left and left[0] is not None:
                 return {"where": where, "found": found, "missed": left}
-        found += [
-            f"{folder.name}: {part}" for part in differences(root / variant / "runs/faults", folder / "runs/faults")
-        ]
+        found += [f"{folder.name}: {part}" for part in differences(root / variant / "runs", folder / "runs")]
         shutil.rmtree(folder)
         if not left:
             break
