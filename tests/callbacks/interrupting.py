@@ -1,5 +1,6 @@
 """A callback that sends its own process a signal: what `kill` and Ctrl-C do, at a moment that a test can choose."""
 
+import resource
 import signal
 
 from lightning.pytorch import Callback
@@ -15,3 +16,14 @@ class Interrupt(Callback):
         if batch_idx == self.batch:
             for _ in range(self.times):
                 signal.raise_signal(self.signum)
+
+
+class NoRoom(Callback):
+    """From one step on, no file of this process may grow beyond some bytes: what a full disk or a quota does to a large file."""
+
+    def __init__(self, step: int, size: int):
+        self.step, self.size = step, size
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
