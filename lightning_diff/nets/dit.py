@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .. import tangent
 from .layers import Attention, Conditioning, Dropout, Linear, Modulation, check_input
@@ -33,6 +34,8 @@ class DiT(nn.Module):
         embedding: of the noise level, "positional" or "fourier".
         fourier_scale: see `layers.Conditioning`.
         guided: take a guidance scale as an input (see `layers.Conditioning`).
+        checkpointing: keep only each block's input for the backward pass, which runs the block again: about a third more time,
+            and memory for one block's activations instead of all. In a Jacobian-vector product everything is kept.
     """
 
     positions: Tensor
@@ -53,6 +56,7 @@ class DiT(nn.Module):
         embedding: Literal["positional", "fourier"] = "positional",
         fourier_scale: float = 1.0,
         guided: bool = False,
+        checkpointing: bool = False,
     ):
         super().__init__()
         if len(shape) != 3:
@@ -69,7 +73,7 @@ class DiT(nn.Module):
         self.input = Linear(features, width)
         self.register_buffer("positions", _sin_cos_grid(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(
-            _Block(width, heads, round(mlp_ratio * width), qk_norm, dropout, norm) for _ in range(depth)
+            _Block(width, heads, round(mlp_ratio * width), qk_norm, dropout, norm, checkpointing) for _ in range(depth)
         )
         self.modulation = Modulation(width, width, norm, gain=0.0)
         self.output = Linear(width, features, gain=0.0)
@@ -97,9 +101,17 @@ class _Block(nn.Module):
     """h + gate attention(modulate(norm(h))), then h + gate mlp(modulate(norm(h))); both gates start at 0."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, qk_norm: bool, dropout: float, norm: Literal["adaptive", "double"]
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        qk_norm: bool,
+        dropout: float,
+        norm: Literal["adaptive", "double"],
+        checkpointing: bool,
     ):
         super().__init__()
+        self.checkpointing = checkpointing
         self.modulation0 = Modulation(width, width, norm, gain=0.0)
         self.attention = Attention(width, heads, qk_norm)
         self.modulation1 = Modulation(width, width, norm, gain=0.0)
@@ -108,6 +120,12 @@ class _Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "b n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b n c"]:
+        if self.checkpointing and torch.is_grad_enabled() and tangent.mode() == "native":
+            repeats = self.training and self.dropout.p > 0
+            return checkpoint(self._residuals, h, embedding, use_reentrant=False, preserve_rng_state=repeats)
+        return self._residuals(h, embedding)
+
+    def _residuals(self, h: Float[Tensor, "b n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b n c"]:
         gate0, gate1 = self.gates(embedding)[:, None].chunk(2, dim=-1)
         y = self.attention(self.modulation0(tangent.layer_norm(h), embedding))
         h = tangent.modulate(self.dropout(y), gate0, h)

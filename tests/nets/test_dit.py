@@ -92,3 +92,24 @@ def awake(net):
     for p in net.parameters():
         torch.nn.init.normal_(p, std=p.shape[-1] ** -0.5 if p.ndim > 1 else 0.5)
     return net.double()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_changes_neither_output_nor_gradients_and_keeps_less(dropout):
+    nets = [awake(DiT((1, 8, 8), 3, dropout=dropout, checkpointing=on, **SMALL)) for on in (False, True)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x, c_noise, label = torch.randn(4, 1, 8, 8).double(), torch.randn(4).double(), torch.tensor([0, 1, 2, 3])
+    outputs, kept = [], []
+    for net in nets:
+        torch.manual_seed(1)  # the same masks
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+            outputs.append(net(x, c_noise, label))
+        outputs[-1].square().sum().backward()
+        kept.append(sum(saved))
+    assert torch.equal(*outputs)
+    assert kept[1] < kept[0] / 3
+    for (name, plain), again in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(plain.grad, again.grad), name
+    with torch.no_grad():
+        assert torch.equal(*(net.eval()(x, c_noise, label) for net in nets))
