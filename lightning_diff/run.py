@@ -8,8 +8,8 @@ import platform
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import indent
@@ -22,9 +22,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from . import checkpoint_format, checkpoints, recipe, rng
+from . import checkpoint_format, checkpoints, memory, recipe, rng
 from .atomic import replacing, sweep
 from .callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput
+from .callbacks.ema import find as find_ema
 from .checkpoint_files import CheckpointFiles
 from .data import Data, Positions
 from .ending import end_again, is_finished, mark_finished, mark_unfinished
@@ -49,8 +50,9 @@ def train(settings: dict[str, Any], source: Path | str) -> None:
     _quieten()
     folder = Path(settings["runs_dir"]) / settings["name"]
     data = build_data(settings, source)
-    settings = recipe.fill_facts(settings, data.facts())
-    module, trainer = _build(settings, data, folder, source)  # refuses mistakes before the folder is touched
+    facts = data.facts()
+    settings = recipe.fill_facts(settings, facts)
+    module, trainer = _build(settings, facts, folder, source)  # refuses mistakes before the folder is touched
     with _held(folder), _stopping_at_once():
         _train(settings, source, folder, data, module, trainer)
 
@@ -110,11 +112,45 @@ def _train(
 def describe(settings: dict[str, Any], source: Path | str) -> str:
     """The resolved recipe and what follows from it, without training: what `--dry-run` prints."""
     _quieten()
-    data = build_data(settings, source)
-    settings = recipe.fill_facts(settings, data.facts())
+    facts, lacking = _known_facts(settings, source)
+    settings = recipe.fill_facts(settings, facts)
     folder = Path(settings["runs_dir"]) / settings["name"]
-    module, trainer = _build(settings, data, folder, source)
-    return f"{recipe.to_yaml(settings)}\n{indent(_summary(settings, module, trainer, folder), '# ')}"
+    module, trainer = _build(settings, facts, folder, source, on_meta=True)
+    told = [_summary(settings, module, trainer, folder), *lacking, _memory(settings, facts["shape"], module, trainer)]
+    return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(told), '# ')}"
+
+
+def _known_facts(settings: dict[str, Any], source: Path | str) -> tuple[dict[str, Any], list[str]]:
+    """The facts of the data; if these are not here, the recipe's own, and the reason, if it gives them."""
+    try:
+        return build_data(settings, source).facts(), []
+    except UserError as error:
+        model, net = settings["model"], settings["model"].get("net") or {}
+        if not ({"shape", "num_classes"} <= net.keys() and "sigma_data" in model):
+            raise UserError(
+                f"{error}; with model.net.shape, model.net.num_classes and model.sigma_data it could be told without"
+            ) from error
+        augment = recipe.build(settings["data"], "data", source).augment
+        facts = {"shape": tuple(net["shape"]), "num_classes": net["num_classes"], "sigma_data": model["sigma_data"]}
+        return facts | {"augment_dim": augment.dim if augment else 0}, [f"{error}: told from the recipe's own facts"]
+
+
+def _memory(settings: dict[str, Any], shape: Sequence[int], module: LightningModule, trainer: Trainer) -> str:
+    world, ema = trainer.world_size, find_ema(trainer)
+    images = settings["data"]["batch_size"] // (world * trainer.accumulate_grad_batches)
+    try:
+        estimate = memory.estimate(
+            module,
+            shape,
+            images,
+            processes=world,
+            is_sharded=isinstance(trainer.strategy, ShardedStrategy),
+            precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(trainer.precision)),
+            averages=0 if ema is None else len(ema.profiles),
+        )
+    except Exception as error:  # whatever a network of the user's does where tensors have no values
+        return f"memory: cannot be told without running the network: {' '.join(str(error).split())[:200]}"
+    return memory.table(estimate, world, images)
 
 
 def build_data(settings: dict[str, Any], source: Path | str | None = None) -> Data:
@@ -130,21 +166,23 @@ def build_data(settings: dict[str, Any], source: Path | str | None = None) -> Da
 def build_model(model: dict[str, Any], source: Path | str | None = None, *, on_meta: bool = False) -> LightningModule:
     """The training module of a recipe's `model` node; its network without memory for the weights if `on_meta`."""
     if on_meta and recipe.is_node(model.get("net")):
-        with torch.device("meta"):
-            net = recipe.build(model["net"], "model.net", source)
-        model = model | {"net": net}
+        # Raised where a network looks at values while it is being built; it is then built with them.
+        with suppress(RuntimeError), torch.device("meta"):
+            model = model | {"net": recipe.build(model["net"], "model.net", source)}
     return recipe.build(model, "model", source)
 
 
-def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | str) -> tuple[LightningModule, Trainer]:
+def _build(
+    settings: dict[str, Any], facts: dict[str, Any], folder: Path, source: Path | str, *, on_meta: bool = False
+) -> tuple[LightningModule, Trainer]:
     options = recipe.build(settings["trainer"], "trainer", source)
     if options.get("strategy") == "model_parallel":
         options["strategy"] = ShardedStrategy()
     # The first process's weights are those of a plain run; the others receive their rows of them.
-    on_meta = isinstance(options.get("strategy"), ShardedStrategy) and not _is_first_process()
+    on_meta = on_meta or (isinstance(options.get("strategy"), ShardedStrategy) and not _is_first_process())
     torch.manual_seed(rng.key(settings["seed"], "init"))
     module = build_model(settings["model"], source, on_meta=on_meta)
-    record = RunRecord(settings["model"].get("net"), data.shape, data.num_classes, settings)
+    record = RunRecord(settings["model"].get("net"), facts["shape"], facts["num_classes"], settings)
     callbacks = _callbacks(recipe.build(settings["callbacks"], "callbacks", source), record)
     logger = options.pop("logger", None)
     if torch.backends.mps.is_available():  # which has no float64, and noise levels and what learns from losses are that
@@ -173,7 +211,9 @@ def _build(settings: dict[str, Any], data: Data, folder: Path, source: Path | st
             False  # Lightning would save a checkpoint of its own; `Checkpoint` and the exit code do that
         )
     try:  # before the devices are started
-        Positions(data.batch_size, world=trainer.world_size, accumulation=trainer.accumulate_grad_batches)
+        Positions(
+            settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
+        )
     except UserError as error:
         raise UserError(f"{source}: data.{error}") from error
     return module, trainer

@@ -35,6 +35,12 @@ callbacks:
   - {{_target_: lightning_diff.callbacks.Evaluate, n: 33, steps: 2, batch: 8}}
 trainer: {{accelerator: cpu, max_steps: {steps}, log_every_n_steps: 1, gradient_clip_val: 0.5}}
 """
+STILL = """
+extends: {base}.yaml
+name: {name}
+model: {{optimizer: {{_target_: torch.optim.SGD, _partial_: true, lr: 0.0}}}}
+trainer: {{max_steps: 1}}
+"""
 SHARDED = "trainer.strategy=model_parallel"
 
 
@@ -62,7 +68,10 @@ def runs(tmp_path_factory):
     try:
         plain(write("plain", 8))
         plain(write("one", 4))
-        launch(write("whole", 8), write("two", 4), SHARDED, "trainer.devices=2")
+        for name in ("start", "shared_start"):
+            Path(f"{name}.yaml").write_text(STILL.format(base="plain", name=name))
+        plain("start.yaml")
+        launch(write("whole", 8), write("two", 4), "shared_start.yaml", SHARDED, "trainer.devices=2")
         for name, source in {"one_two": "one", "two_two": "two", "two_one": "two", "two_shard": "two"}.items():
             shutil.copytree(Path("runs") / source, Path("runs") / name)
         plain(write("two_one", 8))
@@ -98,6 +107,18 @@ def test_sharded_and_plain_runs_and_all_ways_between_them_train_the_same(runs, n
     found = {row["metric"]: float(row["value"]) for row in read(runs / name / "metrics.csv") if row["n"]}
     assert figures
     assert found == pytest.approx(figures, rel=1e-3, abs=1e-5)
+
+
+def test_initial_weights_are_those_of_a_plain_run_bit_for_bit(runs):
+    """After a step at learning rate 0. The second process built its network without weights."""
+    here, there = (
+        sharded_files.filled(state, path) if path.is_dir() else state
+        for path in (checkpoints.newest(runs / name / "checkpoints") for name in ("shared_start", "start"))
+        for state in [checkpoint_format.read(path)]
+    )
+    assert here["state_dict"].keys() == there["state_dict"].keys()
+    for name, value in there["state_dict"].items():
+        assert torch.equal(here["state_dict"][name], value), name
 
 
 def test_shards_hold_weights_averages_and_the_optimisers_state_once(runs):
