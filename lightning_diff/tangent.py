@@ -143,10 +143,26 @@ def modulate(x: Float[Tensor, "..."], scale: Float[Tensor, "..."], shift: Float[
     with torch.no_grad():
         dy = dshift
         if dx is not None:
-            dy = _plus(dy, dx * scale)
+            dy = dx * scale if dy is None else torch.addcmul(dy, dx, scale)
         if dscale is not None:
-            dy = _plus(dy, x * dscale)
+            dy = x * dscale if dy is None else torch.addcmul(dy, x, dscale)
+        if dy is not None:
+            dy = dy.expand_as(y)
     return _dual(y, dy)
+
+
+def residual(x: Float[Tensor, "*b"], y: Float[Tensor, "*b"], scale: float) -> Float[Tensor, "*b"]:
+    """(x + y) * scale."""
+    if mode() != "carry":
+        return torch.add(x, y).mul_(scale)
+    (x, dx), (y, dy) = forward_ad.unpack_dual(x), forward_ad.unpack_dual(y)
+    total = torch.add(x, y).mul_(scale)
+    if dx is None and dy is None:
+        return total
+    with torch.no_grad():
+        dx, dy = (torch.zeros_like(total) if d is None else d for d in (dx, dy))
+        dtotal = torch.add(dx, dy).mul_(scale)
+    return _dual(total, dtotal)
 
 
 def pixel_norm(x: Float[Tensor, "*b c"], eps: float = 1e-8) -> Float[Tensor, "*b c"]:
@@ -195,7 +211,7 @@ def group_norm(
             stats = mean.to(wide.dtype), rstd.to(wide.dtype)
             dx = dx.to(wide.dtype).contiguous(memory_format=layout)
             dx_hat = _aten.native_group_norm_backward(dx, wide, *stats, None, *sizes, [True, False, False])[0]
-            dy = dx_hat * weight.reshape(column)
+            dy = dx_hat.mul_(weight.reshape(column))
         if dweight is not None:
             dy = _plus(dy, torch.native_group_norm(x, None, None, *sizes, eps)[0] * dweight.reshape(column))
         if dbias is not None:
@@ -228,6 +244,7 @@ def attention(
     scale = q.shape[-1] ** -0.5
     if how == "plain":
         return torch.softmax((q * scale) @ k.transpose(-2, -1), -1).to(v.dtype) @ v
+    shape = q.shape
     (q, dq), (k, dk), (v, dv) = (forward_ad.unpack_dual(each) for each in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v)
     if dq is None and dk is None and dv is None:
@@ -236,10 +253,13 @@ def attention(
         dq, dk, dv = (
             torch.zeros_like(each) if d is None else d.to(each.dtype) for each, d in ((q, dq), (k, dk), (v, dv))
         )
-        p = torch.softmax(_at_least_float32(q @ k.transpose(-2, -1)) * scale, -1)
-        ds = _at_least_float32(torch.cat([dq, q], -1) @ torch.cat([k, dk], -1).transpose(-2, -1)) * scale
+        q, dq = (scale * each.flatten(0, 1) for each in (q, dq))
+        k, dk = (each.flatten(0, 1).mT for each in (k, dk))
+        v, dv = (each.flatten(0, 1) for each in (v, dv))
+        p = torch.softmax(_at_least_float32(q @ k), -1)
+        ds = _at_least_float32(torch.baddbmm(q @ dk, dq, k))
         dp = torch._softmax_backward_data(ds, p, -1, p.dtype)
-        dy = torch.cat([dp, p], -1).to(v.dtype) @ torch.cat([v, dv], -2)
+        dy = torch.baddbmm(p.to(v.dtype) @ dv, dp.to(v.dtype), v).reshape(shape)
     return _dual(y, dy)
 
 

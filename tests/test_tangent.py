@@ -239,6 +239,24 @@ def test_misuse_is_an_error_in_words():
         tangent.jvp(lambda x: (x, x), (x,), (x,))
 
 
+@pytest.mark.parametrize("fn", [lambda *a: tangent.modulate(*a), lambda x, y, _: tangent.residual(x, y, 0.6)])
+@pytest.mark.parametrize("direction", [(1, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 1)])
+def test_sums_of_products_with_any_of_their_inputs_moving(fn, direction):
+    primals = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 3, 4, 4).double(), torch.randn(2, 3, 1, 1).double()
+    moving = [i for i in range(3) if direction[i]]
+    moved = tuple(primals[i] for i in moving)
+    tangents = tuple(torch.randn_like(primal) for primal in moved)
+
+    def of(*values):
+        inputs = list(primals)
+        for i, each in zip(moving, values, strict=True):
+            inputs[i] = each
+        return fn(*inputs)
+
+    difference = central_difference(of, moved, tangents)
+    assert (tangent.jvp(of, moved, tangents)[1] - difference).norm() < 1e-7 * difference.norm()
+
+
 @pytest.mark.parametrize("direction", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)])
 def test_attention_with_any_of_its_inputs_moving(direction):
     primals = tuple(torch.randn(2, 3, 5, 4).double() for _ in range(3))

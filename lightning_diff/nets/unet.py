@@ -168,10 +168,10 @@ class Block(nn.Module):
             y = self.norm1(y + self.affine(embedding)[..., None, None].to(y.dtype))
         y = self.conv1(self.dropout(tangent.silu(y)))
         x = self._resampled(x)
-        y = ((x if self.skip is None else self.skip(x)) + y) * self.skip_scale
+        y = tangent.residual(x if self.skip is None else self.skip(x), y, self.skip_scale)
         if self.attends:
             tokens = self.norm2(y).flatten(2).transpose(1, 2)
-            y = (y + self.attention(tokens).transpose(1, 2).unflatten(2, y.shape[2:])) * self.skip_scale
+            y = tangent.residual(y, self.attention(tokens).transpose(1, 2).unflatten(2, y.shape[2:]), self.skip_scale)
         return y
 
     def _resampled(self, x: Tensor) -> Tensor:
