@@ -59,6 +59,16 @@ def test_without_an_interval_there_is_one_checkpoint_at_the_end(train):
     assert saved(folder) == [8]
 
 
+def test_a_run_killed_before_old_checkpoints_were_deleted_deletes_them_when_it_ends_again(train):
+    every = (
+        "callbacks=[{_target_: lightning_diff.callbacks.Checkpoint, every_images: 16, every_minutes: null, keep: %d}]"
+    )
+    folder = train("run", every % 3)
+    assert saved(folder) == [6, 7, 8]
+    (folder / "finished.json").unlink()
+    assert saved(train("run", every % 2)) == [7, 8]
+
+
 class Forget(Callback):
     """Deletes the checkpoints before `Checkpoint` ends: to another process, a file still being written looks so."""
 
