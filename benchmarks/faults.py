@@ -279,7 +279,7 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[str, int, list[Mark | No
         if options.at:
             yield variant, 0, options.at
         elif options.operations:
-            yield from ((variant, number, [number]) for number in range(1, 10_000))
+            yield from ((variant, number, [number]) for number in range(options.operations, 10_000))
         else:
             for number in range(options.runs):
                 yield (
@@ -296,7 +296,13 @@ def main() -> int:
     parser.add_argument(
         "--at", nargs="+", help="one run of each variant, killed at these places: 'step 9', 'saving 20', ending"
     )
-    parser.add_argument("--operations", action="store_true", help="a run for each operation on files, killed before it")
+    parser.add_argument(
+        "--operations",
+        nargs="?",
+        type=int,
+        const=1,
+        help="a run for each operation on files from this one on, killed before it",
+    )
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=DEFAULT)
     parser.add_argument("--seed", type=int, default=0)

@@ -91,10 +91,8 @@ class Checkpoint(LightningCheckpoint):
         # Not by looking at the disk, where another process may not have finished writing the last step's.
         if self._images != pl_module.images_seen:  # something other than max_steps ended the training
             self._save(trainer, pl_module)
-        elif trainer.is_global_zero:
-            checkpoints.prune(
-                self._target(trainer).parent, self.keep
-            )  # what a run killed after its last checkpoint did not
+        elif trainer.is_global_zero:  # for a run that was killed after its last checkpoint, before it could
+            checkpoints.prune(self._target(trainer).parent, self.keep)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._restore_handlers()
