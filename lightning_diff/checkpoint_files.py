@@ -20,9 +20,12 @@ class CheckpointFiles(CheckpointIO):
             with Path(path).open("wb") as file:
                 torch.save(checkpoint, file)
         except RuntimeError as error:  # torch's writer complains of its position when a write has failed
-            if isinstance(cause := error.__context__, OSError):
-                raise OSError(cause.errno, cause.strerror, str(path)) from error
-            raise
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            if cause is None:
+                raise
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
 
     def load_checkpoint(
         self, path: Path | str, map_location: Any | None = None, weights_only: bool | None = None

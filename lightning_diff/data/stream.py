@@ -4,6 +4,7 @@ Nothing here has state to save. "Resume" is "continue at position p", and 1, 2 o
 accumulation, draw the same examples at the same step.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import rng
-from ..errors import UserError
+from ..errors import SCHEDULER_SIGNALS, UserError
 from .source import Data
 
 Batch = dict[str, Tensor]
@@ -133,7 +134,14 @@ def loader(
         num_workers=data.workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # or the loader would draw from the global one
+        worker_init_fn=_leave_signals_to_the_run,
     )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, and a scheduler's signals every one of a job; the run decides when to stop."""
+    for signum in (signal.SIGINT, *SCHEDULER_SIGNALS):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,5 +1,6 @@
 """A run that is asked to stop finishes its step and saves; nothing is lost, and the shell is told why it ended."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -81,28 +82,31 @@ def test_processes_agree_on_a_checkpoint_at_the_end_without_looking_at_the_disk(
 
 
 def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_path, train):
-    """SIGINT, SIGTERM and SIGUSR1 once; and twice within a step, which ends the run at once."""
+    """SIGINT, SIGTERM and SIGUSR1 once; SIGTERM to the loader's workers, too; and twice within a step, which ends the run at once."""
     (tmp_path / "announce.py").write_text(ANNOUNCE)
     (tmp_path / "twice.py").write_text(Path(__file__).with_name("interrupting.py").read_text())
     callbacks = {
         "sigint": "[{_target_: announce.Announce}]",
         "sigterm": "[{_target_: announce.Announce}]",
         "sigusr1": "[{_target_: announce.Announce}]",
+        "group": "[{_target_: announce.Announce}]",
         "twice": "[{_target_: twice.Interrupt, batch: 3, times: 2}]",
     }
     train("recipe", "trainer.max_steps=1")  # writes recipe.yaml
     command = [sys.executable, "-m", "lightning_diff", "train", "recipe.yaml", "trainer.max_steps=1_000_000"]
     started = {
         name: subprocess.Popen(
-            [*command, f"name={name}", f"callbacks={callback}"],
-            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*command, f"name={name}", f"callbacks={callback}", f"data.workers={2 * (name == 'group')}"],
+            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )
         for name, callback in callbacks.items()
     }  # fmt: skip
+    signals = {name: getattr(signal, name.upper(), signal.SIGTERM) for name in callbacks}
     for name, process in started.items():
         if name != "twice":
             assert any(line.startswith("step 3") for line in process.stdout), process.stderr.read()
-            process.send_signal(getattr(signal, name.upper()))
+            send = os.killpg if name == "group" else os.kill
+            send(process.pid, signals[name])
     for name, process in started.items():
         _, errors = process.communicate(timeout=120)
         assert "Traceback" not in errors
@@ -115,5 +119,5 @@ def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_p
         assert checkpoints.fault(path) is None
         assert checkpoints.step(path) >= 3
         assert errors.splitlines()[-1] == (
-            f"stopped by {name.upper()} after saving runs/{name}/checkpoints/{path.name}"
+            f"stopped by {signals[name].name} after saving runs/{name}/checkpoints/{path.name}"
         )
