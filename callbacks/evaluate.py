@@ -1,7 +1,7 @@
 """Quality while training: samples from averaged weights, measured against the data."""
 
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
@@ -13,6 +13,7 @@ from lightning_diff.metrics_table import MetricsTable
 
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
+from .sampler import GridName, SolverName, choose_for
 
 
 class Evaluate(Callback):
@@ -24,7 +25,8 @@ class Evaluate(Callback):
         every: images between evaluations; None for one at the end only. There is always one at the end.
         n: samples; None for as many as there are held-out images.
         feature: feature space; None for the best that the data allow (see `metrics.feature_extractor`).
-        steps, solver, grid, guidance, seed: of the sampler.
+        steps, solver, grid, levels: of the sampler; what is left out suits the model (see `sampling.choose`).
+        guidance, seed: of the samples.
         batch: samples at a time on each process.
     """
 
@@ -34,27 +36,23 @@ class Evaluate(Callback):
         *,
         n: int | None = None,
         feature: FeatureName | None = None,
-        steps: int = 18,
-        solver: Literal["euler", "heun", "dpmpp_2m"] = "heun",
-        grid: Literal["karras", "uniform", "log_snr", "tangent"] = "karras",
+        steps: int | None = None,
+        solver: SolverName | None = None,
+        grid: GridName | None = None,
+        levels: list[float] | None = None,
         guidance: float = 1.0,
         seed: int = 0,
         batch: int = 256,
     ):
         refuse_nonpositive("Evaluate", every=every, n=n, steps=steps, batch=batch)
         self.every, self.n, self.feature = every, n, feature
-        self.sampler: dict[str, Any] = {
-            "solver": solver,
-            "steps": steps,
-            "grid": grid,
-            "guidance": guidance,
-            "seed": seed,
-            "batch": batch,
-        }
+        self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
+        self.options: dict[str, Any] = {"guidance": guidance, "seed": seed, "batch": batch}
         self._reference: Reference | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
+        choose_for("Evaluate", pl_module.denoiser, self.sampler)  # refuses what does not go together
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         self._reference = Reference(data, self.feature, device=pl_module.device)
         try:
@@ -77,13 +75,17 @@ class Evaluate(Callback):
         assert self._reference is not None
         ema = find_ema(trainer)
         with ema.swapped(pl_module) if ema is not None else nullcontext() as profile:
-            rows = evaluate_denoiser(
-                pl_module.denoiser, self._reference, self.n, ema=profile, device=pl_module.device, **self.sampler
-            )
+            options = self.options | {"ema": profile, "device": pl_module.device}
+            sampling = choose_for("Evaluate", pl_module.denoiser, self.sampler)
+            rows = evaluate_denoiser(pl_module.denoiser, self._reference, self.n, sampling=sampling, **options)
         where = {"step": trainer.global_step, "images": pl_module.images_seen}
+        # A consistency model, say, is measured with one step and with two.
+        is_one_of_several = sum(isinstance(callback, Evaluate) for callback in trainer.callbacks) > 1  # type: ignore[attr-defined]
+        sampler = f"{rows[0].protocol.solver}, {rows[0].protocol.steps} steps"
+        place = f"/{sampler}" if is_one_of_several else ""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.log_rows([where | row.record() for row in rows])
             else:
-                logger.log_metrics({row.metric: row.value for row in rows}, step=trainer.global_step)
-        return table(rows)
+                logger.log_metrics({row.metric + place: row.value for row in rows}, step=trainer.global_step)
+        return f"{sampler}:\n{table(rows)}" if is_one_of_several else table(rows)

@@ -2,17 +2,18 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lightning_diff import pictures, schedules
+from lightning_diff import pictures
 from lightning_diff.errors import UserError
 from lightning_diff.generate import generate
 
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
+from .sampler import GridName, SolverName, choose_for
 
 
 class SampleGrid(Callback):
@@ -22,7 +23,7 @@ class SampleGrid(Callback):
         every: images between pictures; None for one at the end only. There is always one at the end.
         columns: pictures in a row.
         rows: rows where there are no classes; with classes, at most this many classes are shown.
-        steps, solver, grid: of the sampler.
+        steps, solver, grid, levels: of the sampler; what is left out suits the model (see `sampling.choose`).
         guidance: classifier-free guidance scale; 1 for none.
         seed: of the initial noise.
     """
@@ -33,15 +34,16 @@ class SampleGrid(Callback):
         *,
         columns: int = 10,
         rows: int = 10,
-        steps: int = 18,
-        solver: Literal["euler", "heun", "dpmpp_2m"] = "heun",
-        grid: Literal["karras", "uniform", "log_snr", "tangent"] = "karras",
+        steps: int | None = None,
+        solver: SolverName | None = None,
+        grid: GridName | None = None,
+        levels: list[float] | None = None,
         guidance: float = 1.0,
         seed: int = 0,
     ):
-        refuse_nonpositive("SampleGrid", every=every, columns=columns, rows=rows)
+        refuse_nonpositive("SampleGrid", every=every, columns=columns, rows=rows, steps=steps)
         self.every, self.columns, self.rows = every, columns, rows
-        self.sigmas, self.solver = schedules.GRIDS[grid](steps), solver
+        self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
         self.guidance, self.seed = guidance, seed
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -49,6 +51,7 @@ class SampleGrid(Callback):
         shape = trainer.datamodule.data.shape  # type: ignore[attr-defined]
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {shape}; leave it out")
+        choose_for("SampleGrid", pl_module.denoiser, self.sampler)  # refuses what does not go together
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self._step:
@@ -63,6 +66,7 @@ class SampleGrid(Callback):
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         rows = min(self.rows, data.num_classes) if data.num_classes else self.rows
         labels = torch.arange(rows).repeat_interleave(self.columns) if data.num_classes else None
+        sampling = choose_for("SampleGrid", pl_module.denoiser, self.sampler)
         ema = find_ema(trainer)
         # Every process draws the whole picture: it is small, and a sharded network needs all of them.
         with ema.swapped(pl_module) if ema is not None else nullcontext():
@@ -71,8 +75,8 @@ class SampleGrid(Callback):
                 data.shape,
                 range(rows * self.columns),
                 labels,
-                sigmas=self.sigmas,
-                solver=self.solver,
+                sigmas=sampling.sigmas,
+                solver=sampling.solver,
                 guidance=self.guidance,
                 seed=self.seed,
                 device=pl_module.device,

@@ -22,7 +22,7 @@ from .denoiser import Denoiser
 from .edm_pickle import load_edm_pickle
 from .errors import UserError
 
-__all__ = ["load_denoiser", "load_edm_pickle", "load_weights", "read_record", "save_denoiser"]
+__all__ = ["keep_levels", "load_denoiser", "load_edm_pickle", "load_weights", "read_record", "save_denoiser"]
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
@@ -32,6 +32,7 @@ _FIELDS = {
     "kind": str,
     "shape": list[int],
     "num_classes": int,
+    "levels": dict[str, list[float]],
     "ema": str,
     "images": int,
     "sha256": str,
@@ -125,7 +126,9 @@ def load_denoiser(path: Path | str) -> Denoiser:
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
-    """What `model.json` says: net, sigma_data, time, kind, shape, num_classes, ema, images, sha256.
+    """What `model.json` says: net, sigma_data, time, kind, shape, num_classes, levels, ema, images, sha256.
+
+    `levels` are the noise levels of a consistency model's steps after the first that were found best, by number of steps.
 
     Args:
         path: as for `load_denoiser`.
@@ -141,12 +144,25 @@ def read_record(path: Path | str) -> dict[str, Any]:
             raise UserError(f"{source}: is of format {record['format']}; this version reads up to {FORMAT}: update it")
         if not is_node(record["net"]):
             raise UserError(f"{source}: net: expected a network's _target_ and arguments")
-        record.setdefault("kind", "denoiser")  # written since there are others
+        record = {"kind": "denoiser", "levels": {}} | record  # written since there are others
         return record | {name: bind(record[name], hint, name) for name, hint in _FIELDS.items()}
     except Mismatch as error:
         raise UserError(f"{source}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{source}: is no record of a model ({type(error).__name__}: {error})") from error
+
+
+def keep_levels(path: Path | str, levels: list[float]) -> None:
+    """Write the best noise levels for len(levels) + 1 steps into `model.json`.
+
+    Args:
+        path: as for `load_denoiser`.
+        levels: after the first, decreasing.
+    """
+    record = read_record(path)
+    record["levels"][str(len(levels) + 1)] = levels
+    with replacing(_files(Path(path))[1]) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def load_weights(net: nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:

@@ -27,9 +27,14 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, the name of one in runs/, or a model file.")]
-Steps = Annotated[int, typer.Option(min=1, help="Solver steps.")]
-Solver = Annotated[str, typer.Option(help="euler, heun or dpmpp_2m.")]
-Grid = Annotated[str, typer.Option(help="Noise levels: karras, log_snr, uniform or tangent.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Solver steps; default 18, or 2 for a consistency model.")]
+Solver = Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or consistency; default by the model.")]
+Grid = Annotated[
+    str | None, typer.Option(help="Noise levels: karras, log_snr, uniform or tangent; default by the solver.")
+]
+Levels = Annotated[
+    str | None, typer.Option(help="For consistency: its noise levels after the first, 0.8,0.3 for instance.")
+]
 Guidance = Annotated[float, typer.Option(help="Scale; 1 is none.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time; the samples do not depend on it.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one.")]
@@ -71,9 +76,10 @@ def train(
 def sample(
     folder: Run,
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
-    steps: Steps = 18,
-    solver: Solver = "heun",
-    grid: Grid = "karras",
+    steps: Steps = None,
+    solver: Solver = None,
+    grid: Grid = None,
+    levels: Levels = None,
     labels: Annotated[str, typer.Option(help="Classes, cycled through: 0,1,2 or all or none.")] = "all",
     seed: Annotated[int, typer.Option(help="Another seed, other samples.")] = 0,
     out: Annotated[
@@ -94,21 +100,20 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw samples: the same ones for the same seed, whatever the batch or device."""
-    from . import artifacts, options, pictures, schedules
+    from . import artifacts, options, pictures
     from .generate import generate
 
     path = options.model(folder)
     record = artifacts.read_record(path)
-    target = options.writable(out, options.home(path) / "samples" / f"{solver}{steps}_seed{seed}", record["shape"])
+    sampling = options.sampling(
+        record, solver, steps, grid, levels, churn=churn, sigma_min=sigma_min, sigma_max=sigma_max
+    )
+    default = options.home(path) / "samples" / f"{sampling.solver}{sampling.steps}_seed{seed}"
+    target = options.writable(out, default, record["shape"])
     classes = options.classes(labels, record["num_classes"])
     if guidance != 1 and guide is None and classes is None:
         raise UserError("--guidance: needs --labels, so that the model without them can be the guide, or a --guide")
-    options.check("--solver", solver, options.solvers(churn))
-    options.check("--grid", grid, schedules.GRIDS)
-    try:
-        sigmas = schedules.GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max)
-    except ValueError as error:
-        raise UserError(f"--sigma-min, --sigma-max: {error}") from error
+    options.check_guidance(record, guidance, guide)
     if interval[0] > interval[1]:
         raise UserError(f"--interval: the first level must not exceed the second, got {interval[0]:g} {interval[1]:g}")
     denoiser, guiding = options.load(path, device), None
@@ -123,8 +128,8 @@ def sample(
         record["shape"],
         range(n),
         wanted,
-        sigmas=sigmas,
-        solver=solver,
+        sigmas=sampling.sigmas,
+        solver=sampling.solver,
         seed=seed,
         guidance=guidance,
         guide=guiding,
@@ -147,9 +152,14 @@ def sample(
 def evaluate(
     folder: Run,
     n: Annotated[int | None, typer.Option(min=1, help="Samples; default as many as held-out images.")] = None,
-    steps: Steps = 18,
-    solver: Solver = "heun",
-    grid: Grid = "karras",
+    steps: Steps = None,
+    solver: Solver = None,
+    grid: Grid = None,
+    levels: Levels = None,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="First find the consistency levels of least Fréchet distance, and keep them."),
+    ] = False,
     guidance: Guidance = 1.0,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     feature: Annotated[
@@ -159,14 +169,17 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure a run's model against its data; every figure goes to the run's metrics.csv with its protocol."""
-    from . import artifacts, options, schedules
-    from .samplers import SOLVERS
+    from . import artifacts, options
 
     path = options.model(folder)
     record = artifacts.read_record(path)
     home = options.home(path)
-    options.check("--solver", solver, SOLVERS)
-    options.check("--grid", grid, schedules.GRIDS)
+    if search and levels is not None:
+        raise UserError("--search: is for levels, and --levels gives them")
+    sampling = options.sampling(record, solver, steps, grid, levels)
+    if search and (sampling.solver != "consistency" or sampling.steps < 2 or grid is not None):
+        raise UserError("--search: is for the levels of the solver consistency from two steps on, without --grid")
+    options.check_guidance(record, guidance)
     if guidance != 1 and not record["num_classes"]:
         raise UserError("--guidance: this model has no classes to be guided by")
     if not (home / "recipe.yaml").is_file():
@@ -177,7 +190,7 @@ def evaluate(
 
     from .metrics import Reference
     from .metrics.features import FeatureName
-    from .metrics.sampled import evaluate_denoiser
+    from .metrics.sampled import evaluate_denoiser, search_levels
     from .metrics.sampled import table as as_text
     from .run import build_data
 
@@ -191,13 +204,18 @@ def evaluate(
         )
     where = next(denoiser.parameters()).device
     reference = Reference(data, feature, device=where)  # type: ignore[arg-type]
+    if search:
+        found = search_levels(
+            denoiser, reference, n, steps=sampling.steps, guidance=guidance, seed=seed + 1, batch=batch
+        )
+        artifacts.keep_levels(path, found)
+        sampling = options.sampling(record, solver, None, None, ",".join(map(str, found)))
+        print(f"best levels after the first: {', '.join(f'{level:.3g}' for level in found)}; kept in model.json")
     rows = evaluate_denoiser(
         denoiser,
         reference,
         n,
-        solver=solver,
-        steps=steps,
-        grid=grid,
+        sampling=sampling,
         guidance=guidance,
         seed=seed,
         ema=record["ema"],
@@ -210,7 +228,7 @@ def evaluate(
     print(as_text(rows))
     protocol = rows[0].protocol
     print(
-        f"n {protocol.n}, seed {seed}, {protocol.solver}, {steps} steps, {protocol.nfe} evaluations each, "
+        f"n {protocol.n}, seed {seed}, {protocol.solver}, {protocol.steps} steps, {protocol.nfe} evaluations each, "
         f"weights {protocol.ema}, reference {protocol.reference}"
     )
 

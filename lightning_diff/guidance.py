@@ -35,6 +35,9 @@ def guided(
         interval: (low, high) with low <= high: guide where low < sigma <= high; elsewhere scale is 1, and the second
             evaluation is saved.
 
+    A network that takes the scale as an input (`nets`: guided=True) receives it instead, at the cost of one evaluation; a guide is
+    then refused.
+
     Raises ValueError where there is nothing to be guided by: scale differs from 1, but there is neither a guide nor a
     label.
     """
@@ -48,6 +51,13 @@ def guided(
             f"guidance: scale {scale:g} needs a label (the guide is then the model without it) or a guide, got neither"
         )
 
+    if takes_scale(denoiser):
+        if guide is not None:
+            raise ValueError("guidance: the network takes the scale as an input and needs no guide")
+        return _by_input(denoiser, label, scale, interval)
+    if scale != 1 and getattr(denoiser, "kind", "denoiser") == "consistency":
+        raise ValueError("guidance: this consistency model was distilled without guidance and cannot be guided")
+
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         D = denoiser(x, sigma, label)
         if scale == 1:
@@ -58,5 +68,23 @@ def guided(
         D_guide = denoiser(x, sigma, None) if guide is None else guide(x, sigma, label)
         D_guided = D_guide + scale * (D - D_guide)
         return torch.where(inside.reshape(-1, *[1] * (x.ndim - 1)), D_guided, D)
+
+    return denoise
+
+
+def takes_scale(denoiser: object) -> bool:
+    """Whether a denoiser's network has an input for the guidance scale."""
+    return bool(getattr(getattr(denoiser, "net", None), "guided", False))
+
+
+def _by_input(
+    denoiser: Callable[..., Tensor], label: Tensor | None, scale: float, interval: tuple[float, float]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    low, high = interval
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        inside = (low < sigma) & (sigma <= high)
+        scales = torch.where(inside, scale, 1.0).to(x.dtype).expand(len(x))
+        return denoiser(x, sigma, label, guidance=scales)
 
     return denoise

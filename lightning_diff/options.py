@@ -5,6 +5,7 @@ Every message names the option or the file.
 
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from .binding import nearest
 from .denoiser import Denoiser
 from .errors import UserError
 from .samplers import SOLVERS
+from .sampling import Sampling, choose
+from .schedules import GRIDS
 
 
 def model(run: Path) -> Path:
@@ -38,9 +41,48 @@ def check(option: str, name: str, choices: Collection[str]) -> None:
         raise UserError(f"{option}: no {name!r}; {nearest(name, choices, 'choose one of')}")
 
 
-def solvers(churn: float) -> list[str]:
-    """Names of the solvers that can do this amount of churn."""
-    return ["heun"] if churn else list(SOLVERS)  # the others draw no fresh noise
+def sampling(
+    record: dict[str, Any],
+    solver: str | None,
+    steps: int | None,
+    grid: str | None,
+    levels: str | None,
+    *,
+    churn: float = 0.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+) -> Sampling:
+    """The solver and its noise levels: what was asked for, or what suits the model that the record describes."""
+    if solver is not None:
+        check("--solver", solver, ["heun"] if churn else SOLVERS)  # the others draw no churn's noise
+    if grid is not None:
+        check("--grid", grid, GRIDS)
+    try:
+        given = None if levels is None else [float(level) for level in levels.split(",")]
+    except ValueError:
+        raise UserError(f"--levels: expected noise levels with commas, got {levels!r}") from None
+    model = SimpleNamespace(**record)
+    try:
+        chosen = choose(model, solver, steps, grid, given, sigma_min=sigma_min, sigma_max=sigma_max)
+        kept = record["levels"].get(str(chosen.steps))
+        if chosen.name == "consistency" and kept is not None:
+            chosen = choose(model, solver, None, None, kept, sigma_max=sigma_max)
+    except ValueError as error:
+        raise UserError(f"{'--sigma-min, --sigma-max' if levels is None else '--levels'}: {error}") from error
+    if churn and chosen.solver != "heun":
+        raise UserError(f"--churn: is for the solver heun, not {chosen.solver}")
+    return chosen
+
+
+def check_guidance(record: dict[str, Any], guidance: float, guide: Path | None = None) -> None:
+    """Refuse guidance that this model does not know."""
+    takes_scale = bool(record["net"].get("guided", False))
+    if takes_scale and guide is not None:
+        raise UserError("--guide: this model takes the scale as an input and needs no guide")
+    if guidance != 1 and record["kind"] == "consistency" and not takes_scale:
+        raise UserError(
+            "--guidance: this consistency model was distilled without; model.guidance of its recipe says with what"
+        )
 
 
 def classes(labels: str, num_classes: int) -> Int64[Tensor, " classes"] | None:

@@ -1,4 +1,5 @@
-"""Solvers of the probability-flow ODE dx/dsigma = (x - D(x; sigma)) / sigma (EDM, arXiv 2206.00364, eq. 1, s(t) = 1).
+"""Solvers of the probability-flow ODE dx/dsigma = (x - D(x; sigma)) / sigma (EDM, arXiv 2206.00364, eq. 1, s(t) = 1), and the
+sampler of models that answer with the ODE's end.
 
 A sampler is one pure function  solver(denoise, x, sigmas, *, generator=None, ...) -> x  to be compared with its paper
 line by line:
@@ -109,7 +110,23 @@ def dpmpp_2m(
     return x
 
 
-SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
+def consistency(
+    denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " nodes"], *, generator: Noise = None
+) -> Float[Tensor, "b ..."]:
+    """Multistep consistency sampling (arXiv 2303.01469, alg. 1): for consistency models, whose answer is a sample.
+
+    After the first answer, fresh noise up to the next level and another answer. n calls; with n = 1 deterministic. In TrigFlow's
+    coordinates x_t = cos(t) x0 + sin(t) sigma_data eps is the same point, cos(t) times the one here.
+    """
+    first, *later = check_sigmas(sigmas)[:-1]
+    x = denoise(x, _level(first, x))
+    for step, sigma in enumerate(later, 1):
+        x = x + sigma * _standard_normal(generator, x, step)
+        x = denoise(x, _level(sigma, x))
+    return x
+
+
+SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "consistency": consistency}
 
 
 def named(solver: str | Solver) -> Solver:

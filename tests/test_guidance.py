@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lightning_diff.denoiser import Denoiser
 from lightning_diff.guidance import guided
 from lightning_diff.oracle import GaussianMixture
 
@@ -83,3 +84,34 @@ def test_nothing_to_be_guided_by(mixture):
         guided(mixture, LABEL, scale=2.0, interval=(1.0, 0.5))
     with pytest.raises(ValueError, match="finite"):
         guided(mixture, LABEL, scale=math.nan)
+
+
+class TakesScale(torch.nn.Module):
+    guided = True
+
+
+class Scaled(torch.nn.Module):
+    """Answers with the scale that it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = TakesScale()
+
+    def forward(self, x, sigma, label=None, guidance=None):
+        return guidance[:, None].expand_as(x)
+
+
+def test_a_network_that_takes_the_scale_is_told_it_inside_the_interval_and_asked_once():
+    denoise = guided(Scaled(), LABEL, scale=2.5, interval=(0.1, 1.0))
+    assert torch.equal(denoise(X, torch.tensor(0.5)), torch.full_like(X, 2.5))
+    assert torch.equal(denoise(X, torch.tensor(5.0)), torch.ones_like(X))
+    assert torch.equal(guided(Scaled(), LABEL)(X, torch.tensor(0.5)), torch.ones_like(X))
+    with pytest.raises(ValueError, match="takes the scale as an input and needs no guide"):
+        guided(Scaled(), LABEL, scale=2.0, guide=Scaled())
+
+
+def test_a_consistency_model_without_such_an_input_cannot_be_guided():
+    model = Denoiser(torch.nn.Identity(), kind="consistency")
+    guided(model, LABEL)
+    with pytest.raises(ValueError, match="distilled without guidance and cannot be guided"):
+        guided(model, LABEL, scale=2.0)

@@ -106,8 +106,11 @@ def test_float32_steps_suffice(mixture):
     def denoise(x, sigma):
         return mixture(x.float(), sigma.float()).to(x.dtype)
 
+    def noise(x, step):
+        return normal(*x.shape, seed=step).to(x.dtype)
+
     for solve in samplers.SOLVERS.values():
-        difference = solve(denoise, x, sigmas) - solve(denoise, x.double(), sigmas)
+        difference = solve(denoise, x, sigmas, generator=noise) - solve(denoise, x.double(), sigmas, generator=noise)
         assert difference.abs().max() < 3e-5
 
 
@@ -116,6 +119,7 @@ def test_nfe():
         sigmas = schedules.karras(n)
         assert samplers.nfe("euler", sigmas) == n
         assert samplers.nfe("dpmpp_2m", sigmas) == n
+        assert samplers.nfe("consistency", sigmas) == n
         assert samplers.nfe("heun", sigmas) == 2 * n - 1
         assert samplers.nfe(samplers.heun, sigmas, S_churn=40.0) == 2 * n - 1
 
@@ -220,3 +224,33 @@ def test_unknown_solver_is_one_sentence():
         samplers.named("huen")
     with pytest.raises(UserError, match="euler, heun, dpmpp_2m"):
         samplers.named("x")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_an_exact_consistency_model_draws_the_data_in_any_number_of_steps(steps):
+    root = normal(3, 3)
+    gaussian = Gaussian(normal(3, seed=1), root @ root.T)
+    n = 40_000
+    sigmas = schedules.consistency(steps, sigma_max=1000.0)
+    x = samplers.consistency(gaussian.consistency_model(), 1000 * normal(n, 3, seed=2), sigmas)
+    z = torch.linalg.solve(torch.linalg.cholesky(root @ root.T), (x - gaussian.mean).T).T  # standard normal
+    assert (z.mean(0).abs() < 4 / n**0.5).all()
+    assert ((z.T @ z / n - torch.eye(3)).abs() < 4 * 2**0.5 / n**0.5).all()
+
+
+def test_a_step_of_the_consistency_sampler_is_trigflows():
+    """x_t = cos(t) x0 + sin(t) sigma_data eps, and the answer there (sCM, algorithm for two steps)."""
+    gaussian = Gaussian(normal(2, seed=1), 0.3)
+    sigma_data, eps = 0.7, [normal(5, 2, seed=seed) for seed in (2, 3)]
+    model = gaussian.consistency_model(sigma_data, "trigflow")
+
+    def f(x_t, t):
+        return math.cos(t) * x_t - math.sin(t) * sigma_data * model.raw(x_t / sigma_data, torch.full((5,), t, dtype=torch.float64))
+
+    t_max, t = math.atan(80 / sigma_data), 1.1
+    x0 = f(math.sin(t_max) * sigma_data * eps[0], t_max)
+    expected = f(math.cos(t) * x0 + math.sin(t) * sigma_data * eps[1], t)
+    drawn = samplers.consistency(
+        model, 80 * eps[0], schedules.consistency(2, sigma_data=sigma_data), generator=lambda x, step: eps[step]
+    )
+    torch.testing.assert_close(drawn, expected, rtol=1e-9, atol=1e-9)

@@ -1,16 +1,19 @@
 """Draw from a denoiser and measure what was drawn: what the command line and the callback share."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from .. import schedules
 from ..data import Data
 from ..generate import generate
+from ..guidance import takes_scale
 from ..pictures import to_uint8
 from ..samplers import nfe
+from ..sampling import Sampling, choose
 from .evaluate import Protocol, Reference, Row, evaluate, rank_and_world
 
 
@@ -19,9 +22,7 @@ def evaluate_denoiser(
     reference: Reference,
     n: int | None = None,
     *,
-    solver: str = "heun",
-    steps: int = 18,
-    grid: str = "karras",
+    sampling: Sampling | None = None,
     guidance: float = 1.0,
     seed: int = 0,
     ema: str | None = None,
@@ -38,13 +39,14 @@ def evaluate_denoiser(
         denoiser: the model.
         reference: what to measure against.
         n: samples; None for as many as there are held-out images, which puts figures and floors at the same n.
-        solver, steps, grid, guidance, seed, batch, device, progress: see `generate`.
+        sampling: solver and noise levels; None for what suits the model (see `sampling.choose`).
+        guidance, seed, batch, device, progress: see `generate`.
         ema: name of the weight average in place, for the protocol.
     """
     data = reference.data
     if n is None:
         n = len(data.test if data.test is not None else data.train)
-    sigmas = schedules.GRIDS[grid](steps)
+    sampling = choose(denoiser) if sampling is None else sampling
     rank, world = rank_and_world()
     most = -(-n // world)
     labels = requested_labels(data, most * world)
@@ -55,8 +57,8 @@ def evaluate_denoiser(
         data.shape,
         range(rank, most * world, world),
         my_labels,
-        sigmas=sigmas,
-        solver=solver,
+        sigmas=sampling.sigmas,
+        solver=sampling.solver,
         guidance=guidance,
         seed=seed,
         batch=batch,
@@ -67,10 +69,50 @@ def evaluate_denoiser(
     images, my_labels = images[:mine], None if my_labels is None else my_labels[:mine]
     if len(data.shape) == 3 and data.shape[0] in (1, 3):
         images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
-    calls = nfe(solver, sigmas) * (1 if guidance == 1 else 2)
-    name = solver if grid == "karras" else f"{solver}/{grid}"
-    protocol = Protocol(seed=seed, solver=name, steps=steps, nfe=calls, ema=ema)
+    calls = nfe(sampling.solver, sampling.sigmas) * (1 if guidance == 1 or takes_scale(denoiser) else 2)
+    protocol = Protocol(seed=seed, solver=sampling.name, steps=sampling.steps, nfe=calls, ema=ema)
     return evaluate(images, reference, my_labels, protocol)
+
+
+def search_levels(
+    denoiser: Callable[..., Tensor],
+    reference: Reference,
+    n: int | None = None,
+    *,
+    steps: int = 2,
+    sigma_max: float = 80.0,
+    **options: Any,
+) -> list[float]:
+    """The noise levels after the first at which a consistency model's samples have the least Fréchet distance.
+
+    One after the other, from the noisiest: with those before it fixed, and as the last, each level is tried at seven even places
+    of the angle t between 0 and the level before it, and then twice on both sides of the best, at half and a quarter of the
+    distance. All are tried with the same noise. Report figures from another seed than the one searched with.
+
+    Args:
+        denoiser, reference, n, options: see `evaluate_denoiser`.
+        steps: of the sampler, >= 1; there are steps - 1 levels.
+        sigma_max: the first level.
+    """
+    sigma_data = getattr(denoiser, "sigma_data", 0.5)
+    angles: list[float] = []
+
+    def distance(angle: float) -> float:
+        levels = [sigma_data * math.tan(t) for t in (*angles, angle)]
+        sampling = choose(denoiser, "consistency", levels=levels, sigma_max=sigma_max)
+        rows = evaluate_denoiser(denoiser, reference, n, sampling=sampling, **options)
+        return next(row.value for row in rows if row.metric.startswith("frechet_"))
+
+    above = math.atan(sigma_max / sigma_data)
+    for _ in range(steps - 1):
+        gap = above / 8
+        tried = {angle: distance(angle) for angle in (gap * k for k in range(1, 8))}
+        for _ in range(2):
+            gap, best = gap / 2, min(tried, key=tried.__getitem__)
+            tried |= {angle: distance(angle) for angle in (best - gap, best + gap)}
+        above = min(tried, key=tried.__getitem__)
+        angles.append(above)
+    return [sigma_data * math.tan(t) for t in angles]
 
 
 def requested_labels(data: Data, n: int) -> Int64[Tensor, " n"] | None:

@@ -1,5 +1,6 @@
 """Time grids for the samplers: which noise levels to call the denoiser at."""
 
+from .consistency import consistency
 from .grids import GRIDS, karras, log_snr, resample, tangent, uniform
 
-__all__ = ["GRIDS", "karras", "log_snr", "resample", "tangent", "uniform"]
+__all__ = ["GRIDS", "consistency", "karras", "log_snr", "resample", "tangent", "uniform"]
