@@ -2,17 +2,13 @@
 
 import hashlib
 import json
-import pickle
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .atomic import delete, replacing, replacing_folder
-from .checkpoint_format import META
 
 PATTERN = "step_*.ckpt"
 
@@ -63,16 +59,6 @@ def newest(folder: Path) -> Path | None:
             return path
         warnings.warn(f"{path}: {problem}; using the checkpoint before it", stacklevel=2)
     return None
-
-
-def step(path: Path) -> int | None:
-    """The optimiser step that a checkpoint holds the state of; None if it is damaged or no state of a training."""
-    try:
-        state = torch.load(path / META if path.is_dir() else path, map_location="cpu", mmap=True, weights_only=True)
-        is_complete = {"state_dict", "optimizer_states", "images_seen", "global_step"} <= state.keys()
-        return state["global_step"] if is_complete else None
-    except (OSError, EOFError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError):
-        return None
 
 
 def set_aside_after(folder: Path, step: int) -> list[Path]:

@@ -207,9 +207,7 @@ def _build(
     trainer.strategy.checkpoint_io = CheckpointFiles()
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if isinstance(environment, SLURMEnvironment):
-        environment.auto_requeue = (
-            False  # Lightning would save a checkpoint of its own; `Checkpoint` and the exit code do that
-        )
+        environment.auto_requeue = False  # Lightning would save a checkpoint of its own; the exit code asks for the queue
     try:  # before the devices are started
         Positions(
             settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches

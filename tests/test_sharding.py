@@ -1,14 +1,19 @@
 """A network shared out over processes trains as a whole one does, and either goes on from the other's checkpoints."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning_diff.callbacks import FiniteGuard
 from torch import distributed, nn
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.tensor import DTensor
@@ -181,7 +186,7 @@ def test_folders_are_set_aside_and_pruned_like_files(runs, tmp_path):
         assert [path.name for path in checkpoints.set_aside_after(folder, 4)] == ["step_00000008.ckpt"]
         shutil.copytree(folder / "step_00000008.ckpt.aside", folder / "step_00000008.ckpt")
         shutil.copy(folder / "step_00000008.json.aside", folder / "step_00000008.json")
-    assert [checkpoints.step(path) for path in sorted(folder.glob(checkpoints.PATTERN))] == [4, 8]
+    assert [checkpoint_format.read(path)["global_step"] for path in sorted(folder.glob(checkpoints.PATTERN))] == [4, 8]
     checkpoints.prune(folder, keep=1)
     assert sorted(path.name for path in folder.iterdir()) == [
         "step_00000008.ckpt", "step_00000008.ckpt.aside", "step_00000008.json", "step_00000008.json.aside",
@@ -206,10 +211,6 @@ class Plain(LightningModule):
 
 
 def test_a_second_configuration_changes_nothing_and_other_strategies_are_refused(alone):
-    from types import SimpleNamespace
-
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
     module = Plain(nn.Sequential(nn.ModuleList([nn.Linear(3, 3)])))
     module._trainer = SimpleNamespace(strategy=ModelParallelStrategy(), precision="32-true")
     with pytest.raises(UserError, match="use model_parallel"):
@@ -246,6 +247,29 @@ def test_clipping_equals_torchs_on_whole_gradients(alone):
         assert torch.equal(sharded.grad.full_tensor(), whole.grad)
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "elsewhere", "said"),
+    [(True, False, r"denoiser\.net\.weight is"), (False, True, "a weight on another process is"), (False, False, None)],
+)
+def test_all_processes_stop_together_for_a_weight_of_one_of_them(alone, monkeypatch, spoilt, elsewhere, said):
+    module = Plain(nn.Linear(3, 2))
+    sharding.shard(module, alone, torch.device("cpu"))
+    with torch.no_grad():
+        if spoilt:
+            module.denoiser.net.weight.to_local()[1, 2] = torch.inf
+    asked = []
+
+    def reduce_boolean_decision(decision: bool, all: bool) -> bool:
+        asked.append((decision, all))
+        return decision and not elsewhere
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(trainer.strategy, "reduce_boolean_decision", reduce_boolean_decision)
+    with pytest.raises(UserError, match=f"step 0: {said}") if said else nullcontext():
+        FiniteGuard().on_save_checkpoint(trainer, module, {})
+    assert asked == [(not spoilt, True)]
+
+
 class Exploit:
     def __reduce__(self):
         return Path.touch, (Path("exploited"),)
@@ -253,8 +277,6 @@ class Exploit:
 
 @pytest.mark.parametrize("file", [".metadata", "meta.pt"])
 def test_a_folder_that_asks_for_code_to_be_run_is_refused_and_nothing_runs(runs, tmp_path, monkeypatch, file):
-    import pickle
-
     monkeypatch.chdir(tmp_path)
     folder = Path(shutil.copytree(checkpoints.newest(runs / "whole" / "checkpoints"), tmp_path / "step_00000008.ckpt"))
     if file == "meta.pt":
