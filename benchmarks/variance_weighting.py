@@ -1,15 +1,17 @@
 """Does weighting by measured loss variance help? Every arm on the same images and noise, over seeds, against matched controls.
 
-    python benchmarks/variance_weighting.py [--seeds 6] [--jobs 2] [--steps 1500] [--runs runs/variance_weighting]
+    python benchmarks/variance_weighting.py [--seeds 6] [--jobs 2] [--steps 1600] [--runs runs/variance_weighting]
     python benchmarks/variance_weighting.py --images cifar10.zip --arms edm control measured_0.5 --seeds 3
 
 Arms differ in one line of the recipe; a seed fixes initial weights, images, uniforms, noise and samples in all of them.
-`control` is EDM with P_std 1.02, the effective width that the published bell gives the noise law (a narrower law, no weights).
+`control` is EDM with P_std 1.02, the effective width that the published bell gives the noise law (a narrower law, no weights);
+`info_control` is a fixed law with the place and width that InfoNoise came to on the digits, at seed 0.
 Interrupted, it continues where it was. Prints a table and writes table.csv and picture.png in --runs:
 
     frechet      mean and standard deviation over seeds at the end, in the classifier's feature space
     vs edm       paired difference over seeds with a 95 % interval (Student's t); negative is better
     vs control   the same against the control
+    effort       mean and standard deviation of ln sigma under p w, last quarter: where training effort goes (EDM: -1.2, 1.2)
     spread       max / min over log-SNR of the variance of the *unweighted* loss, last quarter, bins with 500 samples or more
     images       to reach the EDM arm's mean final distance, as a share of its images, linear between evaluations; - if never
 
@@ -107,6 +109,19 @@ def curve(options: argparse.Namespace, arm: str, seed: int) -> list[tuple[int, f
     return [(int(row["images"]), float(row["value"])) for row in rows if row["metric"] == "frechet_classifier"]
 
 
+def effort(options: argparse.Namespace, arm: str, seed: int) -> tuple[float, float]:
+    """Mean and standard deviation of ln sigma under p w."""
+    with (options.runs / f"{arm}_{seed}" / "noise_levels.csv").open() as file:
+        rows = [
+            row for row in csv.DictReader(line for line in file if not line.startswith("#")) if row["effective_weight"]
+        ]
+    share = [float(row["effective_weight"]) for row in rows]
+    place = [math.log(float(row["sigma"])) for row in rows]
+    mean = sum(map(math.prod, zip(share, place, strict=True))) / sum(share)
+    square = sum(w * (x - mean) ** 2 for w, x in zip(share, place, strict=True)) / sum(share)
+    return mean, math.sqrt(square)
+
+
 def levels(options: argparse.Namespace, arm: str, seed: int) -> dict[float, tuple[float, float, float]]:
     """log-SNR -> (variance of the unweighted loss, p w, samples)."""
     with (options.runs / f"{arm}_{seed}" / "noise_levels.csv").open() as file:
@@ -150,13 +165,16 @@ def report(options: argparse.Namespace) -> None:
         for seed in seeds:
             seen = [variance for variance, _, count in levels(options, arm, seed).values() if count >= 500]
             spreads.append(max(seen) / min(seen))
+        places = [effort(options, arm, seed) for seed in seeds]
         share = statistics.median(reached(points, target) / points[-1][0] for points in curves[arm])
         rows.append(
             {
                 "arm": arm,
-                "frechet": f"{statistics.mean(finals[arm]):.4f} ± {statistics.stdev(finals[arm]):.4f}",
+                "frechet": f"{statistics.mean(finals[arm]):.4f}"
+                + (f" ± {statistics.stdev(finals[arm]):.4f}" if options.seeds > 1 else ""),
                 "vs edm": paired(finals[arm], finals["edm"]) if "edm" in finals else "",
                 "vs control": paired(finals[arm], finals["control"]) if "control" in finals else "",
+                "effort": "{:.2f}, {:.2f}".format(*map(statistics.mean, zip(*places, strict=True))),
                 "spread": f"{statistics.mean(spreads):.1f}",
                 "images": f"{share:.2f}" if math.isfinite(share) else "-",
             }
@@ -195,7 +213,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one core each")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--n", type=int, default=1000, help="samples for each evaluation")
