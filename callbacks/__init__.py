@@ -8,6 +8,7 @@ from .noise_levels import NoiseLevels
 from .progress import Progress
 from .run_record import RunRecord
 from .sample_grid import SampleGrid
+from .tangents import Tangents
 from .throughput import Throughput
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Progress",
     "RunRecord",
     "SampleGrid",
+    "Tangents",
     "Throughput",
 ]

@@ -38,6 +38,8 @@ class NoiseLevels(Callback):
     the columns of the heatmap; when there are more, neighbours are merged. The curves show the last quarter of the run. Empty bins
     stay empty. Files: see `lightning_diff.noise_report`. They are written at the end, and during long runs every ten minutes.
     TensorBoard and W&B get loss, variance and gradient share in ten coarse bins at each window, and the picture at the end.
+    What a training step puts into outputs["details"], (B,) by name, is averaged in the same bins and shown, too: a consistency
+    model's tangents.
 
     Exactness: every 32 steps the samples of all processes are put in order of stream position and then reduced, on the CPU in
     float64. The files are a function of the samples' losses alone: equal bytes for any number of processes and after any
@@ -77,6 +79,8 @@ class NoiseLevels(Callback):
         self.images: list[int] = []  # at the end of each finished window
         self.moments = torch.zeros(0, 3, bins, dtype=torch.float64)  # (window, (count, mean, m2), bin), loss
         self.weight_moments = self.moments.clone()
+        self.details: dict[str, NoiseLevelStatistics] = {}  # of what else the training step measured of each sample
+        self.detail_moments: dict[str, Tensor] = {}  # as for the loss
         self.gradients: list[tuple[int, int, float]] = []  # (images seen, coarse bin, mean |grad loss|^2)
         self._window_steps = 0
         self._stream: Stream | None = None
@@ -105,7 +109,10 @@ class NoiseLevels(Callback):
         loss = outputs["per_sample_loss"]
         weight = outputs.get("weight")
         weight = torch.full_like(loss, torch.nan) if weight is None else weight
-        self._buffer.append((outputs["position"], outputs["log_snr"], loss, weight))
+        details = outputs.get("details", {})
+        if details and not self.details:
+            self._add_details(list(details))
+        self._buffer.append((outputs["position"], outputs["log_snr"], loss, weight, *details.values()))
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -135,6 +142,12 @@ class NoiseLevels(Callback):
                     "noise_levels", noise_report.draw(report), trainer.global_step, close=False
                 )
 
+    def _add_details(self, names: list[str]) -> None:
+        bins, low, high = self.statistics.bins, self.statistics.low, self.statistics.high
+        self.details = {name: NoiseLevelStatistics(bins, low, high) for name in names}
+        self.detail_moments = {name: torch.zeros(0, 3, bins, dtype=torch.float64) for name in names}
+        self._pending = torch.zeros(4 + len(names), 0, dtype=torch.float64)
+
     def _gather(self) -> None:
         """The buffers of all processes become pending."""
         if self._buffer:
@@ -145,9 +158,11 @@ class NoiseLevels(Callback):
     def _flush(self) -> None:
         self._gather()
         if self._pending.shape[1]:
-            _, log_snr, loss, weight = self._pending[:, self._pending[0].argsort()]
+            _, log_snr, loss, weight, *details = self._pending[:, self._pending[0].argsort()]
             self.statistics.update(log_snr, loss)
             self.weights.update(log_snr, weight)
+            for metric, values in zip(self.details.values(), details, strict=True):
+                metric.update(log_snr, values)
             self._pending = self._pending[:, :0]
 
     def _close_window(self, trainer: Trainer, pl_module: Any) -> None:
@@ -155,6 +170,9 @@ class NoiseLevels(Callback):
         loss, weight = (torch.stack(metric.state()) for metric in (self.statistics, self.weights))
         self.moments = torch.cat([self.moments, loss[None]])
         self.weight_moments = torch.cat([self.weight_moments, weight[None]])
+        for name, metric in self.details.items():
+            self.detail_moments[name] = torch.cat([self.detail_moments[name], torch.stack(metric.state())[None]])
+            metric.reset()
         self.images.append(pl_module.images_seen)
         self.statistics.reset()
         self.weights.reset()
@@ -162,6 +180,10 @@ class NoiseLevels(Callback):
             pairs = [slice(start, start + 2) for start in range(0, len(self.images), 2)]
             self.moments = torch.stack([_merged(self.moments[pair]) for pair in pairs])
             self.weight_moments = torch.stack([_merged(self.weight_moments[pair]) for pair in pairs])
+            self.detail_moments = {
+                name: torch.stack([_merged(windows[pair]) for pair in pairs])
+                for name, windows in self.detail_moments.items()
+            }
             self.images = [self.images[pair][-1] for pair in pairs]
             self._window_steps *= 2
         if trainer.is_global_zero:
@@ -260,6 +282,7 @@ class NoiseLevels(Callback):
             list(self.images),
             torch.stack([torch.stack(moments(*window)) for window in self.moments]),
             since,
+            {name: moments(*_merged(windows[last])).mean for name, windows in self.detail_moments.items()},
         )
 
     def _last_quarter(self) -> slice:
@@ -302,12 +325,21 @@ class NoiseLevels(Callback):
             "weights": self.weight_moments,
             "window": torch.stack([torch.stack(metric.state()) for metric in (self.statistics, self.weights)]),
             "pending": self._pending,
+            "details": {
+                name: {"moments": self.detail_moments[name], "window": torch.stack(metric.state())}
+                for name, metric in self.details.items()
+            },
             "gradients": [list(entry) for entry in self.gradients],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.images, self._window_steps = list(state_dict["images"]), state_dict["window_steps"]
         self.moments, self.weight_moments = state_dict["moments"], state_dict["weights"]
+        if details := state_dict["details"]:
+            self._add_details(list(details))
+        for name, detail in details.items():
+            self.detail_moments[name], metric = detail["moments"], self.details[name]
+            metric.count, metric.mean, metric.m2 = detail["window"].unbind(0)
         self._pending = state_dict["pending"]
         self.gradients = [(int(images), int(bin), float(value)) for images, bin, value in state_dict["gradients"]]
         for metric, window in zip((self.statistics, self.weights), state_dict["window"], strict=True):

@@ -1,6 +1,7 @@
 """The loss at each noise level as files and as pictures: what the callback `NoiseLevels` writes and `compare` reads.
 
-    noise_levels.csv           one row per bin of log-SNR, over the last quarter of the training
+    noise_levels.csv           one row per bin of log-SNR, over the last quarter of the training; after the columns below, means
+                               of what else the training step measured: a consistency model's tangent_norm, dF_dt, warmup
     noise_levels_history.csv   count, mean and variance per window of the training and bin: the heatmap
     noise_levels.json          the images that the table covers, and the suggested noise law
     noise_levels.png           all of it
@@ -11,7 +12,7 @@ A cell of a bin in which too little was seen to know is empty, and the curve has
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from .atomic import replacing
 from .errors import UserError
-from .noise import log_snr_to_sigma
+from .noise import log_snr_to_sigma, sigma_to_t
 from .statistics import NoiseLevelMoments
 
 COLUMNS = (
@@ -48,6 +49,7 @@ SIGMA_LABEL = "noise level σ"
 LOSS_LABEL = "|F − target|², per pixel\n(an output of zero has about 1)"
 SHOWN = 8  # samples that a cell of the heatmap needs: the variance of fewer is mostly noise
 COLOUR_LABEL = f"log10 of the variance   (blank: fewer than {SHOWN} samples)"
+T_LABEL = "angle t = arctan(σ / σ_data)        ← cleaner      noisier →"
 LOG_SNR_LABEL = "log-SNR  λ = ln(σ_data² / σ²)        ← noisier      cleaner →"
 
 
@@ -68,6 +70,7 @@ class NoiseReport:
         images: at the end of each window.
         history: count, mean and variance per window and bin, NaN where unknown.
         since: images seen when the table's measurement began.
+        details: means of what else was measured, by name, like `columns`.
     """
 
     name: str
@@ -75,6 +78,7 @@ class NoiseReport:
     images: list[int]
     history: Float[Tensor, "windows 3 bins"]
     since: int = 0
+    details: dict[str, Float[Tensor, " bins"]] = field(default_factory=dict)
 
     @property
     def levels(self) -> Float[Tensor, " bins"]:
@@ -143,8 +147,9 @@ class NoiseReport:
     def write_tables(self, folder: Path) -> None:
         with replacing(folder / "noise_levels.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(_cells(torch.stack([self.columns[name].double() for name in COLUMNS], 1)))
+            table = {name: self.columns[name] for name in COLUMNS} | self.details
+            writer.writerow(table)
+            writer.writerows(_cells(torch.stack([column.double() for column in table.values()], 1)))
         with replacing(folder / "noise_levels_history.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(HISTORY)
@@ -171,6 +176,7 @@ def report(
     images: list[int],
     history: Float[Tensor, "windows 3 bins"],
     since: int,
+    details: dict[str, Float[Tensor, " bins"]] | None = None,
 ) -> NoiseReport:
     """All columns from what was measured.
 
@@ -179,7 +185,7 @@ def report(
         moments: of the unweighted loss.
         weight: mean weight of the samples in each bin, NaN where none fell.
         gradient_square: mean over samples of |grad loss|^2, unweighted, NaN where not measured.
-        name, sigma_data, images, history, since: see `NoiseReport`.
+        name, sigma_data, images, history, since, details: see `NoiseReport`.
     """
     density = moments.count / moments.count.sum() / (levels[1] - levels[0])
     effective = density * weight
@@ -199,7 +205,7 @@ def report(
         square.sqrt(),
         power / power.nansum(),
     )
-    return NoiseReport(name, dict(zip(COLUMNS, columns, strict=True)), images, history, since)
+    return NoiseReport(name, dict(zip(COLUMNS, columns, strict=True)), images, history, since, details or {})
 
 
 def read(folder: Path) -> NoiseReport:
@@ -207,7 +213,8 @@ def read(folder: Path) -> NoiseReport:
     table = _read_csv(folder / "noise_levels.csv", COLUMNS)
     if len(table) < 2:
         raise UserError(f"{folder / 'noise_levels.csv'}: holds no noise levels")
-    columns = {name: torch.tensor([row[name] for row in table], dtype=torch.float64) for name in COLUMNS}
+    columns = {name: torch.tensor([row[name] for row in table], dtype=torch.float64) for name in table[0]}
+    details = {name: columns.pop(name) for name in list(columns) if name not in COLUMNS}
     levels = columns["log_snr"]
     rows = _read_csv(folder / "noise_levels_history.csv", HISTORY)
     images = sorted({int(row["images"]) for row in rows})
@@ -220,7 +227,7 @@ def read(folder: Path) -> NoiseReport:
         if not 0 <= bin < len(levels):
             raise UserError(f"{folder / 'noise_levels_history.csv'}: has other bins than noise_levels.csv")
         history[window[int(row["images"])], :, bin] = torch.tensor([row["count"], row["mean"], row["variance"]])
-    return NoiseReport(folder.name, columns, images, history)
+    return NoiseReport(folder.name, columns, images, history, details=details)
 
 
 def _read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, float]]:
@@ -229,9 +236,10 @@ def _read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, float]]:
     try:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != header:
+            names = tuple(reader.fieldnames or ())
+            if names[: len(header)] != header:
                 raise UserError(f"{path}: not a table of this version; its columns should be {', '.join(header)}")
-            return [{name: float(row[name]) if row[name] else math.nan for name in header} for row in reader]
+            return [{name: float(row[name]) if row[name] else math.nan for name in names} for row in reader]
     except (ValueError, TypeError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: damaged: {error}") from error
 
@@ -245,8 +253,10 @@ def _cells(rows: Tensor) -> list[list[str]]:
 
 def draw(report: NoiseReport) -> Figure:
     """One run: the loss, its variance, where the effort goes, and the variance through training."""
-    figure = Figure(figsize=(13.5, 9.2), layout="constrained")
-    (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2)
+    rows = 3 if report.details else 2
+    figure = Figure(figsize=(13.5, 4.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2)
+    (top_left, top_right), (bottom_left, bottom_right) = panels[:2]
     figure.suptitle(
         f"{report.name}: the training loss at each noise level\n"
         f"curves are averages over images {_number(report.since)} to {_number(report.images[-1])} of the training",
@@ -265,7 +275,27 @@ def draw(report: NoiseReport) -> Figure:
     bottom_right.set_title("Variance of the unweighted loss, through training", fontweight="bold", fontsize=11)
     bottom_right.set_ylabel("log-SNR  λ        ← noisier      cleaner →")
     figure.colorbar(mesh, ax=bottom_right, label=COLOUR_LABEL, extend="both")
+    if report.details:
+        draw_details(panels[2, 0], panels[2, 1], report)
     return figure
+
+
+def draw_details(left: Axes, right: Axes, report: NoiseReport) -> None:
+    """What a consistency model's training measures, over TrigFlow's angle t: the tangent; the loss and its weight."""
+    t = sigma_to_t(report.columns["sigma"], report.sigma_data).numpy()
+    labels = {"tangent_norm": "tangent |g|, before it is normalised", "dF_dt": "|dF/dt|"}
+    shares = {name: column for name, column in report.details.items() if name == "warmup"}
+    for name, column in report.details.items():
+        if name not in shares:
+            left.plot(t, column.numpy(), "o-", ms=3, lw=1.2, label=labels.get(name, name))
+    for name, label in (("mean", "unweighted loss"), ("weight", "its weight")):
+        right.plot(t, report.columns[name].numpy(), "o-", ms=3, lw=1.2, label=label)
+    share = "".join(f" (warm-up share {float(column.nanmean()):.2f})" for column in shares.values())
+    for axes, title in ((left, f"Tangents{share}"), (right, "Loss and weight")):
+        axes.set(yscale="log", xlabel=T_LABEL)
+        axes.set_title(title, fontweight="bold", fontsize=11)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
 
 
 def draw_mean(axes: Axes, report: NoiseReport, **style: Any) -> None:

@@ -166,7 +166,7 @@ class ConsistencyModule(TrainingModule):
         # Not the network: torch has no forward mode through a compiled one.
         self._loss = torch.compile(consistency_loss)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         self._rekey_dropout(batch_idx)
         image = self._laid_out(batch["image"])
         sigma = self.noise.icdf(batch["u"])
@@ -185,11 +185,12 @@ class ConsistencyModule(TrainingModule):
             derivative="two_pass" if self.derivative == "jvp" and self._is_plain_only else self.derivative,
             augment=batch.get("augment"),
         )
-        diagnostics = {
+        details = {
             "tangent_norm": result.tangent.flatten(1).norm(dim=1),
             "dF_dt": result.dF_dt.flatten(1).norm(dim=1),
+            "warmup": torch.full_like(result.loss, share),
         }
-        return self._outputs(batch, sigma.to(image.dtype), result.loss) | diagnostics
+        return self._outputs(batch, sigma.to(image.dtype), result.loss) | {"details": details}
 
     @property
     def _is_plain_only(self) -> bool:

@@ -1,0 +1,123 @@
+"""The tangents that a consistency model trains on: their size in the run's tables, and a word when one jumps."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lightning_diff.errors import UserError
+from lightning_diff.processes import from_all
+from lightning_diff.statistics import bin_index
+
+LOW, HIGH, BINS = -12.0, 12.0, 24  # of log-SNR: within one of them tangents are of one size
+
+
+class Tangents(Callback):
+    """Log the tangents of each window of `trainer.log_every_n_steps`, and warn of spikes with their step and noise level.
+
+    Logs train/tangent_norm and train/dF_dt, means over the window's samples, train/tangent_norm_max, and train/warmup, the share of
+    the tangent that the network's own derivative has. A spike is a tangent that is `factor` times as large as is usual at its noise
+    level: a running geometric mean in bins of log-SNR over the steps before. Spikes come before samples turn to noise, and
+    normalised tangents hide them from the loss. The device is read once for each window.
+
+    Args:
+        factor: from which on a tangent is a spike, > 1.
+        memory: steps that the running mean remembers, >= 1; as many pass in a bin before it is trusted.
+    """
+
+    def __init__(self, factor: float = 20.0, memory: int = 100):
+        if not factor > 1 or memory < 1:
+            raise ValueError(f"Tangents: need factor > 1 and memory >= 1, got {factor}, {memory}")
+        self.factor, self.memory = factor, memory
+        self.usual = torch.zeros(2, BINS, dtype=torch.float64)  # decayed visits, and ln |g| times visits
+        self.visits = torch.zeros(BINS, dtype=torch.int64)
+        self.spikes = 0  # windows with one
+        self._window = _empty()[None]  # of each process
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._step = trainer.global_step
+        self.usual, self.visits = self.usual.to(pl_module.device), self.visits.to(pl_module.device)
+        # The windows of as many processes as there were; with another number, the same total.
+        self._mine = _merged(self._window[trainer.global_rank :: trainer.world_size]).to(pl_module.device)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if "details" not in outputs:
+            raise UserError("Tangents: this model's training measures none; leave the callback out")
+        is_stepped = trainer.global_step > self._step
+        self._take_in(outputs["log_snr"], outputs["details"], self._step + 1)
+        if not is_stepped:
+            return
+        self._step = trainer.global_step
+        if self._step % trainer.log_every_n_steps and self._step != trainer.max_steps:
+            return
+        share = float(outputs["details"]["warmup"][0])
+        count, norm, dF_dt, largest, excess, step, log_snr, size = _merged(from_all(self._mine[None])).tolist()
+        self._mine = _empty().to(pl_module.device)
+        values = {
+            "images": pl_module.images_seen,
+            "train/tangent_norm": norm / count,
+            "train/tangent_norm_max": largest,
+            "train/dF_dt": dF_dt / count,
+            "train/warmup": share,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=self._step)
+        if excess > math.log(self.factor):
+            self.spikes += 1
+            if trainer.is_global_zero:
+                print(
+                    f"step {int(step):,}: a tangent of norm {size:.3g} at log-SNR {log_snr:.2f} "
+                    f"(t = {math.atan(math.exp(-log_snr / 2)):.3f}), {math.exp(excess):.0f} times what is usual there",
+                    flush=True,
+                )
+
+    def _take_in(self, log_snr: Tensor, details: dict[str, Tensor], step: int) -> None:
+        norm, dF_dt = details["tangent_norm"].double(), details["dF_dt"].double()
+        size = norm.clamp(min=1e-30).log()
+        index = bin_index(log_snr, BINS, LOW, HIGH)
+        trusted = self.visits[index] >= self.memory
+        excess = torch.where(trusted, size - self.usual[1, index] / self.usual[0, index].clamp(min=1e-30), -math.inf)
+        worst = excess.argmax()
+        at = torch.full_like(excess[worst], step)
+        sums = torch.stack([torch.full_like(norm, 1.0), norm, dF_dt]).sum(1)
+        now = [*sums, norm.max(), excess[worst], at, log_snr[worst].double(), norm[worst]]
+        self._mine = _merged(torch.stack([self._mine, torch.stack(now)]))
+
+        member = torch.nn.functional.one_hot(index, BINS).double()
+        finite = size.isfinite().double()
+        step_sums = torch.stack([finite, torch.where(finite > 0, size, 0.0)]) @ member
+        visited = step_sums[0] > 0
+        mean = step_sums[1] / step_sums[0].clamp(min=1)
+        taken = torch.stack([torch.ones_like(mean), mean])
+        keep = 1 - 1 / self.memory
+        self.usual = torch.where(visited, keep * self.usual + taken, self.usual)
+        self.visits += visited
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "usual": self.usual.cpu(),
+            "visits": self.visits.cpu(),
+            "spikes": self.spikes,
+            "window": from_all(self._mine[None]).cpu(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.usual, self.visits, self.spikes = state_dict["usual"], state_dict["visits"], state_dict["spikes"]
+        self._window = state_dict["window"]
+
+
+def _empty() -> Tensor:
+    """A window: samples, sums of |g| and |dF/dt|, largest |g|; of the tangent furthest above its usual size, the logarithm of their
+    ratio, step, log-SNR and |g|."""
+    return torch.tensor([0.0, 0.0, 0.0, 0.0, -math.inf, 0.0, 0.0, 0.0], dtype=torch.float64)
+
+
+def _merged(windows: Tensor) -> Tensor:
+    """(n, 8) -> (8,)."""
+    if not len(windows):
+        return _empty()
+    worst = windows[windows[:, 4].argmax(), 4:]
+    return torch.cat([windows[:, :3].sum(0), windows[:, 3].max()[None], worst])
