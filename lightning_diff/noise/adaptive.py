@@ -53,6 +53,7 @@ class BinnedNoise(nn.Module):
         self.register_buffer("base_masses", edges.diff(), persistent=False)
         self.register_buffer("masses", edges.diff())
         self.images, self.updates = 0, 0  # plain numbers: reading a tensor's value would stall a GPU at every step
+        self._tabled: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
     @property
     def bin_masses(self) -> Float[Tensor, " bins"]:
@@ -60,10 +61,10 @@ class BinnedNoise(nn.Module):
         return self.base_masses[1:-1].flip(0)
 
     def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        edges = self.masses.cumsum(0)
+        edges, ratios = self._tables()
         segment = torch.searchsorted(edges, u.double()).clamp(max=len(edges) - 1)
-        inside = (1 - (edges[segment] - u) / self.masses[segment].clamp(min=1e-300)).clamp(0, 1)
-        within_base = self.base_edges[segment] + inside * self.base_masses[segment]
+        above = (edges[segment] - u).clamp(min=0) / ratios[segment].clamp(min=1e-300)  # up to the edge, in the base law's u
+        within_base = (self.base_edges[segment + 1] - above).clamp(min=self.base_edges[segment])
         return self.base.icdf(within_base.clamp(2.0**-53, 1 - 2.0**-53)).to(u.dtype)
 
     def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -75,8 +76,15 @@ class BinnedNoise(nn.Module):
         low, high, bins = self.moments.low, self.moments.high, self.moments.bins
         place = ((sigma_to_log_snr(sigma, self.sigma_data) - low) * (bins / (high - low))).floor().long()
         segment = (bins - place).clamp(0, bins + 1)
-        ratio = torch.where(self.base_masses > 0, self.masses / self.base_masses.clamp(min=1e-300), 1.0)
-        return ratio[segment].to(sigma.dtype)
+        return self._tables()[1][segment].to(sigma.dtype)
+
+    def _tables(self) -> tuple[Float[Tensor, " edges"], Float[Tensor, " segments"]]:
+        """Upper edges in this law's u, and densities over the base law's; made anew only when the masses have changed."""
+        key = (self.masses._version, self.masses.data_ptr())
+        if self._tabled is None or self._tabled[0] != key:
+            ratios = torch.where(self.base_masses > 0, self.masses / self.base_masses.clamp(min=1e-300), 1.0)
+            self._tabled = key, self.masses.cumsum(0), ratios
+        return self._tabled[1:]
 
     @torch.no_grad()
     def update(self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"], weight: Float[Tensor, " n"]) -> None:
