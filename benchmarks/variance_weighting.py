@@ -31,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
@@ -190,21 +191,23 @@ def report(options: argparse.Namespace) -> None:
 
 
 def draw(options: argparse.Namespace, finals: dict[str, list[float]]) -> None:
-    figure = Figure(figsize=(14, 4.5), layout="constrained")
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
     points, variances, efforts = figure.subplots(1, 3)
     for place, (arm, values) in enumerate(finals.items()):
-        points.plot([place] * len(values), values, "o", alpha=0.6)
+        colour = colormaps["tab20"](place % 20)
+        points.plot([place] * len(values), values, "o", color=colour, alpha=0.8)
         points.plot([place - 0.3, place + 0.3], [statistics.mean(values)] * 2, "k-", lw=2)
         seen = {level: row for level, row in levels(options, arm, 0).items() if row[2] >= 100}
-        variances.plot(list(seen), [row[0] for row in seen.values()], lw=1.2, label=arm)
-        efforts.plot(list(seen), [row[1] for row in seen.values()], lw=1.2, label=arm)
+        total = sum(row[1] for row in levels(options, arm, 0).values())
+        variances.plot(list(seen), [row[0] for row in seen.values()], lw=1.4, color=colour, label=arm)
+        efforts.plot(list(seen), [row[1] / total for row in seen.values()], lw=1.4, color=colour)
     points.set(title="Fréchet distance by seed (bar: mean)", ylabel="distance to the training images, lower is better")
     points.set_xticks(range(len(finals)), list(finals), rotation=45, ha="right")
     variances.set(
         title="Variance of the unweighted loss, seed 0", xlabel="log-SNR (← noisier   cleaner →)", yscale="log"
     )
-    efforts.set(title="Training effort p · w, seed 0", xlabel="log-SNR (← noisier   cleaner →)")
-    variances.legend(frameon=False, fontsize=8)
+    efforts.set(title="Training effort: share of p · w, seed 0", xlabel="log-SNR (← noisier   cleaner →)")
+    figure.legend(loc="outside right center", frameon=False)
     figure.savefig(options.runs / "picture.png", dpi=110)
 
 
