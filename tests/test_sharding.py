@@ -60,7 +60,7 @@ def plain(path: str, *overrides: str) -> None:
 
 def launch(*words: str) -> None:
     command = [sys.executable, "-m", "lightning_diff", "train", *words]
-    done = subprocess.run(command, timeout=240, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=600, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
