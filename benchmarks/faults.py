@@ -4,9 +4,10 @@
     python benchmarks/faults.py --steps 24 --at "step 9" "saving 20" ending
     python benchmarks/faults.py --steps 12 --operations
 
-For each variant of one small EDM training: one uninterrupted run, then `--runs` runs that share `--kills` SIGKILLs. The moment of
-each is uniform over the time that the run has still to go, start-up and ending included. `--at` kills one run at these places
-instead, `--operations` a run before each operation on files in turn: opening one to write, renaming, deleting, making a folder.
+For each variant of one small training, EDM's and one that distils a consistency model: one uninterrupted run, then `--runs` runs
+that share `--kills` SIGKILLs. The moment of each is uniform over the time that the run has still to go, start and end included.
+`--at` kills one run at these places instead, `--operations` a run before each operation on files in turn: opening one to write,
+renaming, deleting, making a folder.
 
 Then the two folders must be the same: the same files with equal bytes. Checkpoints and EMA snapshots are compared by content, down
 to the last bit of every tensor, since their writers put keys in no fixed order, and metrics.csv without its rows of speed. Prints a
@@ -37,7 +38,10 @@ from safetensors import safe_open
 
 import lightning_diff.run  # noqa: F401  (imported once for all attempts)
 from lightning_diff import cli
+from lightning_diff.artifacts import save_denoiser
+from lightning_diff.denoiser import Denoiser
 from lightning_diff.metrics_table import read
+from lightning_diff.nets import UNet
 
 RECIPE = """
 name: faults
@@ -66,10 +70,13 @@ VARIANTS = {
         "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, "
         "warmup: 1000, refresh: 20}"
     ],
+    "ConsistencyModule": [
+        "model={_target_: lightning_diff.ConsistencyModule, teacher: ../teacher, warmup: 4000, net: {dropout: 0.1}}"
+    ],
 }
 BOTH = "both"  # at once, for a short test
 DEFAULT = list(VARIANTS)
-VARIANTS[BOTH] = [override for overrides in VARIANTS.values() for override in overrides]
+VARIANTS[BOTH] = VARIANTS["MeasuredVariance"] + VARIANTS["AdaptiveNoise"]
 SPEED = "images_per_second"  # the metric that no two runs share
 Mark = str | int  # a phase with or without its step, or the number of an operation on files
 PHASES = ("starting", "step", "saving", "ending")
@@ -193,6 +200,15 @@ def new_folder(root: Path, name: str, steps: int) -> Path:
     return folder
 
 
+def save_teacher(folder: Path) -> None:
+    """A denoiser for consistency models to start from and to follow."""
+    net = {"channels": 16, "channel_mult": [1], "num_blocks": 1, "attention": []}
+    facts = {"shape": [1, 8, 8], "num_classes": 10}
+    torch.manual_seed(0)
+    node = {"_target_": "lightning_diff.nets.UNet", **net, **facts}
+    save_denoiser(folder, Denoiser(UNet(**net, **facts), 0.75), node, **facts)
+
+
 def flat(state: Any, name: str = "") -> dict[str, Any]:
     """Leaves by their path; an empty container is a leaf."""
     items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else ()
@@ -313,6 +329,7 @@ def main() -> int:
     sys.modules["faults"] = sys.modules[__name__]  # where the recipe finds the witness
     with tempfile.TemporaryDirectory() as temporary:
         root = options.keep or Path(temporary)
+        save_teacher(root / "teacher")
         times = {}
         for variant in options.variants:
             begun = time.monotonic()

@@ -46,6 +46,11 @@ name: {name}
 model: {{optimizer: {{_target_: torch.optim.SGD, _partial_: true, lr: 0.0}}}}
 trainer: {{max_steps: 1}}
 """
+STUDENT = """
+extends: plain.yaml
+name: {name}
+model: {{_target_: lightning_diff.ConsistencyModule, teacher: runs/plain, warmup: 64}}
+"""
 SHARDED = "trainer.strategy=model_parallel"
 
 
@@ -76,7 +81,12 @@ def runs(tmp_path_factory):
         for name in ("start", "shared_start"):
             Path(f"{name}.yaml").write_text(STILL.format(base="plain", name=name))
         plain("start.yaml")
-        launch(write("whole", 8), write("two", 4), "shared_start.yaml", SHARDED, "trainer.devices=2")
+        for name in ("student", "shared_student"):
+            Path(f"{name}.yaml").write_text(STUDENT.format(name=name))
+        plain("student.yaml")
+        launch(
+            write("whole", 8), write("two", 4), "shared_start.yaml", "shared_student.yaml", SHARDED, "trainer.devices=2"
+        )
         for name, source in {"one_two": "one", "two_two": "two", "two_one": "two", "two_shard": "two"}.items():
             shutil.copytree(Path("runs") / source, Path("runs") / name)
         plain(write("two_one", 8))
@@ -112,6 +122,17 @@ def test_sharded_and_plain_runs_and_all_ways_between_them_train_the_same(runs, n
     found = {row["metric"]: float(row["value"]) for row in read(runs / name / "metrics.csv") if row["n"]}
     assert figures
     assert found == pytest.approx(figures, rel=1e-3, abs=1e-5)
+
+
+def test_a_consistency_model_is_distilled_in_shards_as_whole(runs):
+    """Its tangents come from a pass of their own there."""
+    for metric in ("train/loss", "train/grad_norm"):
+        expected = values(runs / "student", metric)
+        assert len(expected) == 8
+        torch.testing.assert_close(values(runs / "shared_student", metric), expected, rtol=1e-5, atol=0)
+    weights, same = (artifacts.load_file(runs / run / "model.safetensors") for run in ("shared_student", "student"))
+    for key, value in same.items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_initial_weights_are_those_of_a_plain_run_bit_for_bit(runs):

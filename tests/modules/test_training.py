@@ -84,16 +84,23 @@ OTHERS = (
 )
 
 
-@pytest.mark.parametrize("learners", [(), OTHERS], ids=["measured", "learned"])
+CONSISTENCY = (
+    "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 150, net: {dropout: 0.2}, "
+    "noise: {_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, refresh: 3}}",
+)
+LEARNT = {(): "weighting.weights", OTHERS: "weighting.outer.sums", CONSISTENCY: "weighting.coefficients"}
+
+
+@pytest.mark.parametrize("learners", LEARNT, ids=["measured", "learned", "consistency"])
 def test_a_run_stopped_and_resumed_equals_one_that_was_not(write, learners):
+    train(write("teacher"), "trainer.max_steps=1", "resume=never")
     train(write("whole"), *learners)
     train(write("parts"), "trainer.max_steps=5", *learners)
     assert len(losses("parts")) == 5
     train(write("parts"), "callbacks.1.windows=4", *learners)
     whole, parts = flat(final("whole")), flat(final("parts"))
     assert losses("whole") == losses("parts")
-    learnt = ["weighting.weight", "weighting.outer.sums"] if learners else ["weighting.weights"]
-    for name in ("noise.masses", *learnt):
+    for name in ("noise.masses", LEARNT[learners]):
         start = flat(torch.load("runs/parts/checkpoints/step_00000005.ckpt", weights_only=True))
         assert not torch.equal(whole[f".state_dict.{name}"], start[f".state_dict.{name}"]), name
     for key in whole:
