@@ -1,5 +1,6 @@
 """Saving the whole state of a run, at intervals and when asked to stop."""
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from torch import distributed
 
-from lightning_diff import checkpoints
+from lightning_diff import checkpoint_format, checkpoints
 from lightning_diff.errors import SCHEDULER_SIGNALS, Stopped
 from lightning_diff.sharding import ShardedStrategy
 
@@ -39,6 +40,7 @@ class Checkpoint(LightningCheckpoint):
     def __init__(self, every_images: int | None = None, every_minutes: float | None = 10.0, keep: int = 2):
         refuse_nonpositive("Checkpoint", every_images=every_images, every_minutes=every_minutes, keep=keep)
         self.every_images, self.every_minutes, self.keep = every_images, every_minutes, keep
+        self._is_readable = False
         self._signum = 0
         self._handlers: dict[int, Any] = {}
 
@@ -55,7 +57,8 @@ class Checkpoint(LightningCheckpoint):
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         self._signum = signum
-        print(f"\n{signal.Signals(signum).name}: finishing this step and saving", flush=True)
+        # Not print, which must not be interrupted by itself.
+        os.write(1, f"\n{signal.Signals(signum).name}: finishing this step and saving\n".encode())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
@@ -108,12 +111,18 @@ class Checkpoint(LightningCheckpoint):
     def _target(self, trainer: Trainer) -> Path:
         return checkpoints.checkpoint_path(Path(trainer.default_root_dir) / "checkpoints", trainer.global_step)
 
+    def _write(self, trainer: Trainer, temporary: Path) -> None:
+        trainer.save_checkpoint(temporary)
+        if not self._is_readable:  # found out at the first save, not at the first resume
+            checkpoint_format.read(temporary)
+            self._is_readable = True
+
     def _save(self, trainer: Trainer, pl_module: Any) -> Path:
         path = self._target(trainer)
         if trainer.is_global_zero:
             checkpoints.write(
                 path,
-                lambda temporary: trainer.save_checkpoint(temporary),
+                lambda temporary: self._write(trainer, temporary),
                 step=trainer.global_step,
                 images=pl_module.images_seen,
                 is_folder=isinstance(trainer.strategy, ShardedStrategy),
@@ -123,5 +132,6 @@ class Checkpoint(LightningCheckpoint):
             trainer.save_checkpoint(
                 path
             )  # every process takes part in gathering the state, and writes its shards if it has some
+        trainer.strategy.barrier()  # or a process that is done might be taken for one that failed, and this save be cut off
         self._clock, self._images = time.monotonic(), pl_module.images_seen
         return path

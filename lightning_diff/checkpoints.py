@@ -67,8 +67,9 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
     for path in ahead:
         for file in (path, path.with_suffix(".json")):
             if file.exists():
-                aside = file.with_name(f"{file.name}.aside")
-                delete(aside)  # a folder cannot be renamed over another
+                number = 0
+                while (aside := file.with_name(f"{file.name}.aside{number or ''}")).exists():
+                    number += 1
                 file.replace(aside)
     return ahead
 

@@ -11,6 +11,7 @@ from . import checkpoint_format, checkpoints, ema_snapshots, lock, metrics_table
 from .artifacts import RECORD, WEIGHTS
 from .ending import is_finished
 from .errors import UserError
+from .resume import holds_a_run
 
 MARKS = {"ok": "  ", "note": "- ", "broken": "! "}
 
@@ -31,6 +32,8 @@ def examine(folder: Path) -> list[Finding]:
     """
     if not folder.is_dir() or not any((folder / name).exists() for name in ("recipe.yaml", "checkpoints", WEIGHTS)):
         raise UserError(f"{folder}: is no run folder: it has neither a recipe, nor checkpoints, nor a model")
+    if (who := lock.holder(folder)) is not None:  # its files come and go
+        return [Finding("ok", folder.name, f"is being trained by {who.rstrip(',')}; look again when that has stopped")]
     findings = list(_checkpoints(folder / "checkpoints"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are named above
@@ -44,7 +47,7 @@ def examine(folder: Path) -> list[Finding]:
             path.name,
             "a checkpoint from ahead of a step that training went back to; delete it when you do not want it back",
         )
-        for path in sorted((folder / "checkpoints").glob("*.ckpt.aside"))
+        for path in sorted((folder / "checkpoints").glob("*.ckpt.aside*"))
     ]
     findings += [
         Finding(
@@ -64,10 +67,8 @@ def as_text(findings: list[Finding]) -> str:
 
 def _whole(folder: Path, newest: Path | None, state: dict[str, Any] | None) -> Finding:
     """Where the run stands, and what resuming it would do."""
-    if (who := lock.holder(folder)) is not None:
-        return Finding("ok", folder.name, f"is being trained by {who.rstrip(',')}")
     if newest is None:
-        if any((folder / "checkpoints").glob(checkpoints.PATTERN)):
+        if holds_a_run(folder):
             return Finding(
                 "broken",
                 folder.name,

@@ -33,10 +33,12 @@ def holder(folder: Path) -> str | None:
     record = _read(path)
     if record is None:
         return None
-    if fcntl is not None and record["host"] == platform.node():
-        with path.open("rb") as file:
-            return None if _take(file) else _describe(record)
-    return _describe(record) if _beats(path) else None
+    taken = None
+    if record["host"] == platform.node():
+        with suppress(OSError), path.open("rb+") as file:
+            taken = _take(file)
+    is_held = _beats(path) if taken is None else not taken
+    return _describe(record) if is_held else None
 
 
 @contextmanager
@@ -51,10 +53,10 @@ def locked(folder: Path) -> Iterator[str | None]:
     """
     path = lock_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = _open(path, folder)
+    file, is_locked = _open(path, folder)
     released = threading.Event()
     try:
-        stale = _refuse_if_alive(_read(path), path, folder)
+        stale = _refuse_if_alive(_read(path), path, folder, is_locked)
         record = {"host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         file.seek(0)
         file.truncate()
@@ -72,27 +74,28 @@ def locked(folder: Path) -> Iterator[str | None]:
         file.close()
 
 
-def _open(path: Path, folder: Path) -> IO[bytes]:
-    """The lock file, locked."""
+def _open(path: Path, folder: Path) -> tuple[IO[bytes], bool]:
+    """The lock file, and whether it is locked: not where the system or the disk has no such locks."""
     while True:
         file = path.open("ab+")
-        if fcntl is None:
-            return file
-        if not _take(file):
+        taken = _take(file)
+        if taken is None:
+            return file, False
+        if not taken:
             file.close()
             raise _refusal(folder, _read(path))
         with suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                return file
+                return file, True
         file.close()  # another process let go of the folder, and of this file, just before
 
 
-def _refuse_if_alive(record: dict[str, Any] | None, path: Path, folder: Path) -> str | None:
+def _refuse_if_alive(record: dict[str, Any] | None, path: Path, folder: Path, is_locked: bool) -> str | None:
     if record is None:
         return None
-    is_elsewhere = fcntl is None or record["host"] != platform.node()
+    is_known_dead = is_locked and record["host"] == platform.node()
     is_this_job = record["job"] is not None and record["job"] == _job()  # a scheduler starts it again when it is dead
-    if is_elsewhere and not is_this_job and _beats(path):
+    if not is_known_dead and not is_this_job and _beats(path):
         raise _refusal(folder, record)
     return f"{folder}: {_describe(record)} ended without a word; going on from what it saved"
 
@@ -102,11 +105,14 @@ def _refusal(folder: Path, record: dict[str, Any] | None) -> UserError:
     return UserError(f"{folder}: {who} trains in this folder; choose another name, or stop that run first")
 
 
-def _take(file: IO[bytes]) -> bool:
+def _take(file: IO[bytes]) -> bool | None:
+    """Lock a file: True, False if another process has it, None where there are no such locks."""
+    if fcntl is None:
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # others: a file system without such locks
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
 
 
@@ -144,4 +150,5 @@ def _describe(record: dict[str, Any]) -> str:
 
 def _job() -> str | None:
     """The scheduler's name for this job, the same when it starts it again."""
-    return next((os.environ[name] for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID") if os.environ.get(name)), None)
+    names = (os.environ.get(variable) for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"))
+    return next((name for name in names if name not in (None, "", "none")), None)  # "none" is torchrun's for any job

@@ -1,11 +1,14 @@
 """Whether a run may go on from what its folder holds, and from where."""
 
+import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import checkpoint_format, checkpoints, recipe
+from .artifacts import WEIGHTS
+from .ending import FINISHED
 from .errors import UserError
 
 # What may change within a run. All else decides what is trained.
@@ -14,7 +17,8 @@ HARMLESS = (
     "runs_dir",
     "resume",
     "data.path",  # the images themselves are compared
-    "data.test_path",
+    "data.dataset.root",
+    "data.test_*",
     "data.workers",
     "model.compile",
     "model.teacher",  # its weights' hash is compared
@@ -23,8 +27,13 @@ HARMLESS = (
     "callbacks.*",
     "trainer.*",
 )
-DECISIVE = ("trainer.precision", "trainer.gradient_clip_*", "trainer.plugins*")  # of those
+DECISIVE = ("trainer.precision", "trainer.gradient_clip_*", "trainer.plugins*", "trainer.sync_batchnorm")  # of those
 AVERAGE = "callbacks.EMA.profiles."
+EMA_DEFAULT = {
+    "_target_": "lightning_diff.ema.HalfLife",
+    "images": 500_000,
+}  # callbacks.EMA's, where profiles is left out
+WORDS = ("auto", "required", "force")
 
 
 class Start(NamedTuple):
@@ -44,6 +53,8 @@ def find_start(folder: Path, settings: Mapping[str, Any]) -> Start:
     never     a new run; an earlier one in the folder is moved away, not deleted
     PATH      continue from this one, whatever its recipe
 
+    When a scheduler starts a job again, never and PATH mean auto: the job goes on from where it was.
+
     Args:
         folder: the run's.
         settings: the recipe with the facts of the data filled in.
@@ -52,9 +63,13 @@ def find_start(folder: Path, settings: Mapping[str, Any]) -> Start:
         UserError: there is no such checkpoint, or it is of another recipe.
     """
     choice = settings["resume"]
+    if _is_restart() and any((folder / "checkpoints").glob(checkpoints.PATTERN)):
+        choice = (
+            "auto" if choice == "never" or choice not in WORDS else choice
+        )  # what it asked for was done the first time
     if choice == "never":
         return Start()
-    if choice in ("auto", "required", "force"):
+    if choice in WORDS:
         path = checkpoints.newest(folder / "checkpoints")
         if path is None:
             if choice == "required":
@@ -66,6 +81,8 @@ def find_start(folder: Path, settings: Mapping[str, Any]) -> Start:
         path = Path(choice)
         if not path.exists():
             raise UserError(f"resume: {path} is not a checkpoint file; give one, or auto, required, force or never")
+        if path.with_suffix(".json").exists() and (problem := checkpoints.fault(path)) is not None:
+            raise UserError(f"resume: {path}: is damaged: {problem}")
     try:
         state = checkpoint_format.read(path)
     except UserError as error:
@@ -78,6 +95,17 @@ def find_start(folder: Path, settings: Mapping[str, Any]) -> Start:
             "resume=force to go on all the same, or resume=never"
         )
     return Start(path, state["global_step"], tuple(f"changed: {change}" for change in [*decisive, *harmless]))
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether there is something in a run folder that a new run would overwrite."""
+    made = (folder / "checkpoints").glob(f"{checkpoints.PATTERN}*")  # those set aside included
+    return any(made) or any((folder / name).exists() for name in (FINISHED, WEIGHTS))
+
+
+def _is_restart() -> bool:
+    counts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
+    return any(count.isdigit() and int(count) > 0 for count in counts)
 
 
 def split(changes: list[recipe.Change]) -> tuple[list[recipe.Change], list[recipe.Change]]:
@@ -98,6 +126,9 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     callbacks: dict[str, Any] = {}
     for node in settings.get("callbacks") or []:
         name = node["_target_"].rpartition(".")[2]
+        node = node | {"_target_": name}  # a class may be named by more than one path
+        if name == "EMA":
+            node = {"profiles": {"ema": EMA_DEFAULT}} | node
         while name in callbacks:
             name += "'"
         callbacks[name] = node

@@ -33,7 +33,7 @@ from .errors import SCHEDULER_SIGNALS, Stopped, UserError
 from .lock import locked
 from .metrics_table import MetricsTable
 from .modules import TrainingData
-from .resume import find_start
+from .resume import find_start, holds_a_run
 from .sharding import ShardedStrategy
 
 DEFAULT_CALLBACKS = (FiniteGuard, Throughput, Progress, Checkpoint)
@@ -69,7 +69,7 @@ def _train(
     datamodule = TrainingData(data, settings["seed"])
     checkpoint, step = start.checkpoint, start.step
     if checkpoint is not None:
-        datamodule.load_state_dict(checkpoint_format.read(checkpoint)["TrainingData"])  # refuses other images
+        datamodule.load_state_dict(checkpoint_format.read(checkpoint).get("TrainingData", {}))  # refuses other images
         if step >= trainer.max_steps:
             if checkpoint.resolve().parent != (folder / "checkpoints").resolve():
                 raise UserError(
@@ -107,6 +107,7 @@ def _train(
     if trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
         _say(f"{folder}: done; model.safetensors, metrics.csv and pictures are there")
+    trainer.strategy.barrier()  # the next recipe may need what the first process has just written
 
 
 def describe(settings: dict[str, Any], source: Path | str) -> str:
@@ -207,7 +208,9 @@ def _build(
     trainer.strategy.checkpoint_io = CheckpointFiles()
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if isinstance(environment, SLURMEnvironment):
-        environment.auto_requeue = False  # Lightning would save a checkpoint of its own; the exit code asks for the queue
+        environment.auto_requeue = (
+            False  # Lightning would save a checkpoint of its own; the exit code asks for the queue
+        )
     try:  # before the devices are started
         Positions(
             settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
@@ -246,8 +249,7 @@ def _claim(folder: Path, never: bool, checkpoint: Path | None) -> None:
     if not _is_first_process():
         return
     try:
-        is_lost = checkpoint is None and any((folder / "checkpoints").glob(checkpoints.PATTERN))  # damaged, all of them
-        if is_lost or (never and folder.exists()):
+        if checkpoint is None and (holds_a_run(folder) or (never and folder.exists())):
             number = 1
             while (old := folder.with_name(f"{folder.name}.{number}")).exists():
                 number += 1

@@ -45,6 +45,8 @@ def test_one_that_is_not_finished(folder):
     with lock.locked(folder):
         assert told(folder)["run"][1].startswith("is being trained by process ")
     shutil.rmtree(folder / "checkpoints")
+    assert told(folder)["run"][0] == "broken"  # the model would be overwritten
+    (folder / "model.safetensors").unlink()
     assert told(folder)["run"] == ("note", "no checkpoint yet; resume=auto would start at step 0")
 
 

@@ -85,7 +85,20 @@ def test_a_holder_on_another_machine_is_known_by_its_heartbeat(tmp_path, monkeyp
         elsewhere(folder)  # now with this process's heartbeat
         assert "process 7 on elsewhere" in lock.holder(folder)
         with pytest.raises(UserError, match="process 7 on elsewhere"):
-            lock._refuse_if_alive(lock._read(lock.lock_path(folder)), lock.lock_path(folder), folder)
+            lock._refuse_if_alive(lock._read(lock.lock_path(folder)), lock.lock_path(folder), folder, is_locked=True)
+
+
+def test_a_disk_without_locks_is_covered_by_the_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_take", lambda file: None)
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 1.2)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
+    folder = tmp_path / "run"
+    with lock.locked(folder):
+        assert lock.holder(folder) is not None
+        with pytest.raises(UserError, match="trains in this folder"), lock.locked(folder):
+            pass
+    with lock.locked(folder) as stale:
+        assert stale is None
 
 
 def test_a_job_that_its_scheduler_starts_again_does_not_wait(tmp_path, monkeypatch):
@@ -94,6 +107,9 @@ def test_a_job_that_its_scheduler_starts_again_does_not_wait(tmp_path, monkeypat
     elsewhere(tmp_path / "run", job="12")
     with lock.locked(tmp_path / "run") as stale:
         assert "process 7 on elsewhere" in stale
+    monkeypatch.delenv("SLURM_JOB_ID")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert lock._job() is None
 
 
 def test_a_lock_file_that_says_nothing_holds_nothing(tmp_path):

@@ -2,14 +2,23 @@
 
 import copy
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_diff import checkpoint_format, checkpoints, recipe, resume
+from lightning_diff import checkpoint_format, checkpoints, metrics_table, recipe, resume
 from lightning_diff.errors import UserError
 
+NUMPY_STATE = """
+import numpy as np
+from lightning.pytorch import Callback
+
+class NumpyState(Callback):
+    def state_dict(self):
+        return {"best": np.float64(1.0)}
+"""
 EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA, profiles: {%s}}]"
 LEVELS = "callbacks=[{_target_: lightning_diff.callbacks.NoiseLevels}]"
 PROFILE = "%s: {_target_: lightning_diff.ema.HalfLife, images: %d}"
@@ -64,6 +73,56 @@ def test_another_optimiser_cannot_go_on_with_the_state_of_the_first(train):
         train("run", other, "resume=force")
 
 
+def learning_rates(folder: Path) -> list[float]:
+    return [
+        float(row["value"])
+        for row in metrics_table.read(folder / "metrics.csv")
+        if row["metric"] == "train/learning_rate"
+    ]
+
+
+def test_a_forced_change_of_the_optimisers_options_is_made(train, state):
+    adam = "model.optimizer={_target_: torch.optim.AdamW, _partial_: true, lr: %s, weight_decay: %s}"
+    train("run", "trainer.max_steps=2", adam % (1e-3, 0.1))
+    folder = train("run", "trainer.max_steps=4", adam % (1e-4, 0.5), "resume=force")
+    assert learning_rates(folder) == [1e-3, 1e-3, 1e-4, 1e-4]
+    (group,) = state(folder)["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == 0.5
+
+
+def test_a_run_whose_checkpoints_were_deleted_is_moved_aside_not_overwritten(train):
+    folder = train("run")
+    model = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoints")
+    train("run", "trainer.max_steps=2")
+    assert Path("runs/run.1/model.safetensors").read_bytes() == model
+
+
+def test_a_path_to_a_damaged_checkpoint_is_refused(train):
+    folder = train("run", "trainer.max_steps=2")
+    path = folder / "checkpoints" / "step_00000002.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"resume: .*step_00000002.ckpt: is damaged: its checksum is wrong"):
+        train("run", f"resume={path}")
+
+
+@pytest.mark.parametrize("word", ["never", "runs/run/checkpoints/step_00000002.ckpt"])
+def test_a_job_that_is_started_again_goes_on_from_where_it_was(train, monkeypatch, capsys, word):
+    train("run", "trainer.max_steps=2")
+    train("run", "trainer.max_steps=4")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train("run", f"resume={word}")
+    assert "continuing from runs/run/checkpoints/step_00000004.ckpt" in capsys.readouterr().out
+
+
+def test_a_state_that_could_not_be_read_again_is_refused_at_the_first_save(train):
+    Path("numpy_state.py").write_text(NUMPY_STATE)
+    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+        train("run", "callbacks=[{_target_: numpy_state.NumpyState}]")
+
+
 def test_an_average_may_be_added_or_dropped_but_not_changed_under_its_name(train):
     two = ", ".join([PROFILE % ("a", 100), PROFILE % ("b", 200)])
     train("run", "trainer.max_steps=2", EMA % (PROFILE % ("a", 100)))
@@ -72,6 +131,13 @@ def test_an_average_may_be_added_or_dropped_but_not_changed_under_its_name(train
     with pytest.raises(UserError, match=r"callbacks.EMA.profiles.b.images was 200, is 300.*resume=force"):
         train("run", EMA % ", ".join([PROFILE % ("a", 100), PROFILE % ("b", 300)]))
     train("run", EMA % (PROFILE % ("b", 200)))
+
+
+def test_an_average_that_was_left_to_its_default_may_not_change_either(train):
+    train("run", "trainer.max_steps=2", "callbacks=[{_target_: lightning_diff.callbacks.EMA}]")
+    with pytest.raises(UserError, match=r"callbacks.EMA.profiles.ema.images was 500000, is 300"):
+        train("run", EMA % (PROFILE % ("ema", 300)))
+    train("run", "callbacks=[{_target_: lightning_diff.callbacks.ema.EMA}]")
 
 
 def test_other_images_are_refused_whatever_is_said(train):
@@ -129,4 +195,5 @@ def test_the_order_of_callbacks_says_nothing():
     one, two = {"_target_": "x.A", "every": 1}, {"_target_": "x.B"}
     assert resume.comparable({"callbacks": [one, two]}) == resume.comparable({"callbacks": [two, one]})
     same = [one, one | {"every": 2}]
-    assert resume.comparable({"callbacks": same})["callbacks"] == {"A": same[0], "A'": same[1]}
+    found = resume.comparable({"callbacks": same})["callbacks"]
+    assert found == {"A": {"_target_": "A", "every": 1}, "A'": {"_target_": "A", "every": 2}}

@@ -1,5 +1,6 @@
 """What every training module shares: one denoiser, trained by one optimiser on the position-addressed stream."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -135,6 +136,8 @@ class TrainingModule(LightningModule):
             raise UserError(f"model.optimizer: {str(error).splitlines()[0]}") from error
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+        takes = {"initial_lr", *inspect.signature(type(optimizer)).parameters}
+        self._options = [{name: group[name] for name in takes & group.keys()} for group in optimizer.param_groups]
         return optimizer
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -183,6 +186,14 @@ class TrainingModule(LightningModule):
                     f"model.optimizer: the checkpoint's state is of another optimiser, without {', '.join(sorted(missing))}; "
                     "go on with that one, or give this training another name"
                 )
+            # A checkpoint's options came with its state; the recipe's stand. What else an optimiser keeps in its groups is state.
+            for group, options in zip(optimizer.param_groups, self._options, strict=True):
+                group.update(options)
+        starts = from_all(torch.tensor([[self.trainer.global_step, self.images_seen]], device=self.device))
+        if len(starts.unique(dim=0)) > 1:
+            raise UserError(
+                "the processes found different checkpoints to start from; does each see the whole run folder?"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen

@@ -48,7 +48,7 @@ class TrainingData(LightningDataModule):
         return {"fingerprint": self.data.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["fingerprint"] != self.data.fingerprint:
+        if state_dict.get("fingerprint") != self.data.fingerprint:
             raise UserError(
                 f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never"
             )
