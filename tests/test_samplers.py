@@ -245,7 +245,9 @@ def test_a_step_of_the_consistency_sampler_is_trigflows():
     model = gaussian.consistency_model(sigma_data, "trigflow")
 
     def f(x_t, t):
-        return math.cos(t) * x_t - math.sin(t) * sigma_data * model.raw(x_t / sigma_data, torch.full((5,), t, dtype=torch.float64))
+        return math.cos(t) * x_t - math.sin(t) * sigma_data * model.raw(
+            x_t / sigma_data, torch.full((5,), t, dtype=torch.float64)
+        )
 
     t_max, t = math.atan(80 / sigma_data), 1.1
     x0 = f(math.sin(t_max) * sigma_data * eps[0], t_max)

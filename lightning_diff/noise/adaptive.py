@@ -63,7 +63,9 @@ class BinnedNoise(nn.Module):
     def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         edges, ratios = self._tables()
         segment = torch.searchsorted(edges, u.double()).clamp(max=len(edges) - 1)
-        above = (edges[segment] - u).clamp(min=0) / ratios[segment].clamp(min=1e-300)  # up to the edge, in the base law's u
+        above = (edges[segment] - u).clamp(min=0) / ratios[segment].clamp(
+            min=1e-300
+        )  # up to the edge, in the base law's u
         within_base = (self.base_edges[segment + 1] - above).clamp(min=self.base_edges[segment])
         return self.base.icdf(within_base.clamp(2.0**-53, 1 - 2.0**-53)).to(u.dtype)
 
