@@ -203,14 +203,15 @@ def test_damage_to_any_file_of_a_folder_is_named_and_the_checkpoint_before_it_us
 
 def test_folders_are_set_aside_and_pruned_like_files(runs, tmp_path):
     folder = Path(shutil.copytree(runs / "two_two" / "checkpoints", tmp_path / "checkpoints"))
-    for _ in range(2):  # the second time over what the first left
+    for _ in range(2):  # the second time beside what the first left
         assert [path.name for path in checkpoints.set_aside_after(folder, 4)] == ["step_00000008.ckpt"]
         shutil.copytree(folder / "step_00000008.ckpt.aside", folder / "step_00000008.ckpt")
         shutil.copy(folder / "step_00000008.json.aside", folder / "step_00000008.json")
     assert [checkpoint_format.read(path)["global_step"] for path in sorted(folder.glob(checkpoints.PATTERN))] == [4, 8]
     checkpoints.prune(folder, keep=1)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "step_00000008.ckpt", "step_00000008.ckpt.aside", "step_00000008.json", "step_00000008.json.aside",
+        "step_00000008.ckpt", "step_00000008.ckpt.aside", "step_00000008.ckpt.aside1",
+        "step_00000008.json", "step_00000008.json.aside", "step_00000008.json.aside1",
     ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Consistency models as runs: where they start, what they follow, what they remember of their teacher, what they refuse."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,8 +132,8 @@ def test_the_step_is_the_weighted_loss_at_the_warm_ups_share(step):
             warmup=share,
         )
         torch.testing.assert_close(out["per_sample_loss"], result.loss)
-        torch.testing.assert_close(out["tangent_norm"], result.tangent.norm(dim=1))
-        torch.testing.assert_close(out["dF_dt"], result.dF_dt.norm(dim=1))
+        torch.testing.assert_close(out["details"]["tangent_norm"], result.tangent.norm(dim=1))
+        torch.testing.assert_close(out["details"]["dF_dt"], result.dF_dt.norm(dim=1))
         w = module.weighting.w(out["log_snr"])
         torch.testing.assert_close(out["loss"], (w.exp() * result.loss - w).mean())
         torch.testing.assert_close(out["weight"], w.exp().detach())
@@ -194,6 +195,31 @@ def test_two_processes_have_one_gradient_and_the_losses_of_one_process(teacher, 
     )
     assert len(one) == 8
     torch.testing.assert_close(one, two, rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler")
+def test_a_compiled_run_has_the_losses_of_an_eager_one(teacher, train):
+    plain = train("plain", STUDENT)
+    command = [
+        sys.executable,
+        "-m",
+        "lightning_diff",
+        "train",
+        "plain.yaml",
+        STUDENT,
+        "name=fast",
+        "model.compile=true",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    one, other = (
+        torch.tensor(
+            [float(row["value"]) for row in read(Path(folder) / "metrics.csv") if row["metric"] == "train/loss"]
+        )
+        for folder in (plain, "runs/fast")
+    )
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
