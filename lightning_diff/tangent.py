@@ -9,9 +9,10 @@ networks here call the functions of this file, and each of them runs in one of t
 
     native   no forward mode: torch's fastest kernel.
     carry    inside `jvp`: the value as in native, from the primal alone; the tangent beside it, without a graph. Where
-             a Jacobian is symmetric (normalisation, softmax, activations), torch's backward kernel is the rule.
-    plain    inside anybody else's forward mode (torch.func.jvp, dual_level), or `jvp` under torch.compile, which loses
-             custom rules: elementary operations that torch differentiates in every mode and to every order.
+             a Jacobian is symmetric (normalisation, softmax, activations), torch's backward kernel is the rule. Under
+             torch.compile, too: what is written out here is traced, where rules of an autograd.Function would be lost.
+    plain    inside anybody else's forward mode (torch.func.jvp, dual_level): elementary operations that torch
+             differentiates in every mode and to every order.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,11 +58,10 @@ def jvp(
                 f"jvp: primal {i} is {tuple(primal.shape)}, its tangent {tuple(tangent.shape)}; make them equal"
             )
     tangents = [tangent.detach().to(primal.dtype) for primal, tangent in zip(primals, tangents, strict=True)]
-    compiling = torch.compiler.is_compiling()
     global _requested
-    before, _requested = _requested, "plain" if compiling else "carry"
+    before, _requested = _requested, "carry"
     try:
-        output, tangent = (_traced if compiling else _carried)(fn, primals, tangents)
+        output, tangent = (_traced if torch.compiler.is_compiling() else _carried)(fn, primals, tangents)
     finally:
         _requested = before
     return output, _at_least_float32(tangent.detach())

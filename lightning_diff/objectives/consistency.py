@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -92,10 +93,7 @@ def consistency_loss(
         v = _velocity(teacher, u, sigma, label, guidance, conditioning)
     if guidance is not None:
         conditioning = conditioning | {"guidance": guidance}
-
-    def student(u: Tensor, c_noise: Tensor) -> Tensor:
-        return _with_trigflows_sign(denoiser, denoiser.raw(u, c_noise, label, **conditioning))
-
+    student = partial(_trigflow_output, denoiser, label, conditioning)
     if derivative == "discrete":
         F, first, second, dF_dt = _discrete(student, denoiser, u, v, sigma, levels)
     else:
@@ -154,14 +152,18 @@ def _velocity(
 ) -> Tensor:
     """dx/dt / sigma_data by the teacher, guided: F_without + scale (F - F_without)."""
     c_noise = teacher.c_noise(sigma).to(u.dtype)
-    F = _with_trigflows_sign(teacher, teacher.raw(u, c_noise, label, **conditioning))
+    F = _trigflow_output(teacher, label, conditioning, u, c_noise)
     if guidance is None:
         return F
-    F_without = _with_trigflows_sign(teacher, teacher.raw(u, c_noise, None, **conditioning))
+    F_without = _trigflow_output(teacher, None, conditioning, u, c_noise)
     return F_without + _as_column(guidance, u) * (F - F_without)
 
 
-def _with_trigflows_sign(denoiser: Denoiser, output: Tensor) -> Tensor:
+def _trigflow_output(
+    denoiser: Denoiser, label: Tensor | None, conditioning: dict[str, Tensor | None], u: Tensor, c_noise: Tensor
+) -> Tensor:
+    """The network's output, with TrigFlow's sign."""
+    output = denoiser.raw(u, c_noise, label, **conditioning)
     return output if denoiser.time == "trigflow" else -output
 
 

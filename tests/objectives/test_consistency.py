@@ -1,7 +1,9 @@
 """The consistency loss against finite differences, the paper's objective by plain autograd, and exact consistency functions."""
 
 import math
+import shutil
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.nets import MLP, DiT, UNet
-from lightning_diff.objectives import consistency_loss
+from lightning_diff.objectives import consistency_loss, denoising_loss
 from lightning_diff.oracle import Gaussian, GaussianMixture
 
 SIGMA_DATA = 0.7
@@ -272,3 +274,59 @@ def test_under_bfloat16_autocast_the_tangent_stays_near_the_exact_one(derivative
         for parts in ([a - b for a, b in zip(*gradients, strict=True)], gradients[1])
     )
     assert error < 0.1 * size
+
+
+@pytest.fixture
+def without_annotation_checks():
+    """Dynamo cannot trace the checkers."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("without_annotation_checks")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("dit double", "eager"),
+        pytest.param("unet double", "aot_eager", marks=pytest.mark.slow),
+        pytest.param("unet double", "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_the_compiled_loss_is_the_eager_one(name, backend):
+    if backend == "inductor" and shutil.which("c++") is None and not torch.cuda.is_available():
+        pytest.skip("no compiler")
+    student, teacher = (Denoiser(randomised(NETS[name]()).eval(), SIGMA_DATA, "edm") for _ in range(2))
+    x0, noise = drawn(1, 8, 8)
+    label, parameters = torch.tensor([0, 1, 2, 3]), list(student.parameters())
+    compiled = torch.compile(consistency_loss, backend=backend, fullgraph=True)
+    for warmup in (torch.tensor(0.3), torch.tensor(1.0)):  # one graph serves all shares of the warm-up
+        results = [
+            loss(student, x0, SIGMA, noise, label, teacher=teacher, warmup=warmup)
+            for loss in (compiled, consistency_loss)
+        ]
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+        assert not results[0].tangent.requires_grad
+        gradients = [torch.autograd.grad(result.loss.sum(), parameters) for result in results]
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.usefixtures("without_annotation_checks")
+def test_a_compiled_step_has_two_convolutions_for_each_of_a_diffusion_step():
+    """The value's and the tangent's; torch's own forward mode has a third, with weights of zero."""
+    net = UNet((1, 8, 8), channels=8, channel_mult=(1,), num_blocks=1, attention=())
+    student = Denoiser(net, SIGMA_DATA, "trigflow")
+    x0, noise = (each.float() for each in drawn(1, 8, 8))
+    counts = []
+
+    def counting(graph, inputs):
+        counts.append(sum("conv2d" in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    torch.compile(denoising_loss, backend=counting, fullgraph=True)(student, x0, SIGMA.float(), noise)
+    torch.compile(consistency_loss, backend=counting, fullgraph=True)(student, x0, SIGMA, noise)
+    assert counts[0] > 5
+    assert counts[1] == 2 * counts[0]
