@@ -17,6 +17,12 @@ def test_the_three_coordinates_convert_there_and_back(sigma_data):
         assert torch.allclose(back(there(SIGMAS, sigma_data), sigma_data), SIGMAS, rtol=1e-12, atol=0)
 
 
+def test_flow_matching_s_time_is_the_noisy_share_of_the_same_point():
+    t = noise.sigma_to_flow_time(SIGMAS)
+    assert torch.allclose(noise.flow_time_to_sigma(t), SIGMAS, rtol=1e-12, atol=0)
+    assert torch.allclose((1 - t) * SIGMAS, t, rtol=1e-12, atol=0)  # (1 - t) (x0 + sigma eps) = (1 - t) x0 + t eps
+
+
 def test_coordinates_at_known_places():
     half = torch.tensor(0.5, dtype=torch.float64)
     assert noise.sigma_to_log_snr(half) == 0

@@ -3,6 +3,7 @@
     sigma    EDM's noise level, x = x0 + sigma * eps, sigma > 0
     t        TrigFlow's angle, t = arctan(sigma / sigma_data), in (0, pi/2)
     log_snr  lambda = ln(sigma_data**2 / sigma**2), any real number; small is noisy
+    flow     flow matching's time, x_t = (1 - t) x0 + t eps, t = sigma / (1 + sigma), in (0, 1)
 
 Only this file converts between them.
 """
@@ -33,6 +34,16 @@ def sigma_to_t(sigma: Float[Tensor, "*b"], sigma_data: float = 0.5) -> Float[Ten
 def t_to_sigma(t: Float[Tensor, "*b"], sigma_data: float = 0.5) -> Float[Tensor, "*b"]:
     """sigma = sigma_data * tan(t)."""
     return sigma_data * t.tan()
+
+
+def sigma_to_flow_time(sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Flow matching's t = sigma / (1 + sigma): its x_t = (1 - t) x0 + t eps is (1 - t) (x0 + sigma eps)."""
+    return sigma / (1 + sigma)
+
+
+def flow_time_to_sigma(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """sigma = t / (1 - t), for t in (0, 1)."""
+    return t / (1 - t)
 
 
 def stratified(n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:

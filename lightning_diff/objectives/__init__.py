@@ -2,5 +2,6 @@
 
 from .consistency import ConsistencyLoss, consistency_loss
 from .denoising import denoising_loss
+from .nft import NFTLoss, nft_loss
 
-__all__ = ["ConsistencyLoss", "consistency_loss", "denoising_loss"]
+__all__ = ["ConsistencyLoss", "NFTLoss", "consistency_loss", "denoising_loss", "nft_loss"]
