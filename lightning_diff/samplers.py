@@ -75,7 +75,7 @@ def heun(
         gamma = min(S_churn / n, math.sqrt(2) - 1) if S_min <= t <= S_max else 0.0
         t_hat = t + gamma * t
         if gamma > 0:
-            x = x + math.sqrt(t_hat**2 - t**2) * S_noise * _standard_normal(generator, x, i)
+            x = x + math.sqrt(t_hat**2 - t**2) * S_noise * standard_normal(generator, x, i)
         D = denoise(x, _level(t_hat, x))
         if t_next == 0:
             x = D  # the Euler step to 0; its slope has no sigma to be corrected at
@@ -121,7 +121,7 @@ def consistency(
     first, *later = check_sigmas(sigmas)[:-1]
     x = denoise(x, _level(first, x))
     for step, sigma in enumerate(later, 1):
-        x = x + sigma * _standard_normal(generator, x, step)
+        x = x + sigma * standard_normal(generator, x, step)
         x = denoise(x, _level(sigma, x))
     return x
 
@@ -178,7 +178,8 @@ def _level(sigma: float, x: Tensor) -> Float[Tensor, ""]:
     return x.new_full((), sigma)
 
 
-def _standard_normal(generator: Noise, x: Tensor, step: int) -> Tensor:
+def standard_normal(generator: Noise, x: Float[Tensor, "b ..."], step: int) -> Float[Tensor, "b ..."]:
+    """Fresh noise like x for this step, from whatever a sampler was given as its generator."""
     if generator is None:
         return torch.randn_like(x)
     if isinstance(generator, torch.Generator):

@@ -1,7 +1,21 @@
 """Training objectives: tensors in, one unweighted loss per sample out."""
 
+from .advantage_weighted import AdvantageWeightedLoss, advantage_weighted_loss
 from .consistency import ConsistencyLoss, consistency_loss
 from .denoising import denoising_loss
 from .nft import NFTLoss, nft_loss
+from .policy_gradient import Chain, PolicyGradientLoss, policy_gradient_loss, sample_chain
 
-__all__ = ["ConsistencyLoss", "NFTLoss", "consistency_loss", "denoising_loss", "nft_loss"]
+__all__ = [
+    "AdvantageWeightedLoss",
+    "Chain",
+    "ConsistencyLoss",
+    "NFTLoss",
+    "PolicyGradientLoss",
+    "advantage_weighted_loss",
+    "consistency_loss",
+    "denoising_loss",
+    "nft_loss",
+    "policy_gradient_loss",
+    "sample_chain",
+]
