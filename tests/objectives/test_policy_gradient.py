@@ -129,8 +129,8 @@ def test_its_expected_gradient_is_the_analytic_one():
 
     chain = sample_chain(
         shifted(0.0),
-        torch.full((64, 1), start).double(),
-        torch.tensor(sigmas).double(),
+        torch.full((64, 1), start, dtype=torch.float64),
+        torch.tensor(sigmas, dtype=torch.float64),
         eta=0.8,
         generator=lambda x, step: z[:, step : step + 1],
     )
@@ -139,7 +139,7 @@ def test_its_expected_gradient_is_the_analytic_one():
     theta = torch.zeros((), dtype=torch.float64, requires_grad=True)
     total = torch.zeros(()).double()
     for k in range(2):
-        x, x_next, sigma = chain.states[k], chain.states[k + 1], torch.tensor(sigmas[k]).double()
+        x, x_next, sigma = chain.states[k], chain.states[k + 1], torch.tensor(sigmas[k], dtype=torch.float64)
         levels = both(sigmas[k], sigmas[k + 1], 64)
         given = policy_gradient_loss(
             x, x_next, shifted(theta)(x, sigma), None, *levels, chain.log_prob[k], reward,
