@@ -38,6 +38,9 @@ def solve(mixture):
         ("log_snr", "heun", 2),
         ("karras", "dpmpp_2m", 2),
         ("log_snr", "dpmpp_2m", 2),
+        ("karras", "ipndm", 2),
+        ("log_snr", "ipndm", 2),
+        ("karras", "unipc", 4),  # its first steps, of lower order, do not show yet
     ],
 )
 def test_order(solve, grid, solver, order):
@@ -51,7 +54,9 @@ def test_order(solve, grid, solver, order):
     assert -slope == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize(("solver", "tolerance"), [("euler", 3e-2), ("heun", 3e-4), ("dpmpp_2m", 3e-4)])
+@pytest.mark.parametrize(
+    ("solver", "tolerance"), [("euler", 3e-2), ("heun", 3e-4), ("dpmpp_2m", 3e-4), ("ipndm", 3e-4), ("unipc", 3e-4)]
+)
 def test_gaussian_flow(solver, tolerance):
     """The Gaussian's ODE has the solution mean + (x - mean) sqrt(s^2 + sigma_next^2) / sqrt(s^2 + sigma^2), along each
     axis."""
@@ -61,6 +66,50 @@ def test_gaussian_flow(solver, tolerance):
     sigmas = schedules.karras(400, sigma_min=1e-3, sigma_max=20.0)
     exact = gaussian.ode_solution(x, sigmas[0], sigmas[-1])
     assert (samplers.SOLVERS[solver](gaussian, x, sigmas) - exact).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ("solver", "option", "order"), [("ipndm", 1, 1), ("ipndm", 2, 2), ("unipc", 1, 2), ("unipc", 2, 3)]
+)
+def test_order_as_asked_for(mixture, solver, option, order):
+    """`order` is the predictor's; UniPC's correction adds one."""
+    x = 10 * normal(64, 2, seed=1)
+    ns = (64, 256)
+    ends = [samplers.SOLVERS[solver](mixture, x, schedules.log_snr(n, 0.01, 10.0), order=option) for n in (*ns, 2048)]
+    errors = [(end - ends[-1]).norm(dim=1).mean() for end in ends[:-1]]
+    assert (errors[0] / errors[1]).log2() / 2 == pytest.approx(order, abs=0.15)
+
+
+def test_a_high_order_is_exact_for_what_it_integrates():
+    """ipndm of order p on an even grid: slopes that are polynomials of degree p - 1 in sigma, after the first p - 1 steps."""
+    sigmas = schedules.uniform(8, sigma_min=0.0, sigma_max=8.0)
+    for order in (1, 2, 3, 4):
+        slope, integral = (lambda s, p=order: s ** (p - 1)), (lambda s, p=order: s**p / p)
+        seen = {}
+
+        def denoise(x, sigma, slope=slope, seen=seen):
+            seen[sigma.item()] = x.item()
+            return x - sigma * slope(sigma)
+
+        samplers.ipndm(denoise, torch.zeros(1, 1, dtype=torch.float64), sigmas, order=order)
+        assert seen[1.0] - seen[5.0] == pytest.approx(integral(1.0) - integral(5.0), rel=1e-12)
+
+
+def test_unipc_of_order_one_and_two_predicts_as_euler_and_dpmpp():
+    """Before any correction enters: at the second node, and at the third one for a denoiser of sigma alone."""
+    seen = {}
+
+    def denoise(x, sigma, solver):
+        seen[solver, sigma.item()] = x
+        return torch.full_like(x, math.sin(sigma.item()))
+
+    x, sigmas = 9 * normal(3, 2), torch.tensor([9.0, 4.0, 1.0, 0.0], dtype=torch.float64)
+    for solver in ("euler", "dpmpp_2m", "unipc"):
+        samplers.SOLVERS[solver](lambda x, sigma, solver=solver: denoise(x, sigma, solver), x, sigmas)
+    torch.testing.assert_close(seen["unipc", 4.0], seen["euler", 4.0])
+    # the correction of the first step moved x_1 by (1 - 4/9) (D_1 - D_0) / 2, and the next step carries it on by 1/4
+    moved = 5 / 9 * (math.sin(4.0) - math.sin(9.0)) / 2 / 4
+    torch.testing.assert_close(seen["unipc", 1.0], seen["dpmpp_2m", 1.0] + moved)
 
 
 @pytest.mark.parametrize("solver", samplers.SOLVERS)
@@ -118,7 +167,8 @@ def test_nfe():
     for n in (1, 2, 18):
         sigmas = schedules.karras(n)
         assert samplers.nfe("euler", sigmas) == n
-        assert samplers.nfe("dpmpp_2m", sigmas) == n
+        for solver in ("dpmpp_2m", "ipndm", "unipc"):
+            assert samplers.nfe(solver, sigmas) == n
         assert samplers.nfe("consistency", sigmas) == n
         assert samplers.nfe("heun", sigmas) == 2 * n - 1
         assert samplers.nfe(samplers.heun, sigmas, S_churn=40.0) == 2 * n - 1
@@ -217,6 +267,12 @@ def test_gradients_flow(mixture):
 def test_bad_grids_are_refused(solver, sigmas, word):
     with pytest.raises(ValueError, match=word):
         samplers.SOLVERS[solver](lambda x, sigma: x, torch.zeros(1, 1), torch.tensor(sigmas, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("solver", "order"), [("ipndm", 5), ("ipndm", 0), ("unipc", 4)])
+def test_unknown_orders_are_refused(solver, order):
+    with pytest.raises(ValueError, match=f"{solver}: order must be"):
+        samplers.SOLVERS[solver](lambda x, sigma: x, torch.zeros(1, 1), schedules.karras(3), order=order)
 
 
 def test_unknown_solver_is_one_sentence():

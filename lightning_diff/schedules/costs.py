@@ -128,12 +128,10 @@ def step(
 
 
 def _adams_bashforth(x: Tensor, D: Tensor, s: Tensor, s_next: Tensor, past: Past | None) -> Tensor:
-    """The slope (x - D) / sigma, continued along its last change."""
+    """The slope (x - D) / sigma, continued by half its last change whatever the steps, as published."""
     slope = (x - D) / s
     if past is not None:
-        s_before = _column(past.sigma, x)
-        change = (slope - (past.x - past.denoised) / s_before) / (s - s_before)
-        slope = slope + (s_next - s) / 2 * change
+        slope = slope + (slope - (past.x - past.denoised) / _column(past.sigma, x)) / 2
     return x + (s_next - s) * slope
 
 

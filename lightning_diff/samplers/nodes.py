@@ -1,0 +1,44 @@
+"""What the samplers share: what a denoiser and a source of noise are, and what a grid must be."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Noise = torch.Generator | Callable[[Tensor, int], Tensor] | None
+Solver = Callable[..., Tensor]
+
+
+def check_sigmas(sigmas: Float[Tensor, " nodes"]) -> list[float]:
+    """The grid as Python floats. ValueError unless it is finite, strictly decreasing, ends in 0 and has at least two nodes."""
+    nodes = sigmas.tolist()
+    if len(nodes) < 2:
+        raise ValueError(f"sigmas: need at least two noise levels, a start and 0, got {len(nodes)}")
+    if not all(map(math.isfinite, nodes)):
+        raise ValueError("sigmas: every noise level must be finite")
+    for i, (sigma, sigma_next) in enumerate(pairwise(nodes)):
+        if not sigma > sigma_next:
+            raise ValueError(
+                f"sigmas: must decrease strictly, but number {i} is {sigma:g} and number {i + 1} is {sigma_next:g}"
+            )
+    if nodes[-1] != 0:
+        raise ValueError(f"sigmas: the last noise level must be 0, got {nodes[-1]:g}; append a 0")
+    return nodes
+
+
+def level(sigma: float, x: Tensor) -> Float[Tensor, ""]:
+    """Filled in on x's device: no copy from the host, so no wait."""
+    return x.new_full((), sigma)
+
+
+def standard_normal(generator: Noise, x: Float[Tensor, "b ..."], step: int) -> Float[Tensor, "b ..."]:
+    """Fresh noise like x for this step, from whatever a sampler was given as its generator."""
+    if generator is None:
+        return torch.randn_like(x)
+    if isinstance(generator, torch.Generator):
+        return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    return generator(x, step)
