@@ -1,0 +1,97 @@
+"""Low-rank adapters: W + (alpha / r) B A, with A and B trained and W frozen (LoRA, arXiv 2106.09685).
+
+Written as a parametrisation of the layer's weight, not as a layer around the layer (peft): networks here have layers of their own,
+which read `self.weight`, and all of them, convolutions included, work as they are; the layer keeps its name, so that the adapted
+network's state becomes the plain one's by a function of the state alone (`merged`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+_ORIGINAL, _ADAPTER = ".parametrizations.weight.original", ".parametrizations.weight.0."
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Which layers get adapters, and which ones. The defaults are Sol-RL's, but for the layers, which there are attention's.
+
+    Args:
+        rank: r >= 1; at most a layer's smaller side.
+        alpha: > 0; the adapter is scaled by alpha / r.
+        layers: patterns of names, such as "*.qkv" or "*attention*"; of linear layers and convolutions.
+    """
+
+    rank: int = 32
+    alpha: float = 64.0
+    layers: Sequence[str] = ("*",)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0:
+            raise ValueError(f"LoRA: need rank >= 1 and alpha > 0, got {self.rank} and {self.alpha}")
+
+    def adapt(self, net: nn.Module) -> None:
+        """Freeze a network and put adapters into it; at first they change nothing. Draws from torch's global generator."""
+        net.requires_grad_(False)
+        chosen = [
+            layer
+            for name, layer in net.named_modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d) and any(fnmatchcase(name, pattern) for pattern in self.layers)
+        ]
+        if not chosen:
+            raise ValueError(f"LoRA: no linear layer or convolution is named like {', '.join(self.layers)}")
+        for layer in chosen:
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, self.rank, self.alpha))
+
+
+class LowRank(nn.Module):
+    """W -> W + scale B A, for W as a matrix of outputs by everything else.
+
+    Args:
+        weight: W, for its shape.
+        rank, alpha: see `LoRA`.
+    """
+
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float):
+        super().__init__()
+        outputs, inputs = weight.shape[0], math.prod(weight.shape[1:])
+        rank = min(rank, outputs, inputs)
+        self.A = nn.Parameter(torch.randn(rank, inputs, device=weight.device) / rank)
+        self.B = nn.Parameter(torch.zeros(outputs, rank, device=weight.device))
+        self.register_buffer("scale", torch.tensor(alpha / rank))
+
+    def forward(self, weight: Float[Tensor, "d *c"]) -> Float[Tensor, "d *c"]:
+        return weight + (self.scale * (self.B @ self.A)).reshape(weight.shape).to(weight.dtype)
+
+
+def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapted network's state as the plain network's, in its order; any other state as it is."""
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.endswith(_ORIGINAL):
+            layer = name.removesuffix(_ORIGINAL)
+            A, B, scale = (state[f"{layer}{_ADAPTER}{part}"] for part in ("A", "B", "scale"))
+            plain[f"{layer}.weight"] = value + (scale * (B @ A)).reshape(value.shape).to(value.dtype)
+        elif _ADAPTER not in name:
+            plain[name] = value
+    return plain
+
+
+def adapted(plain: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """A plain state with the names that it has in a network, whose adapters stay as they are; for one without any, as it is."""
+    own = net.state_dict()
+    named = {
+        f"{name.removesuffix('.weight')}{_ORIGINAL}"
+        if f"{name.removesuffix('.weight')}{_ORIGINAL}" in own
+        else name: value
+        for name, value in plain.items()
+    }
+    return {name: value for name, value in own.items() if _ADAPTER in name} | named

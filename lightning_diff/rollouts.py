@@ -1,0 +1,320 @@
+"""Rollouts that spend compute where it pays: explore cheaply, select, regenerate (Sol-RL, arXiv 2604.06916, section 3).
+
+For each prompt, `pool` images are drawn in few deterministic steps and low precision, scored, and forgotten but for seeds and
+scores. The seeds that scored highest and lowest are drawn again, from the same noise, in full precision and more steps, and scored
+again: these images and these rewards are what is trained on. A prompt and its images are a group; for a class-conditional model a
+prompt is a class.
+
+Noise is a function of an integer seed, drawn on the CPU (see `generate`), and a seed a function of (run's seed, group, place in the
+pool): the same on every device, in every precision and on any number of processes, and a larger pool begins as a smaller one.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from . import rng
+from .generate import evaluating, generate
+from .objectives import Chain, sample_chain
+from .samplers import nfe
+from .sampling import Sampling, choose
+from .selection import Mode, pool_seeds, select
+
+Reward = Callable[..., Tensor]  # images (B, C, H, W) in [-1, 1], label (B,) or None -> (B,)
+Solver = Literal["euler", "heun", "dpmpp_2m"]
+Grid = Literal["karras", "uniform", "log_snr", "tangent"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How an epoch's images are drawn. The defaults are Sol-RL's.
+
+    Args:
+        prompts: groups in an epoch.
+        pool: N, seeds of each prompt, >= keep.
+        keep: images of each prompt that are trained on; for the mode "extremes" half of them the best, half the worst.
+        steps: of the solver in full precision.
+        preview_steps: of the solver while exploring; None explores in no other way than the final one: the whole pool is drawn in
+            full, and `keep` of it kept.
+        precision: of the copy of the network that explores, "full" or a kind of `precision.quantized_copy`.
+        select: how seeds are chosen by their scores (see `select`).
+        regenerate: how many of each prompt's seeds are drawn again, of which `keep` are chosen by their final rewards; between
+            `keep` and `pool`. None: `keep`.
+        solver, grid, sigma_min, sigma_max: see `sampling.choose`; deterministic, so that a preview is one of the seed's image.
+        batch: images at a time. Groups are taken together as long as their pools fit; what is drawn together is always the same,
+            whatever the number of processes.
+    """
+
+    prompts: int = 48
+    pool: int = 96
+    keep: int = 24
+    steps: int = 10
+    preview_steps: int | None = 6
+    precision: str = "full"
+    select: Mode = "extremes"
+    regenerate: int | None = None
+    solver: Solver = "dpmpp_2m"
+    grid: Grid = "karras"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    batch: int = 256
+
+    def __post_init__(self) -> None:
+        numbers = {"prompts": self.prompts, "keep": self.keep, "steps": self.steps, "batch": self.batch}
+        for name, number in (numbers | {"preview_steps": self.preview_steps}).items():
+            if number is not None and number < 1:
+                raise ValueError(f"Plan: {name} must be at least 1, got {number}")
+        if not self.keep <= self.regenerated <= self.pool:
+            raise ValueError(
+                f"Plan: need keep <= regenerate <= pool, got {self.keep}, {self.regenerated} and {self.pool}"
+            )
+        if self.preview_steps is None and (self.regenerate is not None or self.precision != "full"):
+            raise ValueError("Plan: without preview_steps nothing is drawn twice; leave out regenerate and precision")
+
+    @property
+    def regenerated(self) -> int:
+        """Images of each prompt that are drawn in full after exploring."""
+        return self.keep if self.regenerate is None else self.regenerate
+
+    @property
+    def images(self) -> int:
+        """Images of an epoch that are trained on."""
+        return self.prompts * self.keep
+
+    def sampling(self, steps: int) -> Sampling:
+        return choose(None, self.solver, steps, self.grid, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    def chunks(self) -> list[range]:
+        """The epoch's groups as they are drawn together, by number from 0."""
+        size = max(1, self.batch // self.pool)
+        return [range(first, min(first + size, self.prompts)) for first in range(0, self.prompts, size)]
+
+
+class Count(NamedTuple):
+    """What one phase cost: images drawn, network evaluations for them (one image each), and seconds."""
+
+    phase: str
+    precision: str
+    images: int
+    evaluations: int
+    seconds: float
+
+
+class Rollout(NamedTuple):
+    """What was drawn for G groups: of previews nothing but scores.
+
+    Args:
+        label: (G,) the prompts' classes, or None.
+        seeds: (G, N) of the pools.
+        preview: (G, N) scores that seeds were selected by: of previews, or without exploring of the images themselves.
+        selected: (G, M) places in the pool of what is kept, ascending.
+        images: (G, M, ...) in full precision, neither clipped nor rounded.
+        reward: (G, M) of these images, float64.
+        states, log_prob: (G, M, nodes, ...) and (G, M, steps) of the sampling chains, if it was a stochastic sampler.
+        counts: what it cost.
+    """
+
+    label: Int64[Tensor, " g"] | None
+    seeds: Int64[Tensor, "g n"]
+    preview: Float[Tensor, "g n"]
+    selected: Int64[Tensor, "g m"]
+    images: Float[Tensor, "g m *s"]
+    reward: Float[Tensor, "g m"]
+    states: Float[Tensor, "g m nodes *s"] | None = None
+    log_prob: Float[Tensor, "g m steps"] | None = None
+    counts: tuple[Count, ...] = ()
+
+
+class Drawn(NamedTuple):
+    """Images of G groups and their scores; `chain` is of the stochastic sampler, flat over groups."""
+
+    images: Float[Tensor, "g n *s"]
+    score: Float[Tensor, "g n"]
+    chain: Chain | None
+    cost: Count
+
+
+@torch.no_grad()
+def draw(
+    denoiser: Callable[..., Tensor],
+    reward: Reward,
+    seeds: Int64[Tensor, "g n"],
+    label: Int64[Tensor, " g"] | None,
+    plan: Plan,
+    steps: int,
+    *,
+    shape: Sequence[int],
+    seed: int,
+    phase: str,
+    precision: str = "full",
+    eta: float | None = None,
+    device: torch.device | str | None = None,
+) -> Drawn:
+    """Draw and score an image for each seed.
+
+    Args:
+        denoiser: the policy.
+        reward: callable (images in [-1, 1], label) -> (B,); it is shown the images clipped.
+        seeds: of the images.
+        label: of the groups.
+        plan: solver, grid, batch.
+        steps: of the solver.
+        shape: of one image.
+        seed: the run's.
+        phase, precision: for the count.
+        eta: noise of the stochastic sampler (see `objectives.sample_chain`) in place of the plan's solver; None for the plan's.
+        device: where to compute (see `generate`).
+    """
+    start = time.perf_counter()
+    groups, n = seeds.shape
+    numbers = seeds.flatten().numpy()
+    labels = None if label is None else label.repeat_interleave(n)
+    sampling, chain = plan.sampling(steps), None
+    options = {"seed": seed, "batch": plan.batch, "device": device}
+    if eta is None:
+        images = generate(denoiser, shape, numbers, labels, sigmas=sampling.sigmas, solver=sampling.solver, **options)  # type: ignore[arg-type]
+    else:
+        chain = _chains(denoiser, shape, numbers, labels, sampling, eta, **options)  # type: ignore[arg-type]
+        images = chain.states[-1]
+    scores = [
+        _scored(reward, part, None if labels is None else labels[first : first + plan.batch], device)
+        for first, part in zip(range(0, len(images), plan.batch), images.split(plan.batch), strict=True)
+    ]
+    calls = sampling.steps if eta is not None else nfe(sampling.solver, sampling.sigmas)
+    count = Count(phase, precision, len(images), calls * len(images), time.perf_counter() - start)
+    return Drawn(images.unflatten(0, (groups, n)), torch.cat(scores).unflatten(0, (groups, n)), chain, count)
+
+
+def rollout(
+    policy: Callable[..., Tensor],
+    reward: Reward,
+    groups: Sequence[int],
+    label: Int64[Tensor, " g"] | None,
+    plan: Plan,
+    *,
+    shape: Sequence[int],
+    seed: int,
+    preview: Callable[..., Tensor] | None = None,
+    eta: float | None = None,
+    device: torch.device | str | None = None,
+) -> Rollout:
+    """Explore, select, regenerate for some groups.
+
+    With a pool of `keep`, equal steps and no other preview the result is plain sampling's, bit for bit.
+
+    Args:
+        policy: the old policy, in full precision.
+        reward: see `draw`.
+        groups: numbers of the groups, counted over all epochs.
+        label: their classes, or None.
+        plan: how.
+        shape: of one image.
+        seed: the run's.
+        preview: the old policy in low precision; None explores with `policy`.
+        eta: draw what is kept with the stochastic sampler (see `draw`).
+        device: where to compute.
+    """
+    keys = [rng.key(seed, "select", group) for group in groups]
+    seeds = pool_seeds(seed, groups, plan.pool)
+    common = {"shape": shape, "seed": seed, "device": device}
+    if plan.preview_steps is None:
+        full = draw(policy, reward, seeds, label, plan, plan.steps, phase="full", eta=eta, **common)  # type: ignore[arg-type]
+        chosen = select(full.score, plan.keep, plan.select, keys)
+        return _kept(full, chosen, chosen, label, seeds, full.score, (full.cost,))
+    explored = draw(
+        policy if preview is None else preview, reward, seeds, label, plan, plan.preview_steps,
+        phase="explore", precision=plan.precision, **common,  # type: ignore[arg-type]
+    )  # fmt: skip
+    first = select(explored.score, plan.regenerated, plan.select, keys)
+    again = seeds.gather(1, first)
+    full = draw(policy, reward, again, label, plan, plan.steps, phase="regenerate", eta=eta, **common)  # type: ignore[arg-type]
+    second = select(full.score, plan.keep, plan.select, keys)
+    chosen = first.gather(1, second)
+    return _kept(full, second, chosen, label, seeds, explored.score, (explored.cost, full.cost))
+
+
+def joined(parts: Sequence[Rollout]) -> Rollout:
+    """One rollout of several, their groups in order; what the same phase cost is added up."""
+    tensors: dict[str, Any] = {
+        name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts])
+        for name in Rollout._fields
+        if name != "counts"
+    }
+    return Rollout(**tensors, counts=added(count for part in parts for count in part.counts))
+
+
+def added(counts: Iterable[Count]) -> tuple[Count, ...]:
+    """Counts of the same phase and precision as one."""
+    totals: dict[tuple[str, str], Count] = {}
+    for phase, precision, images, evaluations, seconds in counts:
+        before = totals.get((phase, precision), Count(phase, precision, 0, 0, 0.0))
+        sums = before.images + images, before.evaluations + evaluations, before.seconds + seconds
+        totals[phase, precision] = Count(phase, precision, *sums)
+    return tuple(totals.values())
+
+
+def _kept(
+    drawn: Drawn,
+    places: Int64[Tensor, "g m"],
+    selected: Int64[Tensor, "g m"],
+    label: Int64[Tensor, " g"] | None,
+    seeds: Int64[Tensor, "g n"],
+    preview: Float[Tensor, "g n"],
+    counts: tuple[Count, ...],
+) -> Rollout:
+    """`places` are in what was drawn, `selected` in the pool."""
+    rows = torch.arange(len(places))[:, None]
+    states = log_prob = None
+    if drawn.chain is not None:
+        groups_and_n = drawn.score.shape
+        states = drawn.chain.states.transpose(0, 1).unflatten(0, groups_and_n)[rows, places]
+        log_prob = drawn.chain.log_prob.transpose(0, 1).unflatten(0, groups_and_n)[rows, places]
+    images, reward = drawn.images[rows, places], drawn.score[rows, places]
+    return Rollout(label, seeds, preview, selected, images, reward, states, log_prob, counts)
+
+
+def _chains(
+    denoiser: Callable[..., Tensor],
+    shape: Sequence[int],
+    numbers: rng.Positions,
+    labels: Int64[Tensor, " n"] | None,
+    sampling: Sampling,
+    eta: float,
+    *,
+    seed: int,
+    batch: int,
+    device: torch.device | str | None,
+) -> Chain:
+    """`generate` with the stochastic sampler, keeping the chains, on the CPU."""
+    parts = []
+    with evaluating(denoiser):
+        for first in range(0, len(numbers), batch):
+            some = numbers[first : first + batch]
+            label = None if labels is None else labels[first : first + batch].to(device)
+
+            def denoise(x: Tensor, sigma: Tensor, label: Tensor | None = label) -> Tensor:
+                return denoiser(x, sigma, label)
+
+            def churn(x: Tensor, step: int, some: rng.Positions = some) -> Tensor:
+                return rng.normal(seed, f"churn {step}", some, shape).to(x.device, x.dtype)
+
+            x = sampling.sigmas[0].item() * rng.normal(seed, "sample", some, shape).to(device)
+            chain = sample_chain(denoise, x, sampling.sigmas, eta=eta, generator=churn)
+            parts.append(Chain(*(part.cpu() for part in chain)))
+    return Chain(*(torch.cat(part, 1) for part in zip(*parts, strict=True)))
+
+
+def _scored(
+    reward: Reward, images: Tensor, label: Tensor | None, device: torch.device | str | None
+) -> Float[Tensor, " b"]:
+    score = reward(images.clamp(-1, 1).to(device), None if label is None else label.to(device))
+    if score.shape != images.shape[:1]:
+        raise ValueError(f"reward: expected one number for each of {len(images)} images, got {tuple(score.shape)}")
+    if not bool(score.isfinite().all()):
+        raise ValueError(f"reward: {int((~score.isfinite()).sum())} of {len(images)} images got none that is finite")
+    return score.detach().to("cpu", torch.float64)
