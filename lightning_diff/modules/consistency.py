@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import rng
-from ..artifacts import load_denoiser, load_weights, read_record
-from ..binding import bind, construct, is_node
+from ..artifacts import load_denoiser, load_weights
+from ..binding import bind, construct
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..learning_rate import Constant, LearningRate
@@ -20,6 +19,7 @@ from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..sharding import is_sharded
 from ..weighting import AdaptiveWeight
+from . import starting
 from .base import Optimizer, TrainingModule
 
 
@@ -118,17 +118,7 @@ class ConsistencyModule(TrainingModule):
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
         """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time."""
-        net = node.get("net")
-        if (is_node(net) or isinstance(net, nn.Module)) and "sigma_data" in node and "time" in node:
-            return {
-                "net": net,
-                "sigma_data": node["sigma_data"],
-                "time": node["time"],
-            }  # known, even without the teacher
-        record = _record(Path(node["teacher"]))
-        if not (is_node(net) or isinstance(net, nn.Module)):
-            net = record["net"] | ({"guided": True} if node.get("guidance") else {}) | (net or {})
-        return {"net": net} | {name: node.get(name, record[name]) for name in ("sigma_data", "time")}
+        return starting.facts(node, "teacher", {"guided": True} if node.get("guidance") else None)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -136,7 +126,10 @@ class ConsistencyModule(TrainingModule):
             return
         own = self.denoiser
         try:
-            teacher, self._teacher_sha256 = load_denoiser(self.teacher_path), _record(self.teacher_path)["sha256"]
+            teacher, self._teacher_sha256 = (
+                load_denoiser(self.teacher_path),
+                starting.record(self.teacher_path, "teacher")["sha256"],
+            )
         except UserError as error:
             if self.objective == "distillation":
                 raise
@@ -219,12 +212,3 @@ class ConsistencyModule(TrainingModule):
                 f"{checkpoint['teacher'][:12]}, those of {self.teacher_path} {self._teacher_sha256[:12]}; "  # type: ignore[index]
                 "put the old one back, or choose another name"
             )
-
-
-def _record(teacher: Path) -> dict[str, Any]:
-    """The teacher's record. UserError saying which recipe makes it, if a packaged one does."""
-    if teacher.exists():
-        return read_record(teacher)
-    is_packaged = (files("lightning_diff.recipes") / f"{teacher.name}.yaml").is_file()
-    way = f"`lightning-diff train {teacher.name}` makes it" if is_packaged else "train it first"
-    raise UserError(f"model.teacher: {teacher}: no such model; {way}")
