@@ -16,6 +16,7 @@ MATHEMATICS = (
     "objectives",
     "old_policy",
     "oracle",
+    "precision",
     "ranking",
     "rng",
     "rollouts",

@@ -1,0 +1,117 @@
+"""Which kernel computes a kind of product on a device; without one, software does."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+
+from ..errors import UserError
+from . import formats
+from .products import Emulated, Float8, Int8, Product, TorchAO, TransformerEngine
+
+Kind = Literal["nvfp4", "fp8", "int8", "bf16"]
+Kernel = Literal["auto", "emulated", "torch", "torchao", "transformer_engine"]
+
+_ROUND: dict[str, Callable[..., torch.Tensor]] = {
+    "nvfp4": formats.nvfp4_round,
+    "fp8": formats.fp8_round,
+    "int8": formats.int8_round,
+}
+HARDWARE = {
+    "nvfp4": "NVIDIA Blackwell and later, by torchao or Transformer Engine",
+    "fp8": "NVIDIA GPUs of compute capability 8.9 and later, by torch._scaled_mm, torchao or Transformer Engine",
+    "int8": "CPUs and NVIDIA GPUs, by torch._int_mm or torchao",
+}
+NEEDS = {"nvfp4": (10, 0), "fp8": (8, 9), "int8": (8, 0)}  # compute capability
+
+
+def choose(kind: Kind, kernel: Kernel, device: torch.device) -> tuple[Callable[..., Product], str]:
+    """What makes the products of this kind (a callable of shape, padding and device), and its name for the report.
+
+    Args:
+        kind: "nvfp4", "fp8" or "int8".
+        kernel: "auto" takes the fastest that is there, or software; any other name is that one or an error.
+        device: where the products are computed.
+
+    Raises:
+        UserError: a kernel that this kind, this device or this installation does not have.
+    """
+    if kernel == "auto":
+        kernel = _fastest(kind, device)
+    if kernel == "emulated":
+        return partial(Emulated, round_to=_ROUND[kind]), "emulated"
+    if kernel == "torch":
+        if kind == "nvfp4":
+            raise UserError("nvfp4 has no kernel in torch itself: take torchao, transformer_engine or emulated.")
+        if kind == "fp8":
+            _require(kind, kernel, device)
+            return Float8, "torch._scaled_mm"
+        if device.type != "cpu":
+            _require(kind, kernel, device)
+        return Int8, "torch._int_mm"
+    if kernel == "torchao":
+        if kind != "int8" or device.type != "cpu":  # its int8 runs on CPUs too
+            _require(kind, kernel, device)
+        return partial(TorchAO, configuration=_torchao(kind)), "torchao"
+    _require(kind, kernel, device)
+    return partial(TransformerEngine, recipe=_transformer_engine(kind)), "Transformer Engine"
+
+
+def _fastest(kind: Kind, device: torch.device) -> Kernel:
+    if kind == "int8" and device.type == "cpu":
+        return "torch"
+    if not _capable(kind, device):
+        return "emulated"
+    if kind != "nvfp4":
+        return "torch"
+    for kernel, package in (("transformer_engine", "transformer_engine"), ("torchao", "torchao")):
+        if find_spec(package) is not None:
+            return kernel  # type: ignore[return-value]
+    return "emulated"
+
+
+def _capable(kind: Kind, device: torch.device) -> bool:
+    return (
+        device.type == "cuda"
+        and torch.version.cuda is not None
+        and torch.cuda.get_device_capability(device) >= NEEDS[kind]
+    )
+
+
+def _require(kind: Kind, kernel: Kernel, device: torch.device) -> None:
+    if not _capable(kind, device):
+        major, minor = NEEDS[kind]
+        raise UserError(
+            f"{kind} by {kernel} needs an NVIDIA GPU of compute capability {major}.{minor} or later, and the network is on "
+            f"{device}: take the kernel auto or emulated."
+        )
+
+
+def _torchao(kind: Kind) -> Any:
+    quantization = _module("torchao.quantization", "torchao")
+    if kind == "int8":
+        return quantization.Int8DynamicActivationInt8WeightConfig()
+    if kind == "fp8":
+        return quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
+    formats = _module("torchao.prototype.mx_formats", "torchao")
+    return formats.NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=find_spec("mslk") is not None)
+
+
+def _transformer_engine(kind: Kind) -> Any:
+    if kind == "int8":
+        raise UserError("Transformer Engine has no int8: take the kernel torch or torchao.")
+    recipe = _module("transformer_engine.common.recipe", "transformer_engine")
+    return recipe.NVFP4BlockScaling() if kind == "nvfp4" else recipe.Float8CurrentScaling()
+
+
+def _module(name: str, package: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        hint = "lightning_diff[torchao]" if package == "torchao" else "transformer_engine[pytorch]"
+        raise UserError(
+            f"{package} cannot be imported ({error}): pip install '{hint}', or take the kernel auto."
+        ) from error
