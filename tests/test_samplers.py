@@ -251,6 +251,20 @@ def test_gradients_flow(mixture):
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("solver", [name for name in samplers.SOLVERS if name != "consistency"])
+def test_gradients_to_the_grid(mixture, solver):
+    """They are the central difference, and asking for them does not change the samples."""
+    x, sigmas = 10 * normal(3, 2), schedules.karras(5, 0.1, 10.0)
+    tracked = sigmas.clone().requires_grad_()
+    end = samplers.SOLVERS[solver](mixture, x, tracked)
+    torch.testing.assert_close(end.detach(), samplers.SOLVERS[solver](mixture, x, sigmas), rtol=1e-12, atol=1e-12)
+    (gradient,) = torch.autograd.grad(end.sum(), tracked)
+    for i in range(1, 5):
+        h = 1e-5 * sigmas[i] * torch.eye(6, dtype=torch.float64)[i]
+        ahead, behind = (samplers.SOLVERS[solver](mixture, x, sigmas + sign * h).sum() for sign in (1, -1))
+        assert gradient[i] == pytest.approx(((ahead - behind) / (2 * h.sum())).item(), rel=1e-6, abs=1e-8)
+
+
 @pytest.mark.parametrize(
     ("sigmas", "word"),
     [

@@ -7,6 +7,7 @@ line by line:
     denoise    callable (x, sigma) -> estimate of x0, with sigma a scalar tensor () in x's dtype and on x's device
     x          (B, ...) at noise level sigmas[0]: x = sigmas[0] * eps
     sigmas     (n+1,) strictly decreasing, the last one 0, float64 (see `schedules`): n steps
+               (where it requires gradients, the result has them: see `schedules.optimised`)
     generator  where fresh noise comes from, for the stochastic ones: a torch.Generator, or a callable (x, step) ->
                standard normal tensor like x (a pure function of its arguments keeps samples independent of the batch
                they are in), or None for torch's global state

@@ -6,12 +6,14 @@ All of them go to 0 by Euler's step, whose result is the denoiser's answer.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .nodes import Denoise, Noise, check_sigmas, level
+from .nodes import Denoise, Noise, level, levels, log
 
 
 def dpmpp_2m(
@@ -25,10 +27,10 @@ def dpmpp_2m(
     as by every sampler, and not used.
     """
     D_previous, h_previous = None, 0.0
-    for sigma, sigma_next in pairwise(check_sigmas(sigmas)):
+    for sigma, sigma_next in pairwise(levels(sigmas)):
         D = denoised = denoise(x, level(sigma, x))
         ratio = sigma_next / sigma  # exp(-h)
-        h = -math.log(ratio) if ratio > 0 else math.inf
+        h = -log(ratio) if ratio > 0 else math.inf
         if D_previous is not None and h < math.inf:
             r = h_previous / h
             D = (1 + 1 / (2 * r)) * denoised - 1 / (2 * r) * D_previous
@@ -57,7 +59,7 @@ def ipndm(
     if order not in _ADAMS_BASHFORTH:
         raise ValueError(f"ipndm: order must be 1, 2, 3 or 4, got {order}")
     slopes: list[Tensor] = []  # the newest first
-    for sigma, sigma_next in pairwise(check_sigmas(sigmas)):
+    for sigma, sigma_next in pairwise(levels(sigmas)):
         D = denoise(x, level(sigma, x))
         if sigma_next == 0:
             return D
@@ -88,14 +90,14 @@ def unipc(
     """
     if order not in (1, 2, 3):
         raise ValueError(f"unipc: order must be 1, 2 or 3, got {order}")
-    nodes = check_sigmas(sigmas)
-    past: list[tuple[float, Tensor]] = []  # (lambda, D), the newest first
+    nodes = levels(sigmas)
+    past: list[tuple[Any, Tensor]] = []  # (lambda, D), the newest first
     D = denoise(x, level(nodes[0], x))
     for i, (sigma, sigma_next) in enumerate(pairwise(nodes)):
         if sigma_next == 0:
             return D
-        past = [(-math.log(sigma), D), *past][: min(order, len(nodes) - 1 - i)]
-        ratio, h = sigma_next / sigma, math.log(sigma / sigma_next)
+        past = [(-log(sigma), D), *past][: min(order, len(nodes) - 1 - i)]
+        ratio, h = sigma_next / sigma, log(sigma / sigma_next)
         places = [(place - past[0][0]) / h for place, _ in past]
         answers = [answer for _, answer in past]
         guess = ratio * x + _weighted(_exponential_weights(h, places), answers)
@@ -110,27 +112,30 @@ _ADAMS_BASHFORTH = {
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_PLACES, _WEIGHTS = (torch.from_numpy(numbers) / 2 for numbers in np.polynomial.legendre.leggauss(48))
 
 
-def _exponential_weights(h: float, places: Sequence[float]) -> list[float]:
+def _exponential_weights(h: Any, places: Sequence[Any]) -> list[Any]:
     """w with integral over u in (0, 1) of h e^{-h (1 - u)} P(u) = sum_j w_j P(places_j), for polynomials P through those places.
 
-    places: distinct, the first one 0, in units of the step.
+    places: distinct, the first one 0, in units of the step; tensors () or floats, and so are the weights.
     """
+    h, differentiable = torch.as_tensor(h, dtype=torch.float64), isinstance(h, Tensor)
+    whole = -torch.expm1(-h)
     if len(places) == 2:  # the paper's shortcut: half of B(h) for the slope
-        slope = -math.expm1(-h) / (2 * places[1])
-        return [-math.expm1(-h) - slope, slope]
-    u = (_NODES + 1) / 2
-    powers = np.arange(len(places))
-    # By quadrature: the closed form of these moments cancels where h is small.
-    moments = (h * np.exp(-h * (1 - u)) * u ** powers[:, None]) @ (_WEIGHTS / 2)
-    moments[0] = -math.expm1(-h)
-    weights: list[float] = np.linalg.solve(np.asarray(places) ** powers[:, None], moments).tolist()
-    return weights
+        slope = whole / (2 * places[1])
+        weights = torch.stack([whole - slope, slope])
+    else:
+        at = torch.stack([torch.as_tensor(place, dtype=torch.float64, device=h.device) for place in places])
+        u = (_PLACES + 0.5).to(h.device)
+        powers = torch.arange(len(places), device=h.device)[:, None]
+        # By quadrature: the closed form of these moments cancels where h is small.
+        higher = (h * (-h * (1 - u)).exp() * u ** powers[1:]) @ _WEIGHTS.to(h.device)
+        weights = torch.linalg.solve(at**powers, torch.cat([whole[None], higher]))
+    return list(weights) if differentiable else weights.tolist()
 
 
-def _weighted(weights: Sequence[float], answers: Sequence[Tensor]) -> Tensor:
+def _weighted(weights: Sequence[Any], answers: Sequence[Tensor]) -> Tensor:
     total = weights[0] * answers[0]
     for weight, answer in zip(weights[1:], answers[1:], strict=True):
         total = total + weight * answer

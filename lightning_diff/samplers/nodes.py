@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,9 +31,20 @@ def check_sigmas(sigmas: Float[Tensor, " nodes"]) -> list[float]:
     return nodes
 
 
-def level(sigma: float, x: Tensor) -> Float[Tensor, ""]:
-    """Filled in on x's device: no copy from the host, so no wait."""
-    return x.new_full((), sigma)
+def levels(sigmas: Float[Tensor, " nodes"]) -> list[Any]:
+    """The checked grid as what solvers reckon with: Python floats, or tensors () where gradients to the grid are wanted."""
+    checked = check_sigmas(sigmas)
+    return list(sigmas) if sigmas.requires_grad else checked
+
+
+def level(sigma: float | Tensor, x: Tensor) -> Float[Tensor, ""]:
+    """In x's dtype and on its device; a float is filled in there: no copy from the host, so no wait."""
+    return sigma.to(x) if isinstance(sigma, Tensor) else x.new_full((), sigma)
+
+
+def log(value: Any) -> Any:
+    """ln of a float or a tensor."""
+    return value.log() if isinstance(value, Tensor) else math.log(value)
 
 
 def standard_normal(generator: Noise, x: Float[Tensor, "b ..."], step: int) -> Float[Tensor, "b ..."]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor
 
-from .nodes import Denoise, Noise, check_sigmas, level, standard_normal
+from .nodes import Denoise, Noise, level, levels, standard_normal
 
 
 def euler(
@@ -16,7 +16,7 @@ def euler(
 
     Order 1, n calls. Deterministic: `generator` is accepted, as by every sampler, and not used.
     """
-    for sigma, sigma_next in pairwise(check_sigmas(sigmas)):
+    for sigma, sigma_next in pairwise(levels(sigmas)):
         ratio = sigma_next / sigma
         # x + (sigma_next - sigma) (x - D) / sigma, written as a convex combination: nothing cancels, and sigma_next = 0
         # gives D exactly.
@@ -45,7 +45,7 @@ def heun(
         S_min, S_max: noise is added only at levels S_min <= sigma <= S_max.
         S_noise: standard deviation of the fresh noise, slightly above 1 against the denoiser's loss of detail.
     """
-    nodes = check_sigmas(sigmas)
+    nodes = levels(sigmas)
     n = len(nodes) - 1
     for i, (t, t_next) in enumerate(pairwise(nodes)):
         gamma = min(S_churn / n, math.sqrt(2) - 1) if S_min <= t <= S_max else 0.0

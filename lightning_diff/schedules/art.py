@@ -26,6 +26,7 @@ from ..samplers import Denoise
 from .costs import ORDERS, local_error, step
 from .grids import karras
 from .monitor import monitor
+from .trajectories import Labels, Model, parts
 
 _FINE = 4096  # places at which the density is integrated
 
@@ -78,7 +79,7 @@ class Estimate:
 
 
 def art(
-    denoise: Denoise,
+    denoiser: Model,
     noise: Float[Tensor, "b *s"],
     n: int,
     sigma_min: float = 0.002,
@@ -87,6 +88,7 @@ def art(
     solver: str = "euler",
     nodes: int = 64,
     derivative: str = "jvp",
+    labels: Labels = None,
     batch: int = 256,
     progress: bool = False,
 ) -> Float64[Tensor, " nodes"]:
@@ -95,13 +97,14 @@ def art(
     Use `estimate` for grids of several n. Arguments as there.
     """
     found = estimate(
-        denoise,
+        denoiser,
         noise,
         sigma_min,
         sigma_max,
         solver=solver,
         nodes=nodes,
         derivative=derivative,
+        labels=labels,
         batch=batch,
         progress=progress,
     )
@@ -109,7 +112,7 @@ def art(
 
 
 def estimate(
-    denoise: Denoise,
+    denoiser: Model,
     noise: Float[Tensor, "b *s"],
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
@@ -117,18 +120,20 @@ def estimate(
     solver: str = "euler",
     nodes: int = 64,
     derivative: str = "jvp",
+    labels: Labels = None,
     batch: int = 256,
     progress: bool = False,
 ) -> Estimate:
     """What steps of a solver lose along this model's trajectories.
 
     Args:
-        denoise: callable (x, sigma) -> x0; bind labels and guidance first, one for each row of a batch.
+        denoiser: callable (x, sigma, label) -> x0, or without labels (x, sigma) -> x0; bind guidance first (see `guidance`).
         noise: standard normal, a trajectory starts at sigma_max times each row. 256 rows suffice for a grid.
         sigma_min, sigma_max: between which it is measured, at EDM's levels; below sigma_min the density is held constant.
         solver: a name in `costs.ORDERS`: which solver's loss. "euler" is ART as published.
-        nodes: levels, >= 8. Each costs a row two calls and for Euler a Jacobian-vector product, for another solver four or five calls.
+        nodes: levels, >= 8. Two calls each and for Euler a Jacobian-vector product, for another solver four to six calls.
         derivative: for Euler, see `monitor`.
+        labels: a class for each row, or None.
         batch: rows at a time.
         progress: show a bar on a terminal.
     """
@@ -141,12 +146,13 @@ def estimate(
     levels = karras(nodes, sigma_min, sigma_max)[:-1].to(noise.device)
     measure = _eulers if solver == "euler" else _measured
     total = torch.zeros(nodes if solver == "euler" else nodes - 1, dtype=torch.float64)
-    parts = noise.split(batch)
+    silent = None if progress else True
+    rows = list(parts(denoiser, noise, labels, batch))
     with (
         torch.no_grad(),
-        tqdm(total=len(parts) * nodes, desc="monitor", leave=False, disable=None if progress else True) as bar,
+        tqdm(total=len(rows) * len(total), desc="monitor", leave=False, disable=silent) as bar,
     ):
-        for part in parts:
+        for denoise, part in rows:
             for i, loss in enumerate(measure(denoise, sigma_max * part, levels, solver, derivative)):
                 total[i] += loss.double().sum().item()
                 bar.update()

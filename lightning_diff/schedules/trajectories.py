@@ -1,0 +1,47 @@
+"""A model's own trajectories, on which grids are learned."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ..samplers import Denoise
+from .costs import Past, step
+
+Model = Callable[..., Tensor]
+Labels = Int64[Tensor, " b"] | None
+
+
+def parts(
+    denoiser: Model, noise: Float[Tensor, "b *s"], labels: Labels, batch: int
+) -> Iterator[tuple[Denoise, Float[Tensor, "part *s"]]]:
+    """The rows of noise in parts of `batch`, each with the model that knows their labels, as a callable (x, sigma) -> x0.
+
+    Args:
+        denoiser: callable (x, sigma, label) -> x0, or without labels (x, sigma) -> x0.
+        labels: a class for each row, or None.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    if labels is not None and len(labels) != len(noise):
+        raise ValueError(f"labels: need one for each row of noise, got {len(labels)} for {len(noise)}")
+    for start in range(0, len(noise), batch):
+        rows = slice(start, start + batch)
+        yield denoiser if labels is None else partial(denoiser, label=labels[rows]), noise[rows]
+
+
+@torch.no_grad()
+def path(denoise: Denoise, x: Float[Tensor, "b *s"], levels: Float[Tensor, " m"]) -> list[Past]:
+    """The trajectories through x at levels[0], by one Heun step to each next level: at each of them (level, x, D(x; level)).
+
+    levels: (m,) decreasing; the last one may be 0, where D is x. 2m - 1 calls, one less with the 0.
+    """
+    points = []
+    for i, sigma in enumerate(levels):
+        D = x if sigma == 0 else denoise(x, sigma.to(x.dtype))
+        points.append(Past(sigma, x, D))
+        if i + 1 < len(levels):
+            x = step(denoise, x, sigma, levels[i + 1], "heun", denoised=D)
+    return points
