@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from .artifacts import load_denoiser, save_denoiser
     from .denoiser import Denoiser
     from .errors import UserError
-    from .modules import ConsistencyModule, DiffusionModule, TrainingData
+    from .modules import AlignmentModule, ConsistencyModule, DiffusionModule, TrainingData
 
 _HOME = {
+    "AlignmentModule": "modules",
     "ConsistencyModule": "modules",
     "Denoiser": "denoiser",
     "DiffusionModule": "modules",
@@ -23,6 +24,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AlignmentModule",
     "ConsistencyModule",
     "Denoiser",
     "DiffusionModule",

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from . import lora
 from .atomic import replacing
 from .binding import Mismatch, bind, construct, is_node, locate
 from .checkpoints import sha256
@@ -54,7 +55,7 @@ def save_denoiser(
 
     Args:
         folder: made if missing.
-        denoiser: its network's parameters and persistent buffers are written, in their own precision.
+        denoiser: its network's parameters and persistent buffers are written, in their own precision; adapters merged into weights.
         net: the recipe's node that builds the network, facts of the data filled in.
         weights: the network's state, where the network itself has other weights or is sharded.
         shape: of one example.
@@ -69,7 +70,7 @@ def save_denoiser(
     # Cloned, because the format refuses tensors that share memory and ones that are not laid out in order.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in (denoiser.net.state_dict() if weights is None else weights).items()
+        for name, tensor in lora.merged(denoiser.net.state_dict() if weights is None else weights).items()
     }
     try:
         with replacing(folder / WEIGHTS) as temporary:

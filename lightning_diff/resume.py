@@ -22,6 +22,7 @@ HARMLESS = (
     "data.workers",
     "model.compile",
     "model.teacher",  # its weights' hash is compared
+    "model.model",  # likewise
     "model.channels_last",
     "model.net.checkpointing",
     "callbacks.*",

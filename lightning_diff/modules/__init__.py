@@ -1,8 +1,9 @@
 """LightningModules: thin; they wire the mathematics to the Trainer."""
 
+from .alignment import AlignmentModule
 from .base import TrainingModule
 from .consistency import ConsistencyModule
 from .diffusion import DiffusionModule
 from .training_data import TrainingData
 
-__all__ = ["ConsistencyModule", "DiffusionModule", "TrainingData", "TrainingModule"]
+__all__ = ["AlignmentModule", "ConsistencyModule", "DiffusionModule", "TrainingData", "TrainingModule"]
