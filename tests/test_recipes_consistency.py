@@ -17,7 +17,7 @@ def test_a_recipe_of_ours_makes_a_model_of_one_and_two_steps(tmp_path, monkeypat
     }.items():
         source = recipe.find(recipe_name)
         run.train(recipe.load(recipe_name, [*SHORT, *more]), source)
-    measured = {(row["solver"], row["nfe"]) for row in read(f"runs/{name}/metrics.csv") if row["nfe"]}
+    measured = {(row["solver"].split("/")[0], row["nfe"]) for row in read(f"runs/{name}/metrics.csv") if row["nfe"]}
     assert measured == {("consistency", "1"), ("consistency", "2")}
     assert (tmp_path / "runs" / name / "samples" / "000000000032.png").exists()
     assert {row["metric"] for row in read(f"runs/{name}/metrics.csv")} >= {"train/tangent_norm", "train/warmup"}
