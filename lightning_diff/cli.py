@@ -1,4 +1,4 @@
-"""The command line: lightning-diff train | sample | evaluate | compare | export | doctor; and where errors become exit codes.
+"""The command line: lightning-diff train | sample | evaluate | schedule | compare | export | doctor; errors become exit codes.
 
 0: done. 1: doctor found something broken. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, and 75 for SIGTERM and
 SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run saves first in each of these cases.
@@ -36,6 +36,10 @@ Grid = Annotated[
 ]
 Levels = Annotated[
     str | None, typer.Option(help="For consistency: its noise levels after the first, 0.8,0.3 for instance.")
+]
+ScheduleFile = Annotated[
+    Path | None,
+    typer.Option("--schedule", metavar="PATH", help="A schedule.json, or a run with one: its grid and its solver."),
 ]
 Guidance = Annotated[float, typer.Option(help="Scale; 1 is none.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time; the samples do not depend on it.")]
@@ -82,6 +86,7 @@ def sample(
     solver: Solver = None,
     grid: Grid = None,
     levels: Levels = None,
+    schedule: ScheduleFile = None,
     labels: Annotated[str, typer.Option(help="Classes, cycled through: 0,1,2 or all or none.")] = "all",
     seed: Annotated[int, typer.Option(help="Another seed, other samples.")] = 0,
     out: Annotated[
@@ -107,10 +112,16 @@ def sample(
 
     path = options.model(folder)
     record = artifacts.read_record(path)
-    sampling = options.sampling(
-        record, solver, steps, grid, levels, churn=churn, sigma_min=sigma_min, sigma_max=sigma_max
-    )
-    default = options.home(path) / "samples" / f"{sampling.solver}{sampling.steps}_seed{seed}"
+    if schedule is None:
+        sampling = options.sampling(
+            record, solver, steps, grid, levels, churn=churn, sigma_min=sigma_min, sigma_max=sigma_max
+        )
+    else:
+        sampling = options.scheduled(record, schedule, solver, steps, {"--grid": grid, "--levels": levels})
+        if churn and sampling.solver != "heun":
+            raise UserError(f"--churn: is for the solver heun, not {sampling.solver}")
+    of_schedule = "" if schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
+    default = options.home(path) / "samples" / f"{sampling.solver}{sampling.steps}_{of_schedule}seed{seed}"
     target = options.writable(out, default, record["shape"])
     classes = options.classes(labels, record["num_classes"])
     if guidance != 1 and guide is None and classes is None:
@@ -158,6 +169,7 @@ def evaluate(
     solver: Solver = None,
     grid: Grid = None,
     levels: Levels = None,
+    schedule: ScheduleFile = None,
     search: Annotated[
         bool,
         typer.Option("--search", help="First find the consistency levels of least Fréchet distance, and keep them."),
@@ -178,7 +190,10 @@ def evaluate(
     home = options.home(path)
     if search and levels is not None:
         raise UserError("--search: is for levels, and --levels gives them")
-    sampling = options.sampling(record, solver, steps, grid, levels)
+    if schedule is None:
+        sampling = options.sampling(record, solver, steps, grid, levels)
+    else:
+        sampling = options.scheduled(record, schedule, solver, steps, {"--grid": grid, "--levels": levels})
     if search and (sampling.solver != "consistency" or sampling.steps < 2 or grid is not None):
         raise UserError("--search: is for the levels of the solver consistency from two steps on, without --grid")
     options.check_guidance(record, guidance)
@@ -227,12 +242,80 @@ def evaluate(
     )
     trained = {"step": record["images"] // data.batch_size, "images": record["images"]}
     table.log_rows([trained | row.record() for row in rows])
+    if (home / "schedules").is_dir():
+        from .schedule_report import save_picture
+
+        save_picture(home, sampling.steps)
     print(as_text(rows))
     protocol = rows[0].protocol
     print(
         f"n {protocol.n}, seed {seed}, {protocol.solver}, {protocol.steps} steps, {protocol.nfe} evaluations each, "
         f"weights {protocol.ema}, reference {protocol.reference}"
     )
+
+
+@app.command()
+def schedule(
+    folder: Run,
+    method: Annotated[
+        str,
+        typer.Option(help="art_solver, art, optimised, art_rl, gits, ays, edm, edm_free, log_snr, uniform or tangent."),
+    ] = "art_solver",
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps.")] = 18,
+    solver: Annotated[str, typer.Option(help="euler, heun, dpmpp_2m, ipndm or unipc: what the grid is for.")] = "heun",
+    trajectories: Annotated[int, typer.Option(min=2, help="To learn from.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of their noise.")] = 0,
+    guidance: Guidance = 1.0,
+    sigma_min: Annotated[float, typer.Option(help="Smallest noise level that is looked at.")] = 0.002,
+    sigma_max: Annotated[float, typer.Option(help="Largest noise level, where sampling starts.")] = 80.0,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="A copy of the schedule.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Trajectories at a time.")] = 64,
+    device: Device = "auto",
+) -> None:
+    """Find the noise levels that make a model best in few steps; they go to the run's schedule.json, with a picture."""
+    from . import artifacts, options
+    from .samplers import SOLVERS
+    from .schedule_file import save_schedule
+    from .schedules.search import METHODS
+
+    path = options.model(folder)
+    record = artifacts.read_record(path)
+    options.check("--method", method, [*METHODS, "art_rl"])
+    options.check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
+    if record["kind"] == "consistency":
+        raise UserError(f"{folder}: is a consistency model, whose levels evaluate --search finds")
+    options.check_guidance(record, guidance)
+    if guidance != 1 and not record["num_classes"]:
+        raise UserError("--guidance: this model has no classes to be guided by")
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"--sigma-min, --sigma-max: need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    if out is not None and out.suffix != ".json":
+        raise UserError(f"--out: {out} does not end in .json")
+    denoiser = options.load(path, device)
+
+    from .schedule_report import save_picture
+    from .scheduling import find
+
+    found = find(
+        path,
+        denoiser,
+        method,
+        steps,
+        solver,
+        trajectories=trajectories,
+        seed=seed,
+        guidance=guidance,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        batch=batch,
+        progress=True,
+    )
+    home = options.home(path)
+    if out is not None:
+        save_schedule(out, found)
+    picture = save_picture(home, steps)
+    print(", ".join(f"{sigma:.4g}" for sigma in found.sigmas))
+    print(f"{home / 'schedule.json'}, {picture}: {method} for {solver}, {found.costs.get('seconds', 0):.1f} s")
 
 
 @app.command()

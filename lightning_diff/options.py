@@ -3,6 +3,7 @@
 Every message names the option or the file.
 """
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from .denoiser import Denoiser
 from .errors import UserError
 from .samplers import SOLVERS
 from .sampling import Sampling, choose
-from .schedules import GRIDS
+from .schedule_file import load_schedule
+from .schedules import GRIDS, resample
 
 
 def model(run: Path) -> Path:
@@ -72,6 +74,34 @@ def sampling(
     if churn and chosen.solver != "heun":
         raise UserError(f"--churn: is for the solver heun, not {chosen.solver}")
     return chosen
+
+
+def scheduled(
+    record: dict[str, Any], path: Path, solver: str | None, steps: int | None, others: dict[str, object]
+) -> Sampling:
+    """The grid in a file, for its solver and number of steps or for other ones.
+
+    A grid may be used on another model than it was learned on, with a warning.
+
+    Args:
+        record: of the model.
+        path: of the schedule, or the run whose newest it is.
+        others: options that say what the schedule says, by name, None where they were not given.
+    """
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(f"{name}: is not for --schedule, which gives the noise levels")
+    found = load_schedule(path if path.suffix == ".json" else home(model(path)))
+    if solver is not None:
+        check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
+    if record["sha256"] != found.model:
+        warnings.warn(f"{path}: was learned on another model; the grid may serve this one less well", stacklevel=2)
+    sigmas, name = found.grid(), f"{solver or found.solver}/{found.method}"
+    if steps is not None and steps != found.steps:
+        if found.steps == 1:
+            raise UserError(f"--steps: {path} has one step, of which no other grid can be made")
+        sigmas, name = resample(sigmas, steps), f"{name}@{found.steps}"
+    return Sampling(solver or found.solver, sigmas, name)
 
 
 def check_guidance(record: dict[str, Any], guidance: float, guide: Path | None = None) -> None:
