@@ -1,0 +1,246 @@
+"""How many steps a sample is worth: a policy that chooses each step and when to stop (after TPDM, arXiv 2412.01243).
+
+The next level is sigma_next = r sigma with r ~ Beta(1 + e^a, 1 + e^b), a and b from cheap features of the state, and with a
+probability that is learned, too, the next level is 0 and sampling ends there. A sample that took M steps and ended in a picture
+of reward R returns R gamma^M: gamma says what a step costs. The gradient is REINFORCE, its baseline the mean of its noise's other
+tries (RLOO, arXiv 2402.14740); there is no critic. At test time the policy takes the mode of both.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.distributions import Beta
+
+from .. import rng
+from .actor_critic import Label, Model
+from .costs import ORDERS, Past, reference, step
+
+Chance = torch.Generator | Sequence[torch.Generator] | None
+FEATURES = 5
+SHORTEST = 1e-3  # r is kept this far from 0 and 1
+
+
+class Spent(NamedTuple):
+    """Samples and what they took.
+
+    Args:
+        x: at level 0.
+        steps: M of each.
+        levels: the noise levels that each was at, 0 where it had ended.
+        log_pi: log-probability of all its choices.
+    """
+
+    x: Float[Tensor, "b ..."]
+    steps: Int64[Tensor, " b"]
+    levels: Float[Tensor, "b nodes"]
+    log_pi: Float[Tensor, " b"]
+
+
+class StepPolicy(nn.Module):
+    """Samples choose their own noise levels.
+
+    Calling it draws `tries` samples from each noise and returns a loss per noise whose gradient is minus the policy's; the
+    optimiser belongs to the caller, who then hands what it learned from the whole batch to `learn`.
+
+    Args:
+        reward: callable (images (B, ...), label) -> (B,), or (images, label, target) if `reference` is given, greater than 0,
+            for it is discounted: exp(-distance), say, which is the default.
+        gamma: discount of a step, in (0, 1].
+        max_steps: after that many, the next level is 0.
+        sigma_max, sigma_min: where it starts, and the level from which the next one is 0.
+        solver: a name in `costs.ORDERS`.
+        tries: samples from each noise, >= 2.
+        reference_steps: Heun steps of the fine solution, of which the default reward measures the distance.
+        scale: of that distance: a root mean square of so much has reward 1/e.
+        start: r = sigma_next / sigma of the policy at the start, in (0, 1).
+        width: of its network.
+    """
+
+    updates: Tensor
+
+    def __init__(
+        self,
+        reward: Callable[[Tensor, Label], Tensor] | None = None,
+        *,
+        gamma: float = 0.97,
+        max_steps: int = 40,
+        sigma_max: float = 80.0,
+        sigma_min: float = 0.002,
+        sigma_data: float = 0.5,
+        solver: str = "euler",
+        tries: int = 4,
+        reference_steps: int = 64,
+        scale: float = 0.1,
+        start: float = 0.5,
+        width: int = 64,
+    ):
+        super().__init__()
+        if not 0 < gamma <= 1 or max_steps < 1 or tries < 2 or not 0 < start < 1:
+            raise ValueError(
+                "StepPolicy: need gamma in (0, 1], max_steps >= 1, tries >= 2 and start in (0, 1), "
+                f"got {gamma}, {max_steps}, {tries}, {start}"
+            )
+        if not 0 < sigma_min < sigma_max or not sigma_data > 0 or not scale > 0:
+            raise ValueError("StepPolicy: need 0 < sigma_min < sigma_max, sigma_data > 0 and scale > 0")
+        if solver not in ORDERS:
+            raise ValueError(f"StepPolicy: solver must be one of {', '.join(ORDERS)}, got {solver!r}")
+        self.reward, self.gamma, self.max_steps, self.tries = reward, gamma, max_steps, tries
+        self.sigma_max, self.sigma_min, self.sigma_data = float(sigma_max), float(sigma_min), float(sigma_data)
+        self.solver, self.reference_steps, self.scale = solver, reference_steps, scale
+        last = nn.Linear(width, 3)
+        nn.init.zeros_(last.weight)
+        with torch.no_grad():  # a Beta whose mode is `start`, and a chance of 1 in 100 to stop
+            last.bias.copy_(torch.tensor([math.log(20 * start), math.log(20 * (1 - start)), -math.log(99)]))
+        self.net = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        model: Model,
+        noise: Float[Tensor, "b *s"],
+        chance: Chance = None,
+        label: Label = None,
+    ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
+        """A loss per noise, and (B,) means over its tries: return, reward, steps.
+
+        Args:
+            model: callable (x, sigma (B,), label) -> x0.
+            noise: standard normal.
+            chance: where the choices come from; a generator for each try, one noise's together (see `chance`), makes them
+                independent of the batch.
+            label: classes, or None.
+        """
+        n = self.tries
+        target = self.fine(model, noise, label) if self.reward is None else None
+        many, labels, targets = (None if t is None else t.repeat_interleave(n, 0) for t in (noise, label, target))
+        assert many is not None
+        spent = self.sample(model, many, labels, chance=chance, explore=True)
+        with torch.no_grad():
+            reward = self.rewarded(spent.x, labels, targets)
+            gain = reward * self.gamma ** spent.steps.to(reward.dtype)
+            group = gain.reshape(-1, n)
+            baseline = (group.sum(1, keepdim=True) - group) / (n - 1)
+            advantage = ((group - baseline) / group.std().clamp(min=1e-6)).flatten()
+        loss = -(advantage.to(spent.log_pi.dtype) * spent.log_pi).reshape(-1, n).mean(1)
+        seen = {"return": gain, "reward": reward, "steps": spent.steps.double()}
+        return loss, {name: value.double().reshape(-1, n).mean(1) for name, value in seen.items()}
+
+    def sample(
+        self,
+        model: Model,
+        noise: Float[Tensor, "b *s"],
+        label: Label = None,
+        *,
+        chance: Chance = None,
+        explore: bool = False,
+    ) -> Spent:
+        """Draw a sample from each noise; every one stops by itself.
+
+        Args:
+            model: callable (x, sigma (B,), label) -> x0.
+            noise: standard normal.
+            label: classes, or None.
+            chance: where the choices come from, if `explore`.
+            explore: draw the choices; otherwise their modes are taken.
+        """
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return model(x, sigma, label)
+
+        x = self.sigma_max * noise
+        sigma = torch.full((len(x),), self.sigma_max, dtype=torch.float64, device=x.device)
+        log_pi, steps = sigma.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        levels, past = [sigma], None
+        for k in range(self.max_steps):
+            going = sigma > 0
+            if not going.any():
+                break
+            asked = torch.where(going, sigma, self.sigma_min)  # the finished compute along, and change nothing
+            with torch.no_grad():
+                D = denoise(x, asked.to(x.dtype))
+                features = self._features(x, D, asked)
+            r, stops, log_p = self._choose(features, explore, chance)
+            last = stops | (asked * r <= self.sigma_min) | (k == self.max_steps - 1)
+            ahead = torch.where(last, 0.0, asked * r)
+            with torch.no_grad():
+                moved = step(denoise, x, asked, ahead, self.solver, past=past, denoised=D)
+                past = Past(asked, x, D)
+                x = torch.where(going.reshape(-1, *[1] * (x.ndim - 1)), moved, x)
+            forced = k == self.max_steps - 1
+            log_pi = log_pi + torch.where(going & (not forced), log_p, 0.0)
+            steps = steps + going
+            sigma = torch.where(going, ahead, 0.0)
+            levels.append(sigma)
+        return Spent(x, steps, torch.stack(levels, 1), log_pi)
+
+    @torch.no_grad()
+    def learn(self, details: dict[str, Tensor]) -> None:
+        """After the optimiser's step: counts it. What a policy without a critic knows is all in its weights."""
+        self.updates += 1
+
+    def chance(self, seed: int, positions: rng.Positions) -> list[torch.Generator]:
+        """The choices of noises by number, `tries` for each: a function of (seed, number)."""
+        numbers = [self.tries * int(p) + i for p in positions for i in range(self.tries)]
+        return [torch.Generator().manual_seed(int(key >> np.uint64(1))) for key in rng.keys(seed, "action", numbers)]
+
+    def summary(self, details: dict[str, Tensor]) -> dict[str, float]:
+        """Of a batch, for the record."""
+        return {name: float(value.mean()) for name, value in details.items()}
+
+    def fine(self, model: Model, noise: Float[Tensor, "b *s"], label: Label = None) -> Float[Tensor, "b *s"]:
+        """Where a fine solution from each noise ends."""
+        with torch.no_grad():
+            start = torch.full((len(noise),), self.sigma_max, dtype=torch.float64, device=noise.device)
+            x, end = self.sigma_max * noise, torch.zeros_like(start)
+            return reference(lambda x, sigma: model(x, sigma, label), x, start, end, self.reference_steps)
+
+    def rewarded(self, x: Tensor, label: Label, target: Tensor | None) -> Float[Tensor, " b"]:
+        """R of pictures."""
+        if self.reward is not None:
+            return self.reward(x, label).double()
+        assert target is not None
+        distance = (x - target).flatten(1).square().mean(1).sqrt().double()
+        return torch.exp(-distance / self.scale)
+
+    def _choose(self, features: Tensor, explore: bool, chance: Chance) -> tuple[Tensor, Bool[Tensor, " b"], Tensor]:
+        """r, whether to stop, and the log-probability of both; of r only where it matters."""
+        a, b, stop = self.net(features).double().unbind(1)
+        alpha, beta = 1 + a.clamp(max=8).exp(), 1 + b.clamp(max=8).exp()
+        if not explore:
+            mode = (alpha - 1) / (alpha + beta - 2)
+            return mode.clamp(SHORTEST, 1 - SHORTEST).detach(), stop.detach() > 0, torch.zeros_like(a)
+        with torch.no_grad():
+            r, u = _draw(alpha, beta, chance)
+            r, stops = r.clamp(SHORTEST, 1 - SHORTEST), u < stop.sigmoid()
+        log_stop = torch.nn.functional.logsigmoid(torch.where(stops, stop, -stop))
+        log_p = log_stop + torch.where(stops, 0.0, Beta(alpha, beta, validate_args=False).log_prob(r))
+        return r, stops, log_p
+
+    def _features(self, x: Tensor, D: Tensor, sigma: Tensor) -> Tensor:
+        """ln sigma, and sizes of x, the flow F and D against those of Gaussian data: known without another call."""
+        spread = (sigma**2 + self.sigma_data**2).sqrt()
+        rms = [tensor.double().flatten(1).square().mean(1).sqrt().clamp(min=1e-12) for tensor in (x, D - x, D)]
+        log_sigma = (sigma / self.sigma_data).log()
+        flow = (rms[1] / sigma * spread / sigma).log()
+        kept = (rms[2] * spread / self.sigma_data**2).clamp(min=1e-3).log()
+        parts = [log_sigma / 3, log_sigma.tanh(), (rms[0] / spread).log(), flow.clamp(-4, 4), kept.clamp(-4, 4)]
+        return torch.stack(parts, 1).to(next(self.parameters()).dtype)
+
+
+def _draw(alpha: Tensor, beta: Tensor, chance: Chance) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """A Beta variable, as X / (X + Y) of two Gamma ones (torch's own sampler of Beta takes no generator), and a uniform one."""
+    shape = torch.stack([alpha, beta]).cpu()
+    if isinstance(chance, Sequence):
+        gammas = torch.stack(
+            [torch._standard_gamma(one, generator=g) for one, g in zip(shape.T, chance, strict=True)], 1
+        )
+        u = torch.stack([torch.rand((), dtype=shape.dtype, generator=g) for g in chance])
+    else:
+        gammas = torch._standard_gamma(shape, generator=chance)
+        u = torch.rand(shape.shape[1], dtype=shape.dtype, generator=chance)
+    return (gammas[0] / gammas.sum(0).clamp(min=1e-30)).to(alpha.device), u.to(alpha.device)
