@@ -22,8 +22,18 @@ from .checkpoints import sha256
 from .denoiser import Denoiser
 from .edm_pickle import load_edm_pickle
 from .errors import UserError
+from .schedule_file import load_schedule, save_schedule
 
-__all__ = ["keep_levels", "load_denoiser", "load_edm_pickle", "load_weights", "read_record", "save_denoiser"]
+__all__ = [
+    "keep_levels",
+    "load_denoiser",
+    "load_edm_pickle",
+    "load_schedule",
+    "load_weights",
+    "read_record",
+    "save_denoiser",
+    "save_schedule",
+]
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
