@@ -17,6 +17,7 @@ MATHEMATICS = (
     "old_policy",
     "oracle",
     "precision",
+    "rewards",
     "ranking",
     "rng",
     "rollouts",

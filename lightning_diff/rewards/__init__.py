@@ -1,0 +1,30 @@
+"""Rewards: what post-training makes more of.
+
+A reward is any callable
+
+    reward(images (B, C, H, W) in [-1, 1], label (B,)) -> (B,)      larger is better
+
+so that a function of yours is one. It is called without gradients. `scored` calls one and checks what it says. Those here need no
+download, but for `ClipReward`.
+"""
+
+from .classes import ClassLogProbability, ReferenceDistance
+from .clip import ClipReward
+from .pictures import Brightness, Ink, JPEGCompressibility, Sharpness, Symmetry
+from .protocol import Reward, name_of, scored
+from .weighted import WeightedSum
+
+__all__ = [
+    "Brightness",
+    "ClassLogProbability",
+    "ClipReward",
+    "Ink",
+    "JPEGCompressibility",
+    "ReferenceDistance",
+    "Reward",
+    "Sharpness",
+    "Symmetry",
+    "WeightedSum",
+    "name_of",
+    "scored",
+]

@@ -1,0 +1,66 @@
+"""The adapter with a tiny CLIP of random weights, made here."""
+
+import sys
+
+import pytest
+import torch
+
+from lightning_diff.errors import UserError
+from lightning_diff.rewards import ClipReward, scored
+
+
+@pytest.fixture(scope="module")
+def clip():
+    transformers = pytest.importorskip("transformers")
+    common = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    configuration = transformers.CLIPConfig(
+        text_config={**common, "vocab_size": 50, "max_position_embeddings": 8, "eos_token_id": 49, "bos_token_id": 48},
+        vision_config={**common, "image_size": 16, "patch_size": 4},
+        projection_dim=8,
+    )
+    return transformers.CLIPModel(configuration).eval()
+
+
+@pytest.fixture
+def tokens():
+    return {"input_ids": torch.tensor([[48, 3, 4, 49], [48, 5, 49, 49], [48, 9, 7, 49]])}
+
+
+@torch.no_grad()
+def test_it_is_the_scaled_cosine_that_the_model_itself_gives(clip, tokens):
+    images, label = torch.rand(5, 3, 16, 16) * 2 - 1, torch.tensor([0, 2, 1, 1, 0])
+    reward = ClipReward(clip, tokens)
+    pixels = ((images + 1) / 2 - reward.mean) / reward.std
+    expected = clip(pixel_values=pixels, **tokens).logits_per_image[torch.arange(5), label]
+    assert torch.allclose(scored(reward, images, label), expected, atol=1e-4)
+    assert torch.allclose(
+        ClipReward(clip, tokens, scale=1.0)(images, label) * clip.logit_scale.exp(), expected, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_grey_pictures_of_any_size_are_taken(clip, tokens):
+    reward = ClipReward(clip, tokens)
+    small = torch.rand(3, 1, 8, 8) * 2 - 1
+    values = scored(reward, small, torch.arange(3))
+    assert torch.allclose(scored(reward, small.expand(-1, 3, -1, -1), torch.arange(3)), values)
+    with pytest.raises(ValueError, match=r"3 prompts, for labels 0\.\.2"):
+        reward(small, torch.tensor([0, 1, 3]))
+
+
+def test_a_model_given_itself_needs_tokens(clip):
+    with pytest.raises(ValueError, match="needs its tokens"):
+        ClipReward(clip, ["a zero"])
+
+
+def test_without_transformers_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'lightning_diff\[transformers\]'"):
+        ClipReward("some/model", ["a zero"])
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    pytest.importorskip("transformers")
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be loaded"):
+        ClipReward(str(tmp_path), ["a zero"])
