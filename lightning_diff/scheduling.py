@@ -90,7 +90,7 @@ def _found(
         return measured.grid(steps), {"seconds": round(seconds, 3), "calls": float(calls)}
     start, n = time.perf_counter(), problem.protocol["trajectories"]
     if method == "art_rl":
-        return _learned(home, steps, solver)
+        return _learned(home, steps, solver, problem)
     sigmas = METHODS[method](
         problem.model,
         problem.noise(0, n),
@@ -195,12 +195,11 @@ def _kept(path: Path, wanted: Schedule, steps: int) -> Schedule | None:
     return found if same and found.steps == steps else None
 
 
-def _learned(home: Path, steps: int, solver: str) -> tuple[Float64[Tensor, " nodes"], dict[str, float]]:
-    """By ART-RL, which trains by a recipe of its own."""
-    try:
-        module = import_module(".modules.schedule", __package__)  # which imports Lightning: 4 s
-    except ModuleNotFoundError:
-        raise UserError("--method: art_rl is trained from a recipe, which is not here; take art_solver") from None
-    sigmas, record = module.learn_schedule(home, steps, solver)
-    costs = record.get("costs", {})
-    return sigmas, {name: float(costs[name]) for name in ("seconds", "calls") if name in costs}
+def _learned(
+    home: Path, steps: int, solver: str, problem: _Problem
+) -> tuple[Float64[Tensor, " nodes"], dict[str, float]]:
+    """By ART-RL, in a run of its own beside the others' files."""
+    module = import_module(".modules.schedule", __package__)  # which imports Lightning: 4 s
+    guidance = f"model.guidance={problem.guidance}"
+    sigmas, record = module.learn_schedule(home, steps, solver, seed=problem.protocol["seed"], overrides=[guidance])
+    return sigmas, {name: float(record["costs"][name]) for name in ("seconds", "calls") if name in record["costs"]}

@@ -122,6 +122,22 @@ def test_a_grid_of_another_model_is_used_with_a_warning(run):
         assert cli.main(["sample", "two", "--schedule", "one", "--n", "2"]) == 0
 
 
+def test_art_rl_is_the_modules(run, monkeypatch):
+    from lightning_diff.modules import schedule
+
+    asked = []
+
+    def learn(*arguments, **options):
+        asked.append((arguments, options))
+        return torch.tensor([80.0, 3.0, 0.0], dtype=torch.float64), {"costs": {"seconds": 2.0, "calls": 5}}
+
+    monkeypatch.setattr(schedule, "learn_schedule", learn)
+    found = find("--method", "art_rl", "--steps", "2", "--guidance", "1.5")
+    assert find("--method", "art_rl", "--steps", "2", "--guidance", "1.5") == found
+    assert asked == [((run, 2, "heun"), {"seed": 0, "overrides": ["model.guidance=1.5"]})]
+    assert (found.sigmas, found.costs) == ([80.0, 3.0, 0.0], {"seconds": 2.0, "calls": 5.0})
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
