@@ -18,10 +18,12 @@ E2M1_MAX, E4M3_MAX, E4M3_TINY, INT8_MAX = 6.0, 448.0, 2.0**-6, 127.0
 
 def e2m1_round(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """The nearest E2M1 value; beyond ±6, ±6."""
-    x = x.clamp(-E2M1_MAX, E2M1_MAX)
-    size = x.abs()
-    step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0)).to(x.dtype)
-    return (x / step).round() * step
+    wide = x.float().clamp(-E2M1_MAX, E2M1_MAX)
+    power = (wide.view(torch.int32) & 0x7F800000).view(
+        torch.float32
+    )  # of two, at or below |x|: the exponent's bits alone
+    step = power.clamp_(1, 4).mul_(0.5)
+    return (wide / step).round_().mul_(step).to(x.dtype)
 
 
 def e4m3_round(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
