@@ -2,9 +2,9 @@
 
     python benchmarks/schedules_mixture.py [--solvers heun euler] [--iterations 100]
 
-Weights .3, .4, .3, means -1, .2, 1, standard deviations .1, .05, .2, the exact denoiser, sigma from 80, in float64. In one dimension W2
-is the root mean squared distance of the sorted samples from the quantiles; the 4000 starts are the quantiles of the normal law. Grids
-are learned from 256 other trajectories. About a minute of a core for each solver.
+Weights .3, .4, .3, means -1, .2, 1, standard deviations .1, .05, .2, the exact denoiser, sigma from 80, in float64. In one
+dimension W2 is the root mean squared distance of the sorted samples from the quantiles; the 4000 starts are the quantiles of the
+normal law. Grids are learned from 256 other trajectories. A few minutes of a core for each solver.
 """
 
 import argparse
