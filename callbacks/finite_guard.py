@@ -82,7 +82,7 @@ class FiniteGuard(Callback):
         # A finite loss can have a gradient that is not: the next loss would show it, too late for this checkpoint.
         weights = pl_module.named_parameters()
         bad = next((name for name, weight in weights if not bool(local_tensor(weight).isfinite().all())), None)
-        if is_sharded(pl_module.denoiser.net):  # each process looked at its own rows; all stop together
+        if any(map(is_sharded, pl_module.modules())):  # each process looked at its own rows; all stop together
             good = trainer.strategy.reduce_boolean_decision(bad is None, all=True)
             bad = bad if good else bad or "a weight on another process"
         if bad is not None:

@@ -1,11 +1,6 @@
 """What every training module shares: one denoiser, trained by one optimiser on the position-addressed stream."""
 
-import inspect
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from .. import rng, sharding
@@ -15,11 +10,12 @@ from ..learning_rate import LearningRate
 from ..noise import LogNormal, NoiseLaw, sigma_to_log_snr
 from ..processes import from_all
 from ..weighting import Uniform
+from .counted import CountedModule, Optimizer
 
-Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+__all__ = ["Optimizer", "TrainingModule"]
 
 
-class TrainingModule(LightningModule):
+class TrainingModule(CountedModule):
     """A denoiser, a law of noise levels, weights over them, one optimiser; counted in images.
 
     One optimiser step consumes one global batch. What learns from the losses (a weighting, a noise law) is updated once for each
@@ -51,22 +47,19 @@ class TrainingModule(LightningModule):
         compile: bool,
         channels_last: bool,
     ):
-        super().__init__()
+        super().__init__(optimizer=optimizer, learning_rate=learning_rate)
         if (classes := getattr(denoiser.net, "num_classes", num_classes)) not in (0, num_classes):
             raise ValueError(f"{type(self).__name__}: the network has {classes} classes, the data have {num_classes}")
         self.denoiser = denoiser
         self.noise = noise if noise is not None else LogNormal()
         self.weighting = weighting if weighting is not None else Uniform()
-        self.make_optimizer, self.learning_rate = optimizer, learning_rate
         self.num_classes, self.compile_net = num_classes, compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.images_seen = 0  # by finished optimiser steps, over all processes
-        self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
         self._losses: list[tuple[Tensor, ...]] = []  # (position, log_snr, loss, weight) of the step under way
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.seed, self.batch_size = data.seed, data.batch_size
         shape = tuple(getattr(self.denoiser.net, "shape", data.data.shape))
         if shape != data.data.shape:
             raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.data.shape}")
@@ -129,42 +122,6 @@ class TrainingModule(LightningModule):
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(key)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        try:
-            optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"model.optimizer: {str(error).splitlines()[0]}") from error
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        takes = {"initial_lr", *inspect.signature(type(optimizer)).parameters}
-        self._options = [{name: group[name] for name in takes & group.keys()} for group in optimizer.param_groups]
-        return optimizer
-
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        factor = self.learning_rate(self.images_seen + self.batch_size)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.images_seen += self.batch_size  # here, because callbacks' on_train_batch_end comes before the module's
-        self._learn()
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """As Lightning does it, except that the norm is kept for whoever reports it."""
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-                scaler.unscale_(optimizer)  # fp16: left to fused optimisers' own step, which is too late for the norm
-            # The optimiser's own list: walking the modules for it costs a quarter of a millisecond.
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self.grad_norm = sharding.clip_grad_norm_(parameters, gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
     def _learn(self) -> None:
         """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them."""
         if not self._losses:
@@ -178,39 +135,3 @@ class TrainingModule(LightningModule):
             update(log_snr, loss)
         if hasattr(self.noise, "update"):
             self.noise.update(log_snr, loss, weight)
-
-    def on_train_start(self) -> None:
-        for optimizer in self.trainer.optimizers:
-            if any(missing := optimizer.defaults.keys() - group.keys() for group in optimizer.param_groups):
-                raise UserError(
-                    f"model.optimizer: the checkpoint's state is of another optimiser, without {', '.join(sorted(missing))}; "
-                    "go on with that one, or give this training another name"
-                )
-            # A checkpoint's options came with its state; the recipe's stand. What else an optimiser keeps in its groups is state.
-            for group, options in zip(optimizer.param_groups, self._options, strict=True):
-                group.update(options)
-        starts = from_all(torch.tensor([[self.trainer.global_step, self.images_seen]], device=self.device))
-        if len(starts.unique(dim=0)) > 1:
-            raise UserError(
-                "the processes found different checkpoints to start from; does each see the whole run folder?"
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["images_seen"] = self.images_seen
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images_seen = checkpoint["images_seen"]
-        _refuse_other_network(self.state_dict(), checkpoint["state_dict"])
-        # Lightning counts micro-batches; with another number of them per step its count must still mark the start of a step.
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        shift = checkpoint["global_step"] * self.trainer.accumulate_grad_batches - progress["ready"]
-        progress.update({name: progress[name] + shift for name in ("ready", "started", "processed", "completed")})
-
-
-def _refuse_other_network(own: dict[str, Any], stored: dict[str, Any]) -> None:
-    """One sentence instead of a page of tensor names."""
-    for name in [*own, *stored]:
-        here, there = (getattr(state.get(name), "shape", None) for state in (own, stored))
-        if (name in own) != (name in stored) or here != there:
-            has = [f"{name} {tuple(shape)}" if shape is not None else f"no {name}" for shape in (there, here)]
-            raise UserError(f"the checkpoint is of another network: it has {has[0]}, this one {has[1]}")
