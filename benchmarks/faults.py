@@ -4,8 +4,9 @@
     python benchmarks/faults.py --steps 24 --at "step 9" "saving 20" ending
     python benchmarks/faults.py --steps 12 --operations
 
-For each variant of one small training, EDM's and one that distils a consistency model: one uninterrupted run, then `--runs` runs
-that share `--kills` SIGKILLs. The moment of each is uniform over the time that the run has still to go, start and end included.
+For each variant of one small training, EDM's, one that distils a consistency model, one that learns a schedule: one uninterrupted
+run, then `--runs` runs that share `--kills` SIGKILLs. The moment of each is uniform over the time that the run has still to go,
+start and end included.
 `--at` kills one run at these places instead, `--operations` a run before each operation on files in turn: opening one to write,
 renaming, deleting, making a folder.
 
@@ -72,6 +73,14 @@ VARIANTS = {
     ],
     "ConsistencyModule": [
         "model={_target_: lightning_diff.ConsistencyModule, teacher: ../teacher, warmup: 4000, net: {dropout: 0.1}}"
+    ],
+    "ScheduleModule": [
+        "model={_target_: lightning_diff.ScheduleModule, model: ../teacher}",
+        "model.learner={_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 32}",
+        "model.learner.game={_target_: lightning_diff.schedules.rewards.EndPoint, solver: euler, substeps: 3}",
+        "data={_target_: lightning_diff.data.Noise, model: ../teacher, batch_size: 32}",
+        "callbacks=[{_target_: faults.Witness}, {_target_: lightning_diff.callbacks.learned_grid.LearnedGrid, every: 320}, "
+        "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 160, every_minutes: null, keep: 2}]",
     ],
 }
 BOTH = "both"  # at once, for a short test

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from .artifacts import load_denoiser, save_denoiser
     from .denoiser import Denoiser
     from .errors import UserError
-    from .modules import AlignmentModule, ConsistencyModule, DiffusionModule, TrainingData
+    from .modules import AlignmentModule, ConsistencyModule, DiffusionModule, ScheduleModule, TrainingData
 
 _HOME = {
     "AlignmentModule": "modules",
     "ConsistencyModule": "modules",
     "Denoiser": "denoiser",
     "DiffusionModule": "modules",
+    "ScheduleModule": "modules",
     "TrainingData": "modules",
     "UserError": "errors",
     "load_denoiser": "artifacts",
@@ -28,6 +29,7 @@ __all__ = [
     "ConsistencyModule",
     "Denoiser",
     "DiffusionModule",
+    "ScheduleModule",
     "TrainingData",
     "UserError",
     "load_denoiser",

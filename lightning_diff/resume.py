@@ -22,6 +22,8 @@ HARMLESS = (
     "data.workers",
     "model.compile",
     "model.teacher",  # its weights' hash is compared
+    "model.model",  # as is this one's
+    "data.model",
     "model.model",  # likewise
     "model.channels_last",
     "model.net.checkpointing",

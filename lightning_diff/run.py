@@ -106,7 +106,7 @@ def _train(
         raise UserError(f"{error.filename or folder}: {error.strerror}; make room, and {goes_on}") from error
     if trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
-        _say(f"{folder}: done; model.safetensors, metrics.csv and pictures are there")
+        _say(f"{folder}: done; {module.product}, metrics.csv and pictures are there")
     trainer.strategy.barrier()  # the next recipe may need what the first process has just written
 
 

@@ -6,6 +6,7 @@ from .hugging_face import HuggingFace
 from .image_set import Examples, ImageSet
 from .images import Images
 from .map_dataset import MapDataset
+from .noise import Noise
 from .photo_patches import PhotoPatches
 from .source import Data
 from .stream import Positions, Stream, loader
@@ -20,6 +21,7 @@ __all__ = [
     "ImageSet",
     "Images",
     "MapDataset",
+    "Noise",
     "PhotoPatches",
     "Positions",
     "Stream",

@@ -62,6 +62,7 @@ class StepPolicy(nn.Module):
     """
 
     updates: Tensor
+    unit: Tensor
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class StepPolicy(nn.Module):
             last.bias.copy_(torch.tensor([math.log(20 * start), math.log(20 * (1 - start)), -math.log(99)]))
         self.net = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64))  # spread of one noise's returns, running
 
     def forward(
         self,
@@ -106,7 +108,8 @@ class StepPolicy(nn.Module):
         chance: Chance = None,
         label: Label = None,
     ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
-        """A loss per noise, and (B,) means over its tries: return, reward, steps.
+        """A loss per noise, and over its tries, (B,) each, the means of return, reward and steps and the
+        spread of returns.
 
         Args:
             model: callable (x, sigma (B,), label) -> x0.
@@ -125,10 +128,11 @@ class StepPolicy(nn.Module):
             gain = reward * self.gamma ** spent.steps.to(reward.dtype)
             group = gain.reshape(-1, n)
             baseline = (group.sum(1, keepdim=True) - group) / (n - 1)
-            advantage = ((group - baseline) / group.std().clamp(min=1e-6)).flatten()
+            advantage = ((group - baseline) / self.unit.clamp(min=1e-6)).flatten()
         loss = -(advantage.to(spent.log_pi.dtype) * spent.log_pi).reshape(-1, n).mean(1)
         seen = {"return": gain, "reward": reward, "steps": spent.steps.double()}
-        return loss, {name: value.double().reshape(-1, n).mean(1) for name, value in seen.items()}
+        details = {name: value.double().reshape(-1, n).mean(1) for name, value in seen.items()}
+        return loss, details | {"spread": group.double().std(1)}
 
     def sample(
         self,
@@ -180,8 +184,9 @@ class StepPolicy(nn.Module):
 
     @torch.no_grad()
     def learn(self, details: dict[str, Tensor]) -> None:
-        """After the optimiser's step: counts it. What a policy without a critic knows is all in its weights."""
+        """After the optimiser's step, from all noises of the batch: the unit of returns."""
         self.updates += 1
+        self.unit.lerp_(details["spread"].double().mean(), max(1 / int(self.updates), 0.05))
 
     def chance(self, seed: int, positions: rng.Positions) -> list[torch.Generator]:
         """The choices of noises by number, `tries` for each: a function of (seed, number)."""

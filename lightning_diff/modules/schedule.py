@@ -1,0 +1,241 @@
+"""Learning when to ask a trained model: a time grid, or a policy that spends steps, as a run like any other."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float64
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import recipe, rng
+from ..artifacts import load_denoiser, read_record
+from ..atomic import replacing
+from ..denoiser import Denoiser
+from ..errors import UserError
+from ..guidance import guided
+from ..learning_rate import Constant, LearningRate
+from ..noise import sigma_to_log_snr
+from ..processes import from_all
+from ..schedule_file import Schedule, load_schedule, save_schedule
+from ..schedules.actor_critic import ActorCritic
+from ..schedules.step_policy import StepPolicy
+from ..schedules.stick_breaking import StickBreaking
+from ..sharding import ShardedStrategy
+from . import starting
+from .counted import CountedModule, Optimizer
+
+AVERAGING = ("EMA", "Evaluate", "NoiseLevels", "SampleGrid", "Tangents")  # callbacks that watch a denoiser in training
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """What learns; a module whose state is all that it knows (see `schedules.StickBreaking`).
+
+    Calling it with (model, noise, chance, label) returns a loss per trajectory and details for `learn`.
+    """
+
+    sigma_max: float
+
+    def chance(self, seed: int, positions: rng.Positions) -> Any: ...
+    def learn(self, details: dict[str, Tensor]) -> None: ...
+    def summary(self, details: dict[str, Tensor]) -> dict[str, float]: ...
+
+
+class ScheduleModule(CountedModule):
+    """A trained denoiser, frozen, and a learner of time grids that plays with it.
+
+    The noise of trajectory number p is the training stream's, and with the learner's exploration a function of (seed, p). What it
+    learns from, beside the gradient, is each step's whole global batch in order of position. So a killed run goes on exactly, and
+    other numbers of processes learn the same up to the order of summation. The model is no part of the module: checkpoints name
+    it by its file's hash. The end leaves `schedule.json`, or for a `StepPolicy` its weights in `step_policy.safetensors`.
+
+    Args:
+        model: run folder or model file of the denoiser.
+        learner: default `StickBreaking(steps=18)` for the end point of Heun's method.
+        optimizer: default Adam at 1e-3.
+        learning_rate: factor on the optimiser's rate as a function of images (trajectories) seen; default constant.
+        guidance: scale that the model is used with; 1 is none.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        learner: nn.Module | None = None,
+        *,
+        optimizer: Optimizer = partial(torch.optim.Adam, lr=1e-3),  # noqa: B008 (immutable)
+        learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
+        guidance: float = 1.0,
+    ):
+        super().__init__(optimizer=optimizer, learning_rate=learning_rate)
+        learner = StickBreaking(steps=18) if learner is None else learner
+        if not isinstance(learner, Learner):
+            raise ValueError(
+                f"ScheduleModule: {type(learner).__name__} is no learner; take one from lightning_diff.schedules"
+            )
+        self.model_path, self.learner, self.guidance = Path(model), learner, guidance
+        self.product = "step_policy.safetensors" if isinstance(learner, StepPolicy) else "schedule.json"
+        self.calls = 0  # evaluations of the model by one sample, over all processes, in finished steps
+        self.summary: dict[str, float] = {}  # of the last step
+        self._model: tuple[Denoiser, ...] = ()  # in a tuple, out of sight of parameters(), state_dict() and train()
+        self._record: dict[str, Any] = {}
+        self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []  # of the step under way
+        self._calls = 0
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._record = starting.record(self.model_path, "model")
+        if self._record["kind"] == "consistency":
+            raise UserError(
+                f"model.model: {self.model_path} is a consistency model, whose levels evaluate --search finds"
+            )
+        data = self.trainer.datamodule.data  # type: ignore[attr-defined]
+        if tuple(self._record["shape"]) != tuple(data.shape):
+            raise UserError(f"model.model: the model is for {tuple(self._record['shape'])}, the data are {data.shape}")
+        if self.guidance != 1 and not self._record["num_classes"]:
+            raise UserError("model.guidance: this model has no classes to be guided by")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if type(callback).__name__ in AVERAGING:
+                raise UserError(
+                    f"callbacks: {type(callback).__name__} watches a denoiser that is trained; leave it out"
+                )
+        if not self._model:
+            self._model = (load_denoiser(self.model_path).requires_grad_(False),)
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            raise UserError("trainer.strategy: a learner of schedules is too small to be sharded; use ddp")
+
+    def on_fit_start(self) -> None:
+        for model in self._model:
+            model.to(self.device)
+
+    def prepare_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """On the CPU, before the batch moves: the exploration of each trajectory, by position."""
+        batch.pop("image", None)
+        if not self._record["num_classes"]:
+            batch.pop("label", None)
+        batch["chance"] = self.learner.chance(self.seed, batch["position"].tolist())
+        return batch
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        loss, details = self.learner(self._asked, batch["noise"], batch["chance"], batch.get("label"))
+        details = {name: value.detach() for name, value in details.items()}
+        self._seen.append((batch["position"], details))
+        start = torch.full_like(loss, self.learner.sigma_max)
+        return {
+            "loss": loss.mean(),
+            "per_sample_loss": loss.detach(),
+            "log_snr": sigma_to_log_snr(start, self._record["sigma_data"]),
+            "position": batch["position"],
+        }
+
+    def _asked(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        self._calls += len(x) * (1 if self.guidance == 1 else 2)
+        return guided(self._model[0], label, scale=self.guidance)(x, sigma)
+
+    def _learn(self) -> None:
+        if not self._seen:
+            return
+        positions, parts = zip(*self._seen, strict=True)
+        self._seen.clear()
+        order = from_all(torch.cat(positions)).argsort()
+        details = {name: from_all(torch.cat([part[name] for part in parts]))[order] for name in parts[0]}
+        self.learner.learn(details)
+        self.summary = self.learner.summary(details)
+        self.calls += self._calls * self.trainer.world_size
+        self._calls = 0
+
+    def grid(self, steps: int | None = None) -> Float64[Tensor, " nodes"] | None:
+        """The noise levels learned so far; None for a learner that leaves no grid."""
+        if isinstance(self.learner, ActorCritic | StickBreaking):
+            return self.learner.grid(steps)
+        return None
+
+    def on_train_end(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        folder = Path(self.trainer.default_root_dir)
+        if isinstance(self.learner, StepPolicy):
+            tensors = {name: value.detach().cpu().contiguous() for name, value in self.learner.state_dict().items()}
+            with replacing(folder / self.product) as temporary:
+                save_file(tensors, temporary)
+            return
+        save_schedule(folder, self.schedule())
+
+    def schedule(self) -> Schedule:
+        """The grid as it is kept."""
+        grid = self.grid()
+        assert grid is not None
+        game = getattr(self.learner, "game", None)
+        protocol = {"seed": self.seed, "trajectories": self.images_seen, "guidance": self.guidance}
+        protocol |= {"sigma_max": self.learner.sigma_max, "learner": type(self.learner).__name__}
+        if game is not None:
+            protocol["reward"] = type(game).__name__
+        costs = {"calls": float(self.calls)}
+        return Schedule(
+            grid.tolist(), "art_rl", getattr(game, "solver", "euler"), protocol, self._record["sha256"], costs
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["model"], checkpoint["calls"] = self._record["sha256"], self.calls
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.calls = checkpoint["calls"]
+        if checkpoint["model"] != self._record["sha256"]:
+            raise UserError(
+                f"the checkpoint is of a schedule for another model: its weights have the hash {checkpoint['model'][:12]}, "
+                f"those of {self.model_path} {self._record['sha256'][:12]}; put the old one back, or choose another name"
+            )
+
+
+def learn_schedule(
+    run_folder: Path | str, steps: int, solver: str = "heun", **options: Any
+) -> tuple[Float64[Tensor, " nodes"], dict[str, Any]]:
+    """A grid for a run's model, by a run of its own in RUN/schedules/; an interrupted one goes on.
+
+    Args:
+        run_folder: of the model.
+        steps, solver: what the grid is for: it is rewarded for where that solver ends in so many steps.
+        options: updates (default 300), batch_size (32), seed (0), overrides (recipe words, `key=value`).
+
+    Returns:
+        The grid (steps + 1,) and {"costs": {"seconds", "calls"}, "folder"}.
+    """
+    from ..run import train
+
+    home = Path(run_folder)
+    updates, batch = options.pop("updates", 300), options.pop("batch_size", 32)
+    seed, overrides = options.pop("seed", 0), list(options.pop("overrides", ()))
+    if options:
+        raise TypeError(f"learn_schedule: unknown options {', '.join(sorted(options))}")
+    name = f"art_rl_{solver}_{steps}_run"
+    words = [
+        f"name={name}",
+        f"runs_dir={json.dumps(str(home / 'schedules'))}",
+        f"seed={seed}",
+        f"model.model={json.dumps(str(home))}",
+        f"data.model={json.dumps(str(home))}",
+        f"data.batch_size={batch}",
+        f"model.learner.steps={steps}",
+        f"model.learner.game.solver={solver}",
+        f"model.learning_rate.total={updates * batch}",
+        f"model.learning_rate.warmup={updates * batch // 30}",
+        f"trainer.max_steps={updates}",
+        *overrides,
+    ]
+    source = recipe.find("digits_art")
+    started = time.perf_counter()
+    train(recipe.load(source, words), source)
+    found = load_schedule(home / "schedules" / name)
+    if found.model != read_record(home)["sha256"]:
+        raise UserError(f"{home / 'schedules' / name}: is of another model; move it away")
+    return found.grid(), {
+        "costs": found.costs | {"seconds": round(time.perf_counter() - started, 3)},
+        "folder": home / "schedules" / name,
+    }

@@ -1,0 +1,113 @@
+"""Schedules as runs: what they leave, that killing and sharing change nothing, what they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_diff import recipe
+from lightning_diff.errors import UserError
+from lightning_diff.metrics_table import read
+from lightning_diff.modules.schedule import learn_schedule
+from lightning_diff.samplers import check_sigmas
+from lightning_diff.schedule_file import load_schedule
+
+GAME = "{_target_: lightning_diff.schedules.rewards.EndPoint, solver: heun, substeps: 4}"
+STICK = f"{{_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 8, game: {GAME}}}"
+PAPER = "{_target_: lightning_diff.schedules.ActorCritic, steps: 6, width: 8}"
+SPEND = "{_target_: lightning_diff.schedules.StepPolicy, max_steps: 5, width: 8, reference_steps: 4}"
+WATCH = "callbacks=[{_target_: lightning_diff.callbacks.learned_grid.LearnedGrid, every: 64}]"
+
+
+def model(learner=STICK, where="runs/model"):
+    return f"model={{_target_: lightning_diff.ScheduleModule, model: {where}, learner: {learner}}}"
+
+
+def words(learner=STICK, where="runs/model"):
+    return model(learner, where), f"data={{_target_: lightning_diff.data.Noise, model: {where}, batch_size: 16}}", WATCH
+
+
+@pytest.fixture
+def trained(train):
+    return train("model", "trainer.max_steps=30")
+
+
+@pytest.mark.parametrize("learner", [STICK, PAPER])
+def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train, learner):
+    folder = train("grid", *words(learner))
+    found = load_schedule(folder)
+    check_sigmas(found.grid())
+    assert found.model == json.loads((trained / "model.json").read_text())["sha256"]
+    assert (found.method, found.protocol["trajectories"]) == ("art_rl", 128)
+    assert found.costs["calls"] > 0
+    assert not (folder / "model.safetensors").exists()
+    assert {path.name for path in (folder / "samples").iterdir()} == {f"{n:012d}.png" for n in (64, 128)}
+    names = {row["metric"] for row in read(folder / "metrics.csv")}
+    assert {"schedule/cost", "schedule/lambda", "schedule/spread"} <= names
+    assert ("schedule/multiplier" in names) == (learner is PAPER)
+
+
+def test_a_policy_that_spends_steps_leaves_its_weights(trained, train):
+    folder = train("spend", *words(SPEND))
+    assert (folder / "step_policy.safetensors").stat().st_size > 0
+    assert "schedule/steps" in {row["metric"] for row in read(folder / "metrics.csv")}
+
+
+@pytest.mark.parametrize("learner", [STICK, PAPER, SPEND])
+def test_stopped_and_gone_on_it_is_the_same(trained, train, state, learner):
+    whole = state(train("whole", *words(learner)))
+    train("parts", *words(learner), "trainer.max_steps=3")
+    parts = state(train("parts", *words(learner)))
+    assert whole["state_dict"].keys() == parts["state_dict"].keys()
+    assert all(torch.equal(parts["state_dict"][name], value) for name, value in whole["state_dict"].items())
+    assert parts["calls"] == whole["calls"]
+    assert not any("denoiser" in name for name in whole["state_dict"])
+
+
+@pytest.mark.parametrize("learner", [STICK, SPEND])
+def test_accumulated_it_learns_the_same(trained, train, state, learner):
+    one = state(train("one", *words(learner)))
+    two = state(train("two", *words(learner), "trainer.accumulate_grad_batches=2"))
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_learn_what_one_does(trained, train, tmp_path):
+    one = load_schedule(train("one", *words()))
+    command = [sys.executable, "-m", "lightning_diff", "train", "one.yaml", *words(), "name=two", "trainer.devices=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    two = load_schedule(Path("runs/two"))
+    torch.testing.assert_close(two.grid(), one.grid(), rtol=1e-4, atol=1e-6)
+    assert two.costs == one.costs
+
+
+def test_going_on_with_another_model_is_refused_and_with_the_same_one_elsewhere_is_not(trained, train):
+    train("grid", *words(), "trainer.max_steps=3")
+    train("other", "trainer.max_steps=4")
+    with pytest.raises(UserError, match=r"schedule for another model: its weights have the hash \w{12}"):
+        train("grid", *words(where="runs/other"))
+    trained.rename("runs/moved")
+    train("grid", *words(where="runs/moved"))
+
+
+def test_what_does_not_fit_is_said(trained, train):
+    with pytest.raises(UserError, match="EMA watches a denoiser that is trained; leave it out"):
+        train("grid", *words()[:2], "callbacks=[{_target_: lightning_diff.callbacks.EMA}]")
+    with pytest.raises(UserError, match="MLP is no learner"):
+        train("grid", *words("{_target_: lightning_diff.nets.MLP, width: 8}"))
+    with pytest.raises(UserError, match=r"no such model"):
+        train("grid", *words(where="runs/nobody"))
+
+
+def test_a_grid_in_one_call_goes_on_where_it_was(trained):
+    options = {"updates": 4, "batch_size": 8, "overrides": ["model.learner.game.substeps=2", "trainer.accelerator=cpu"]}
+    grid, record = learn_schedule(trained, 3, "euler", **options)
+    assert len(grid) == 4
+    assert record["costs"]["calls"] > 0
+    assert recipe.read_yaml(record["folder"] / "recipe.yaml")["model"]["learner"]["game"]["solver"] == "euler"
+    again, _ = learn_schedule(trained, 3, "euler", **options)
+    assert torch.equal(grid, again)
