@@ -21,11 +21,11 @@ from torch import Tensor
 from . import rng
 from .generate import evaluating, generate
 from .objectives import Chain, sample_chain
+from .rewards import Reward, scored
 from .samplers import nfe
 from .sampling import Sampling, choose
 from .selection import Mode, pool_seeds, select
 
-Reward = Callable[..., Tensor]  # images (B, C, H, W) in [-1, 1], label (B,) or None -> (B,)
 Solver = Literal["euler", "heun", "dpmpp_2m"]
 Grid = Literal["karras", "uniform", "log_snr", "tangent"]
 
@@ -159,7 +159,8 @@ def draw(
 
     Args:
         denoiser: the policy.
-        reward: callable (images in [-1, 1], label) -> (B,); it is shown the images clipped.
+        reward: callable (images in [-1, 1], label) -> (B,); it is shown the images clipped, and label 0 where there are none. Of
+            a `rewards.WeightedSum` each part is standardised within the group.
         seeds: of the images.
         label: of the groups.
         plan: solver, grid, batch.
@@ -181,13 +182,10 @@ def draw(
     else:
         chain = _chains(denoiser, shape, numbers, labels, sampling, eta, **options)  # type: ignore[arg-type]
         images = chain.states[-1]
-    scores = [
-        _scored(reward, part, None if labels is None else labels[first : first + plan.batch], device)
-        for first, part in zip(range(0, len(images), plan.batch), images.split(plan.batch), strict=True)
-    ]
+    score = _scores(reward, images, labels, n, plan.batch, device)
     calls = sampling.steps if eta is not None else nfe(sampling.solver, sampling.sigmas)
     count = Count(phase, precision, len(images), calls * len(images), time.perf_counter() - start)
-    return Drawn(images.unflatten(0, (groups, n)), torch.cat(scores).unflatten(0, (groups, n)), chain, count)
+    return Drawn(images.unflatten(0, (groups, n)), score.unflatten(0, (groups, n)), chain, count)
 
 
 def rollout(
@@ -309,12 +307,23 @@ def _chains(
     return Chain(*(torch.cat(part, 1) for part in zip(*parts, strict=True)))
 
 
-def _scored(
-    reward: Reward, images: Tensor, label: Tensor | None, device: torch.device | str | None
-) -> Float[Tensor, " b"]:
-    score = reward(images.clamp(-1, 1).to(device), None if label is None else label.to(device))
-    if score.shape != images.shape[:1]:
-        raise ValueError(f"reward: expected one number for each of {len(images)} images, got {tuple(score.shape)}")
-    if not bool(score.isfinite().all()):
-        raise ValueError(f"reward: {int((~score.isfinite()).sum())} of {len(images)} images got none that is finite")
-    return score.detach().to("cpu", torch.float64)
+def _scores(
+    reward: Reward,
+    images: Float[Tensor, "n *s"],
+    label: Int64[Tensor, " n"] | None,
+    group: int,
+    batch: int,
+    device: torch.device | str | None,
+) -> Float[Tensor, " n"]:
+    """Rewards in float64, `batch` images at a time; a sum of several is formed in each group for itself."""
+    label = torch.zeros(len(images), dtype=torch.int64) if label is None else label
+    several = getattr(reward, "parts", None)
+    found = []
+    for some, asked in zip(images.split(batch), label.split(batch), strict=True):
+        shown = some.clamp(-1, 1).to(device), asked.to(device)
+        values = several(*shown) if several else {"": scored(reward, *shown)}
+        found.append({name: value.to("cpu", torch.float64) for name, value in values.items()})
+    parts = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+    if not several:
+        return parts[""]
+    return reward.combine(parts, torch.arange(len(images)) // group).double()  # type: ignore[attr-defined]

@@ -7,8 +7,10 @@ import torch
 
 from lightning_diff import ranking, rng
 from lightning_diff.denoiser import Denoiser
+from lightning_diff.errors import UserError
 from lightning_diff.generate import generate
 from lightning_diff.nets import UNet
+from lightning_diff.rewards import WeightedSum
 from lightning_diff.rollouts import Plan, added, joined, rollout
 from lightning_diff.selection import pool_seeds, prompt_labels, select
 
@@ -157,6 +159,14 @@ def test_what_each_phase_costs_is_counted(policy):
     assert added([*heun, *heun])[0].images == 64
 
 
+def test_a_sum_of_rewards_is_standardised_in_each_group_for_itself(policy):
+    both = WeightedSum({"ink": ink, "left": lambda images, label: images[..., :4].mean((1, 2, 3))}, {"left": 0.5})
+    got = rollout(policy, both, [0, 1], torch.tensor([1, 1]), PLAN, shape=SHAPE, seed=7)
+    assert torch.allclose(got.preview.mean(1), torch.zeros(2, dtype=torch.float64), atol=1e-6)
+    alone = rollout(policy, both, [1], torch.tensor([1]), PLAN, shape=SHAPE, seed=7)
+    assert torch.allclose(got.preview[1:], alone.preview, atol=1e-4)
+
+
 def test_the_stochastic_sampler_keeps_its_chains(policy):
     got = roll(policy, PLAN, eta=1.0)
     assert got.states.shape == (4, 4, 4, *SHAPE)
@@ -200,8 +210,11 @@ def test_bad_plans_and_rewards_are_refused(policy):
     with pytest.raises(ValueError, match=r"nothing is drawn twice"):
         Plan(preview_steps=None, precision="fp8")
     label = torch.zeros(1, dtype=torch.int64)
-    for bad, said in ((lambda i, y: i.mean(), "one number for each"), (lambda i, y: i.mean((1, 2, 3)) / 0, "finite")):
-        with pytest.raises(ValueError, match=said):
+    for bad, said in (
+        (lambda i, y: i.mean(), "one number for each"),
+        (lambda i, y: i.mean((1, 2, 3)) / 0, "must be finite"),
+    ):
+        with pytest.raises(UserError, match=said):
             rollout(policy, bad, [0], label, PLAN, shape=SHAPE, seed=7)
 
 

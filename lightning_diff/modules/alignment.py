@@ -20,7 +20,8 @@ from ..noise import sigma_to_log_snr
 from ..objectives import advantage_weighted_loss, nft_loss, policy_gradient_loss
 from ..objectives.nft import advantages, optimality
 from ..old_policy import OldPolicy, Ramp
-from ..rollouts import Plan, Reward, Rollout
+from ..rewards import Reward, WeightedSum, name_of
+from ..rollouts import Plan, Rollout
 from ..sharding import is_sharded
 from . import starting
 from .base import Optimizer, TrainingModule
@@ -50,7 +51,8 @@ class AlignmentModule(TrainingModule):
         model: run folder or model file to start from, which is also the reference; its averaged weights are what is there. A
             checkpoint names it by its file's hash; going on with another one is refused.
         net: the network; None for the model's.
-        reward: callable (images (B, C, H, W) in [-1, 1], label (B,) or None) -> (B,), or several, whose sum counts.
+        reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), or several, which count equally (see
+            `rewards.WeightedSum`, each standardised within the group).
         objective: "nft" (DiffusionNFT), "advantage_weighted" (AWM) or "policy_gradient" (DDPO and Flow-GRPO; what is kept is
             drawn with the stochastic sampler).
         options: further arguments of the objective: beta, kl (see `objectives`).
@@ -116,7 +118,7 @@ class AlignmentModule(TrainingModule):
         )
         self.model_path, self.objective, self.old_policy = Path(model), objective, old_policy
         self.spread, self.baseline, self.advantage_clip, self.eta = spread, baseline, advantage_clip, eta
-        self.reward = _hidden(reward)
+        self._reward = (_one(reward),)  # in a tuple, out of sight of parameters(), state_dict() and train()
         self.classes = range(num_classes) if classes is None else classes
         if any(not 0 <= label < num_classes for label in self.classes):
             raise ValueError(f"AlignmentModule: classes must lie in 0..{num_classes - 1}, got {list(self.classes)}")
@@ -181,9 +183,8 @@ class AlignmentModule(TrainingModule):
 
     def on_fit_start(self) -> None:
         (start,) = self._start
-        for reward in self.reward:
-            if isinstance(reward, nn.Module):
-                reward.to(self.device)
+        for network in _networks(self.reward):
+            network.to(self.device)
         self.policies = Policies(self.denoiser, start.to(self.device))
         self.roller = Roller(self, self.policies)
         if self._restored is not None:
@@ -201,6 +202,10 @@ class AlignmentModule(TrainingModule):
     # --- an epoch ---
 
     @property
+    def reward(self) -> Reward:
+        return self._reward[0]
+
+    @property
     def epoch_images(self) -> int:
         """Training examples of an epoch."""
         return self.plan.images * self.trained_levels
@@ -209,6 +214,11 @@ class AlignmentModule(TrainingModule):
     def rollout_epoch(self) -> int:
         """Number of the epoch that the next optimiser step belongs to."""
         return self.images_seen // self.epoch_images
+
+    @property
+    def evaluations_per_example(self) -> int:
+        """Of networks, in training: forwards, backwards (as two), and those of the old policy and the reference."""
+        return 3 + (self.objective != "policy_gradient") + bool(self.kl)
 
     def change_plan(self, **changes: Any) -> None:
         """Another pool, preview_steps, precision or selection from the next epoch on."""
@@ -247,10 +257,6 @@ class AlignmentModule(TrainingModule):
             "position": batch["position"],
             "kl": result.kl,
         }
-
-    def score(self, images: Tensor, label: Tensor | None) -> Tensor:
-        """(B,) the reward of images in [-1, 1]: the sum, where there are several."""
-        return torch.stack([reward(images, label) for reward in self.reward]).sum(0)
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """(G, M) advantages of the epoch's images."""
@@ -292,13 +298,17 @@ class AlignmentModule(TrainingModule):
         self._restored = restored
 
 
-def _hidden(reward: Reward | Sequence[Reward]) -> tuple[Reward, ...]:
-    """In a tuple, out of sight of parameters(), state_dict() and train(): a reward is no part of what is trained."""
-    rewards = tuple(reward) if isinstance(reward, Sequence) else (reward,)
-    for each in rewards:
-        if isinstance(each, nn.Module):
-            each.eval().requires_grad_(False)
-    return rewards
+def _one(reward: Reward | Sequence[Reward]) -> Reward:
+    """Several rewards as a sum. A network among them is no part of what is trained."""
+    if isinstance(reward, Sequence):
+        reward = WeightedSum({f"{name_of(each)} {i}": each for i, each in enumerate(reward)})
+    for network in _networks(reward):
+        network.eval().requires_grad_(False)
+    return reward
+
+
+def _networks(reward: Reward) -> list[nn.Module]:
+    return [each for each in (reward, *getattr(reward, "rewards", {}).values()) if isinstance(each, nn.Module)]
 
 
 def _objective(name: str, options: dict[str, Any]) -> tuple[Any, float]:

@@ -55,7 +55,7 @@ class Roller:
         with module.trainer.precision_plugin.forward_context():
             return rollout(
                 self.policies.sampler(),
-                module.score,
+                module.reward,
                 groups,
                 self.labels(groups),
                 plan,
@@ -117,7 +117,7 @@ class Roller:
             with module.trainer.precision_plugin.forward_context():
                 part = draw(
                     sampler,
-                    module.score,
+                    module.reward,
                     seeds,
                     label,
                     module.plan,

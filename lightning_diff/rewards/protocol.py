@@ -24,7 +24,7 @@ def name_of(reward: object) -> str:
 
 
 @torch.no_grad()
-def scored(reward: Reward, images: Float[Tensor, "b c h w"], label: Int64[Tensor, " b"]) -> Float32[Tensor, " b"]:
+def scored(reward: Reward, images: Float[Tensor, "b *s"], label: Int64[Tensor, " b"]) -> Float32[Tensor, " b"]:
     """The rewards of these images, checked, in float32.
 
     Args:

@@ -47,11 +47,11 @@ class WeightedSum:
     def name(self) -> str:
         return " + ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
 
-    def parts(self, images: Float[Tensor, "b c h w"], label: Int64[Tensor, " b"]) -> dict[str, Float32[Tensor, " b"]]:
+    def parts(self, images: Float[Tensor, "b *s"], label: Int64[Tensor, " b"]) -> dict[str, Float32[Tensor, " b"]]:
         """Every reward as it is, checked, by name: what to log."""
         return {name: scored(_Named(name, reward), images, label) for name, reward in self.rewards.items()}
 
-    def __call__(self, images: Float[Tensor, "b c h w"], label: Int64[Tensor, " b"]) -> Float32[Tensor, " b"]:
+    def __call__(self, images: Float[Tensor, "b *s"], label: Int64[Tensor, " b"]) -> Float32[Tensor, " b"]:
         return self.combine(self.parts(images, label), label)
 
     def combine(self, parts: Mapping[str, Float[Tensor, " b"]], label: Int64[Tensor, " b"]) -> Float32[Tensor, " b"]:

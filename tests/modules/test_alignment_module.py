@@ -182,12 +182,15 @@ def test_adapters_leave_as_plain_weights(align):
     assert load_denoiser(folder).kind == "denoiser"
 
 
-def test_several_rewards_count_by_their_sum(align, state):
-    one = state(align("one", "trainer.max_steps=1"))["alignment"]["rollout"]
+def test_several_rewards_count_equally_each_standardised_within_its_group(align, state):
     node = "{_target_: prizes.%s, _partial_: true}"
-    both = f"model.reward=[{node % 'right'}, {node % 'equal'}]"
-    two = state(align("two", both, "trainer.max_steps=1"))["alignment"]["rollout"]
-    assert torch.allclose(two["reward"], one["reward"] + 1)
+    one = state(align("one", "trainer.max_steps=1"))["alignment"]["rollout"]
+    both = state(align("both", f"model.reward=[{node % 'right'}, {node % 'equal'}]", "trainer.max_steps=1"))
+    preview = both["alignment"]["rollout"]["preview"]
+    expected = (one["preview"] - one["preview"].mean(1, keepdim=True)) / one["preview"].std(
+        1, correction=0, keepdim=True
+    )
+    assert torch.allclose(preview, expected, rtol=1e-3)
 
 
 def test_what_does_not_go_together_is_refused_in_a_sentence(align, train):
