@@ -5,10 +5,12 @@ from .evaluate import Protocol, Reference, Row, evaluate
 from .features import FeatureExtractor, Pixels, feature_extractor
 from .frechet import FrechetDistance, frechet_distance
 from .kernel import KernelDistance, kernel_distance
+from .logits import ClassLogits
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from .memorisation import Memorisation, memorised
 
 __all__ = [
+    "ClassLogits",
     "Classifier",
     "DensityCoverage",
     "FeatureExtractor",

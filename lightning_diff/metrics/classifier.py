@@ -86,7 +86,9 @@ def cache_folder() -> Path:
 
 # A validation loop may have inference mode on, gradients off or half precision: none may reach the training.
 @torch.inference_mode(False)
-def load_or_train(data: Data, task: Task, device: torch.device | str = "cpu", steps: int | None = None) -> Classifier:
+def load_or_train(
+    data: Data, task: Task, device: torch.device | str = "cpu", steps: int | None = None, seed: int = SEED
+) -> Classifier:
     """The network for this data and task, frozen: from the cache, or trained and cached.
 
     Training takes seconds for 8x8, minutes for 32x32. To be called on every process of a group: one trains, all get
@@ -97,19 +99,20 @@ def load_or_train(data: Data, task: Task, device: torch.device | str = "cpu", st
         task: what it is trained to tell: the label, or by how many quarter turns the image was rotated.
         device: where it trains and stays.
         steps: optimiser steps of 128 images; None for 400 up to 16x16, 1200 above.
+        seed: another one gives another network, which measures nothing but may judge what this one's rewards have made.
     """
     steps = steps or (400 if max(data.shape[1:]) <= 16 else 1200)
     with torch.random.fork_rng(devices=[]):  # initial weights take torch's global generator, which is the run's
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         net = Classifier(data.shape, data.train.num_classes if task == "classifier" else 4, task).to(device)
-    settings = (VERSION, task, data.fingerprint, data.shape, net, steps, SEED, BATCH, LEARNING_RATE, WEIGHT_DECAY)
+    settings = (VERSION, task, data.fingerprint, data.shape, net, steps, seed, BATCH, LEARNING_RATE, WEIGHT_DECAY)
     path = cache_folder() / f"{task}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}.safetensors"
 
     grouped = distributed.is_available() and distributed.is_initialized()
     if not grouped or distributed.get_rank() == 0:
         cached = _read(path)
         if cached is None:
-            train(net, data.train, steps)
+            train(net, data.train, steps, seed)
             _write(path, net)
         else:
             net.load_state_dict(cached)
@@ -120,11 +123,11 @@ def load_or_train(data: Data, task: Task, device: torch.device | str = "cpu", st
     return net.frozen()
 
 
-def train(net: Classifier, images: Examples, steps: int) -> None:
+def train(net: Classifier, images: Examples, steps: int, seed: int = SEED) -> None:
     """AdamW with a one-cycle learning rate, on images shifted by up to an eighth of their side: no other randomness.
 
     Shifts are the augmentation that suits digits and photographs alike; without any, held-out images lie further from
-    the training split than they should. The batch at step k is a function of (SEED, k); the global generators stay as
+    the training split than they should. The batch at step k is a function of (seed, k); the global generators stay as
     they are.
     """
     device = next(net.parameters()).device
@@ -133,7 +136,7 @@ def train(net: Classifier, images: Examples, steps: int) -> None:
     net.train()
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for step in tqdm(range(steps), desc=f"{net.name} features", unit="step", leave=False, disable=None):
-            x, target = _batch(net.name, images, np.arange(step * BATCH, (step + 1) * BATCH))
+            x, target = _batch(net.name, images, np.arange(step * BATCH, (step + 1) * BATCH), seed)
             loss = F.cross_entropy(net.logits(net(x.to(device))), target.to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -143,21 +146,21 @@ def train(net: Classifier, images: Examples, steps: int) -> None:
 
 
 def _batch(
-    task: str, images: Examples, positions: Int64[np.ndarray, " b"]
+    task: str, images: Examples, positions: Int64[np.ndarray, " b"], seed: int
 ) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]:
     """The examples at these positions of an endless sequence of shuffled epochs, shifted at random."""
     n = len(images)
-    epochs = {e: rng.permutation(SEED, "feature image", e, n) for e in np.unique(positions // n).tolist()}
+    epochs = {e: rng.permutation(seed, "feature image", e, n) for e in np.unique(positions // n).tolist()}
     index = np.array([epochs[p // n][p % n] for p in positions.tolist()])
     x = images.images(index)
     if task == "classifier":
         target = images.label(index)
     else:
-        target = torch.from_numpy((4 * rng.uniform(SEED, "feature turns", positions)).astype(np.int64))
+        target = torch.from_numpy((4 * rng.uniform(seed, "feature turns", positions)).astype(np.int64))
         x = torch.stack([image.rot90(int(turns), (1, 2)) for image, turns in zip(x, target, strict=True)])
     height, width = x.shape[2:]
-    rows = _shifted(height, rng.uniform(SEED, "feature shift down", positions))
-    columns = _shifted(width, rng.uniform(SEED, "feature shift right", positions))
+    rows = _shifted(height, rng.uniform(seed, "feature shift down", positions))
+    columns = _shifted(width, rng.uniform(seed, "feature shift right", positions))
     return x[torch.arange(len(x))[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2), target
 
 
