@@ -4,8 +4,10 @@ from .checkpoint import Checkpoint
 from .ema import EMA
 from .evaluate import Evaluate
 from .finite_guard import FiniteGuard
+from .mentor import Mentor
 from .noise_levels import NoiseLevels
 from .progress import Progress
+from .reward_report import RewardReport
 from .run_record import RunRecord
 from .sample_grid import SampleGrid
 from .tangents import Tangents
@@ -16,8 +18,10 @@ __all__ = [
     "Checkpoint",
     "Evaluate",
     "FiniteGuard",
+    "Mentor",
     "NoiseLevels",
     "Progress",
+    "RewardReport",
     "RunRecord",
     "SampleGrid",
     "Tangents",

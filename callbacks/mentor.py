@@ -1,0 +1,221 @@
+"""Watching the rollouts of a reward post-training, and steering them."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from lightning_diff import rng, steering
+from lightning_diff.errors import UserError
+from lightning_diff.processes import from_all
+from lightning_diff.ranking import chosen_ranks, mean_spearman
+from lightning_diff.rollouts import Count, added
+from lightning_diff.selection import select
+from lightning_diff.steering import Option, Worth
+
+from .cadence import refuse_nonpositive
+
+
+class Mentor(Callback):
+    """Log what each epoch drew and cost; now and then measure how well previews rank, and choose how to explore.
+
+    Every epoch, from its rollout and its training steps: rewards and their spread, diversity, the distance to the reference (a
+    reward that rises while diversity falls and the distance grows is being exploited, not earned), agreement of preview and final
+    reward among what is kept, evaluations, and seconds by phase (docs/metrics.md has the names).
+
+    Every `every` epochs the whole pools of the epoch's first `groups` groups are drawn in full, and beside that by every way to
+    explore that there is to choose from: `pools` x `preview_steps` x `precisions`, and without previews. The next epoch explores by
+    the one that gives the most information for its cost among those that rank at least as well as `threshold` (see `steering`). If
+    in any epoch the previews of what is kept agree less than that, the next one explores in full precision, and if it did already,
+    without previews, until measured again.
+
+    Nothing here looks at a clock to decide: what is chosen is a function of (recipe, seed), like everything that is trained.
+
+    Args:
+        every: epochs between measurements; None for never: then only the fallback steers.
+        groups: measured each time.
+        threshold: least Spearman correlation, in [-1, 1].
+        steer: whether to change anything; False only logs.
+        pools: sizes to choose from; None for the recipe's own and its half, down to what is kept.
+        preview_steps: to choose from; None for the recipe's own, one less and one more.
+        precisions: to choose from, "full" among them or not; None for the recipe's own and "full".
+        costs: cost of an evaluation in each precision, relative to full precision, as measured on this machine; 1 where left out,
+            which is what an emulated format is worth. A number of the recipe's, so that runs repeat.
+    """
+
+    def __init__(
+        self,
+        every: int | None = 20,
+        *,
+        groups: int = 4,
+        threshold: int | float = 0.7,
+        steer: bool = True,
+        pools: Sequence[int] | None = None,
+        preview_steps: Sequence[int] | None = None,
+        precisions: Sequence[str] | None = None,
+        costs: Mapping[str, int | float] | None = None,
+    ):
+        refuse_nonpositive("Mentor", every=every, groups=groups, **{f"costs.{k}": v for k, v in (costs or {}).items()})
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"Mentor: threshold must lie in [-1, 1], got {threshold}")
+        self.every, self.groups, self.threshold, self.steer = every, groups, threshold, steer
+        self.pools, self.preview_steps, self.precisions = pools, preview_steps, precisions
+        self.costs = dict(costs or {})
+        self.epoch = -1  # the last one watched
+        self.history: list[dict[str, Any]] = []  # what was chosen: epoch, pool, preview_steps, precision, agreement
+        self._window = torch.zeros(
+            1, 2, dtype=torch.float64
+        )  # of each process: sum of the distance to the reference, examples
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if not hasattr(pl_module, "rollout"):
+            raise UserError(f"Mentor: {type(pl_module).__name__} draws no rollouts; leave the callback out")
+        plan = pl_module.recipe_plan
+        if self.pools is None:
+            self.pools = sorted({max(plan.keep, plan.pool // 2), plan.pool})
+        if self.preview_steps is None:
+            own = plan.preview_steps or max(1, plan.steps // 2)
+            self.preview_steps = sorted({max(1, own - 1), own, min(plan.steps, own + 1)})
+        if self.precisions is None:
+            self.precisions = list(dict.fromkeys([plan.precision, "full"]))
+        if min(self.pools) < plan.regenerated:
+            raise UserError(
+                f"Mentor: pools: {min(self.pools)} seeds are fewer than the {plan.regenerated} drawn in full"
+            )
+        # The windows of as many processes as there were; with another number, the same total.
+        self._sums = self._window[trainer.global_rank :: trainer.world_size].sum(0).to(pl_module.device)
+        self._clock = time.perf_counter()
+
+    # --- an epoch ---
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        epoch = pl_module.rollout_epoch
+        if epoch == self.epoch:
+            return
+        self.epoch = epoch
+        values = self._watched(pl_module)
+        if self.every is not None and epoch % self.every == 0:
+            values |= self._measured(pl_module)
+        elif self.steer and values.get("rollout/agreement_kept", 1.0) < self.threshold:
+            self._choose(pl_module, steering.fallback(pl_module.plan), values["rollout/agreement_kept"])
+        self._log(trainer, pl_module, values)
+        self._clock = time.perf_counter()
+
+    def _watched(self, pl_module: Any) -> dict[str, float]:
+        drawn, plan = pl_module.rollout, pl_module.plan
+        explores = any(count.phase == "explore" for count in drawn.counts)
+        values = {
+            "reward/kept": float(drawn.reward.mean()),
+            "reward/kept_spread": steering.within(drawn.reward),
+            "reward/pool": float(drawn.preview.mean()),
+            "reward/pool_spread": steering.within(drawn.preview),
+            "rollout/diversity": steering.diversity(drawn.images),
+            "rollout/pool": drawn.seeds.shape[1],
+            "rollout/preview_steps": plan.preview_steps or plan.steps,
+        }
+        if explores:
+            values["rollout/agreement_kept"] = mean_spearman(drawn.preview.gather(1, drawn.selected), drawn.reward)
+        return values | _spent(drawn.counts)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        kl = outputs["kl"].double()
+        self._sums += torch.stack([kl.sum(), torch.full_like(kl[0], len(kl))])
+        is_last = pl_module.rollout is None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not is_last:
+            return
+        total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        self._sums.zero_()
+        values = {
+            "seconds/train": time.perf_counter() - self._clock,
+            "evaluations/train": pl_module.epoch_images * pl_module.evaluations_per_example,
+        }
+        if pl_module.kl:
+            values["train/kl"] = total / count
+        self._log(trainer, pl_module, values)
+
+    def _log(self, trainer: Trainer, pl_module: Any, values: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"images": pl_module.images_seen} | values, step=trainer.global_step)
+
+    # --- ranking ---
+
+    def _measured(self, pl_module: Any) -> dict[str, float]:
+        """Draw whole pools of a few groups by every way there is; steer by what comes out."""
+        assert self.pools is not None
+        assert self.preview_steps is not None
+        assert self.precisions is not None
+        plan, present_plan = pl_module.recipe_plan, pl_module.plan
+        first = pl_module.rollout_epoch * plan.prompts
+        groups = range(first, first + min(self.groups, plan.prompts))
+        keys = [rng.key(pl_module.seed, "select", group) for group in groups]
+        now = Option(present_plan.pool, present_plan.preview_steps, present_plan.precision)
+        options = list(steering.options(plan, self.pools, self.preview_steps, self.precisions))
+        options += [] if now in options else [now]
+        pool = max(option.pool for option in options)
+        measure = pl_module.roller.measure
+        images, true, count = measure(groups, pool, plan.steps, "full")
+        counts = [count]
+        previews: dict[tuple[int | None, str], torch.Tensor] = {(None, "full"): true}
+        for _, steps, precision in options:
+            if (steps, precision) not in previews:
+                _, previews[steps, precision], count = measure(groups, pool, steps, precision)
+                counts.append(count)
+        training = pl_module.trained_levels * pl_module.evaluations_per_example
+        found = [
+            steering.worth(plan, option, previews[option[1:]], true, keys, self.costs, training) for option in options
+        ]
+        present = next(each for each in found if each.option == now)
+        if self.steer:
+            chosen = steering.best(found, now, self.threshold)
+            if chosen.option != now:
+                self._choose(pl_module, chosen.option, chosen.agreement)
+        return self._described(present, present_plan, previews[now[1:]], true) | {
+            "reward/unselected": float(true.mean()),
+            "rollout/diversity_unselected": steering.diversity(images),
+            **_spent(added(counts)),
+        }
+
+    def _described(self, present: Worth, plan: Any, preview: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+        """How the present way to explore ranks: over the pool, and by the true ranks of what it would keep as best and worst."""
+        preview, true = preview[:, : plan.pool], true[:, : plan.pool]
+        half = plan.keep // 2
+        values = {"rollout/agreement": present.agreement, "rollout/worth": present.rate}
+        if half:
+            ranks = chosen_ranks(true, select(preview, half, "top"), select(-preview, half, "top"))
+            values |= {"rollout/rank_top": ranks.top, "rollout/rank_bottom": ranks.bottom}
+        return values
+
+    def _choose(self, pl_module: Any, option: Option, agreement: float) -> None:
+        pl_module.change_plan(**asdict(option.of(pl_module.recipe_plan)))
+        self.history.append({"epoch": self.epoch + 1, **option._asdict(), "agreement": agreement})
+        if pl_module.trainer.is_global_zero:
+            how = "without previews" if option.preview_steps is None else f"previews of {option.preview_steps} steps"
+            print(
+                f"mentor: from epoch {self.epoch + 1} on a pool of {option.pool}, {how}, {option.precision} precision "
+                f"(agreement {agreement:.2f})",
+                flush=True,
+            )
+
+    # --- checkpoints ---
+
+    def state_dict(self) -> dict[str, Any]:
+        window = from_all(self._sums[None]).cpu()
+        return {"epoch": self.epoch, "history": [dict(entry) for entry in self.history], "window": window}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epoch, self.history = state_dict["epoch"], [dict(entry) for entry in state_dict["history"]]
+        self._window = state_dict["window"]
+
+
+def _spent(counts: Iterable[Count]) -> dict[str, float]:
+    values: dict[str, float] = defaultdict(float)
+    for phase, precision, images, evaluations, seconds in counts:
+        values[f"seconds/{phase}"] += seconds
+        values[f"evaluations/{phase}/{precision}"] += evaluations
+        values[f"images/{phase}/{precision}"] += images
+    return dict(values)

@@ -1,0 +1,181 @@
+"""What a reward post-training came to: the reward of the same seeds before and after, and what it cost."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Callback, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_diff import metrics_table, pictures
+from lightning_diff.atomic import replacing
+from lightning_diff.errors import UserError
+from lightning_diff.generate import generate
+from lightning_diff.rewards import scored
+from lightning_diff.sampling import choose
+
+from .cadence import is_due, refuse_nonpositive
+from .ema import find as find_ema
+
+COSTS = ("seconds", "evaluations", "images")  # what `Mentor` logs by phase
+
+
+class RewardReport(Callback):
+    """Score the averaged weights on the same seeds, at the start, every so often and at the end; draw what came of it.
+
+    Logs reward/mean and reward/std, over n images that start from seeds that training never uses, by the recipe's sampler for full
+    precision with `steps`; of a `rewards.WeightedSum` each part by its name. At the end writes `before_after.png`, samples of the
+    model that training started from over those of the trained one, from the same seeds, and `reward.png`: the reward against
+    seconds, evaluations of the network and images drawn, where a `Mentor` logs them.
+
+    Args:
+        every: images (training examples) between scores; None for start and end only.
+        n: images.
+        steps: of the solver; None for the plan's.
+        columns, rows: of the picture; a row is a class, where there are some.
+        batch: images at a time.
+        seed: of the images.
+    """
+
+    def __init__(
+        self,
+        every: int | None = None,
+        *,
+        n: int = 200,
+        steps: int | None = None,
+        columns: int = 10,
+        rows: int = 10,
+        batch: int = 256,
+        seed: int = 0,
+    ):
+        refuse_nonpositive("RewardReport", every=every, n=n, steps=steps, columns=columns, rows=rows, batch=batch)
+        self.every, self.n, self.steps, self.columns, self.rows = every, n, steps, columns, rows
+        self.batch, self.seed = batch, seed
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if not hasattr(pl_module, "rollout"):
+            raise UserError(f"RewardReport: {type(pl_module).__name__} has no reward; leave the callback out")
+        self._step = trainer.global_step
+        if not pl_module.images_seen:
+            self._score(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step > self._step:
+            self._step = trainer.global_step
+            if is_due(pl_module, self.every) and self._step != trainer.max_steps:
+                self._score(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._score(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        after, before = self._shown(trainer, pl_module), self._shown(trainer, pl_module, pl_module.policies.reference)
+        folder = Path(trainer.default_root_dir)
+        shape = tuple(after.shape[1:])
+        if len(shape) == 3 and shape[0] in (1, 3):
+            rows = range(0, len(after), self.columns)
+            pairs = torch.cat([part[i : i + self.columns] for i in rows for part in (before, after)])
+            names = [name for i in range(len(rows)) for name in (f"{i} before", "after")]
+            pictures.save_grid(folder / "before_after.png", pairs, self.columns, row_names=names)
+        if curve := read_curve(folder / "metrics.csv"):
+            draw_curve(curve, folder)
+
+    def _score(self, trainer: Trainer, pl_module: Any) -> None:
+        """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
+        values: dict[str, float] = {}
+        images, label = self._drawn(trainer, pl_module, self.n)
+        parts: dict[str, list[Tensor]] = defaultdict(list)
+        for some, asked in zip(images.split(self.batch), label.split(self.batch), strict=True):
+            shown = some.clamp(-1, 1).to(pl_module.device), asked.to(pl_module.device)
+            several = getattr(pl_module.reward, "parts", None)
+            for name, value in (several(*shown) if several else {"": scored(pl_module.reward, *shown)}).items():
+                parts[f"/{name}" if name else ""].append(value.cpu().double())
+        for name, value in parts.items():
+            reward = torch.cat(value)
+            values |= {f"reward{name}/mean": float(reward.mean()), f"reward{name}/std": float(reward.std())}
+        for logger in trainer.loggers:
+            logger.log_metrics({"images": pl_module.images_seen} | values, step=trainer.global_step)
+
+    def _shown(self, trainer: Trainer, pl_module: Any, denoiser: Any = None) -> Float[Tensor, "n *s"]:
+        rows = min(self.rows, len(pl_module.classes)) if len(pl_module.classes) else self.rows
+        label = torch.tensor(list(pl_module.classes)[:rows] or [0] * rows).repeat_interleave(self.columns)
+        return self._drawn(trainer, pl_module, rows * self.columns, denoiser, label)[0]
+
+    def _drawn(
+        self, trainer: Trainer, pl_module: Any, n: int, denoiser: Any = None, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Of the averaged weights, or another denoiser's."""
+        plan, ema, classes = pl_module.recipe_plan, find_ema(trainer), list(pl_module.classes)
+        sampling = choose(
+            None, plan.solver, self.steps or plan.steps, plan.grid, sigma_min=plan.sigma_min, sigma_max=plan.sigma_max
+        )
+        if label is None:
+            label = torch.tensor([classes[i % len(classes)] if classes else 0 for i in range(n)])
+        averaged = ema.swapped(pl_module) if ema is not None and denoiser is None else nullcontext()
+        with averaged:
+            images = generate(
+                pl_module.denoiser if denoiser is None else denoiser,
+                pl_module.shape,
+                range(n),  # small numbers; those of rollouts have 63 bits
+                label if classes else None,
+                sigmas=sampling.sigmas,
+                solver=sampling.solver,
+                seed=self.seed,
+                batch=self.batch,
+                device=pl_module.device,
+            )
+        return images, label
+
+
+def read_curve(path: Path, costs: Mapping[str, float] | None = None) -> dict[str, list[float]]:
+    """Reward against what had been spent on training when it was measured, from a run's metrics.csv.
+
+    Args:
+        path: of the file.
+        costs: what an evaluation costs by precision, relative to full precision; 1 where left out.
+
+    Returns:
+        "reward", and of "seconds", "evaluations", "images" those that were logged; empty without rewards.
+    """
+    spent: dict[str, list[tuple[int, float]]] = {name: [] for name in COSTS}
+    reward: dict[int, float] = {}
+    for row in metrics_table.read(path):
+        if not row["images"]:
+            continue
+        kind, _, phase = row["metric"].partition("/")
+        if (
+            kind in COSTS
+        ):  # a rollout stands at the images before its epoch's first step, training at those after the last
+            weight = (costs or {}).get(phase.rpartition("/")[2], 1.0) if kind == "evaluations" else 1.0
+            spent[kind].append((int(row["images"]) + (phase != "train"), weight * float(row["value"])))
+        elif row["metric"] == "reward/mean":
+            reward[int(row["images"])] = float(row["value"])
+    if not reward:
+        return {}
+    curve = {"reward": [reward[images] for images in sorted(reward)]}
+    for name, rows in spent.items():
+        if rows:
+            curve[name] = [sum(value for at, value in rows if at <= images) for images in sorted(reward)]
+    return curve
+
+
+def draw_curve(curve: dict[str, list[float]], folder: Path) -> None:
+    names = [name for name in COSTS if name in curve]
+    if not names:
+        return
+    labels = {"seconds": "seconds", "evaluations": "network evaluations", "images": "images drawn"}
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            axes.plot(curve[name], curve["reward"], "o-", ms=3, lw=1.3)
+            axes.set(xlabel=labels[name], ylabel="mean reward")
+            axes.grid(alpha=0.3)
+        figure.suptitle(f"{folder.name}: reward of the averaged weights")
+        with replacing(folder / "reward.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
