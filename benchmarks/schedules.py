@@ -87,7 +87,7 @@ def of_run(path: Path) -> Problem:
 def of_pictures(path: Path, count: int) -> Problem:
     """The finite data set of some of the zip's pictures: their exact denoiser."""
     with zipfile.ZipFile(path) as file:
-        names = sorted(name for name in file.namelist() if name.endswith(".png"))
+        names = sorted(name for name in file.namelist() if name.endswith((".png", ".jpg")))
         chosen = [names[i] for i in rng.permutation(0, "pictures", 0, len(names))[:count]]
         arrays = [np.asarray(Image.open(io.BytesIO(file.read(name))).convert("RGB")) for name in chosen]
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
