@@ -4,11 +4,11 @@
     python benchmarks/faults.py --steps 24 --at "step 9" "saving 20" ending
     python benchmarks/faults.py --steps 12 --operations
 
-For each variant of one small training, EDM's, one that distils a consistency model, one that learns a schedule: one uninterrupted
-run, then `--runs` runs that share `--kills` SIGKILLs. The moment of each is uniform over the time that the run has still to go,
-start and end included.
-`--at` kills one run at these places instead, `--operations` a run before each operation on files in turn: opening one to write,
-renaming, deleting, making a folder.
+For each variant of one small training (EDM's, one that distils a consistency model, one that learns a schedule, one for a reward):
+one uninterrupted run, then `--runs` runs that share `--kills` SIGKILLs. The moment of each is uniform over the time that the run
+has still to go, start and end included. `--at` kills one run at these places instead ("exploring 3" and "regenerating 5" are places
+of a training for a reward), `--operations` a run before each operation on files in turn: opening one to write, renaming, deleting,
+making a folder.
 
 Then the two folders must be the same: the same files with equal bytes. Checkpoints and EMA snapshots are compared by content, down
 to the last bit of every tensor, since their writers put keys in no fixed order, and metrics.csv without its rows of speed. Prints a
@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ from lightning.pytorch import Callback
 from safetensors import safe_open
 
 import lightning_diff.run  # noqa: F401  (imported once for all attempts)
-from lightning_diff import cli
+from lightning_diff import cli, rollouts
 from lightning_diff.artifacts import save_denoiser
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.metrics_table import read
+from lightning_diff.modules import rolling
 from lightning_diff.nets import UNet
 
 RECIPE = """
@@ -80,15 +81,27 @@ VARIANTS = {
         "model.learner.game={_target_: lightning_diff.schedules.rewards.EndPoint, solver: euler, substeps: 3}",
         "data={_target_: lightning_diff.data.Noise, model: ../teacher, batch_size: 32}",
         "callbacks=[{_target_: faults.Witness}, {_target_: lightning_diff.callbacks.learned_grid.LearnedGrid, every: 320}, "
-        "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 160, every_minutes: null, keep: 2}]",
+        "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 96, every_minutes: null, keep: 2}]",
     ],
+    "AlignmentModule": [
+        "model={_target_: lightning_diff.AlignmentModule, model: ../teacher, reward: {_target_: lightning_diff.rewards.Ink}}",
+        "model.levels=2",
+        "model.plan={_target_: lightning_diff.rollouts.Plan, prompts: 4, pool: 12, keep: 8, steps: 4, preview_steps: 2}",
+        "model.plan.precision=bf16",
+        "callbacks=[{_target_: faults.Witness}, "
+        "{_target_: lightning_diff.callbacks.EMA, profiles: {ema: {_target_: lightning_diff.ema.HalfLife, images: 1000}}}, "
+        "{_target_: lightning_diff.callbacks.Mentor, every: 3, groups: 2, pools: [8, 12], preview_steps: [1, 2], "
+        "threshold: -1, costs: {bf16: 0.1}}, "
+        "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 96, every_minutes: null, keep: 2}]",
+    ],  # an epoch is 64 examples, 2 steps: checkpoints are in the middle of epochs, too
 }
 BOTH = "both"  # at once, for a short test
 DEFAULT = list(VARIANTS)
 VARIANTS[BOTH] = VARIANTS["MeasuredVariance"] + VARIANTS["AdaptiveNoise"]
-SPEED = "images_per_second"  # the metric that no two runs share
+SPEED = ("images_per_second", "seconds/")  # metrics that no two runs share
 Mark = str | int  # a phase with or without its step, or the number of an operation on files
-PHASES = ("starting", "step", "saving", "ending")
+PHASES = ("starting", "step", "saving", "ending", "exploring", "regenerating", "measuring")
+NUMBERED = ("step", "saving", "exploring", "regenerating", "measuring")
 
 
 class Board:
@@ -135,7 +148,7 @@ class Board:
     @property
     def place(self) -> str:
         phase, step, *_ = self.read()
-        return f"{phase} {step}" if phase in ("step", "saving") else phase
+        return f"{phase} {step}" if phase in NUMBERED else phase
 
 
 BOARD = Board()
@@ -150,8 +163,27 @@ class Witness(Callback):
     def on_save_checkpoint(self, trainer: Any, *_: Any) -> None:
         BOARD.write("saving", trainer.global_step)
 
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        """Of models that draw what they train on: when it is drawn and about to be scored."""
+        for module in (rollouts, rolling):
+            module.draw = witnessed(module.draw, trainer)
+
     def on_train_end(self, trainer: Any, *_: Any) -> None:
         BOARD.write("ending", trainer.global_step)
+
+
+def witnessed(draw: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
+    """`rollouts.draw`, noting its phases on the board."""
+    names = {"explore": "exploring", "regenerate": "regenerating", "full": "regenerating", "measure": "measuring"}
+
+    def noting(denoiser: Any, reward: Any, *arguments: Any, phase: str, **options: Any) -> Any:
+        def noted(images: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            BOARD.write(names[phase], trainer.global_step + 1)
+            return reward(images, label)
+
+        return draw(denoiser, noted, *arguments, phase=phase, **options)
+
+    return noting
 
 
 def attempt(folder: Path, variant: str, kill: float | Mark | None = None) -> bool:
@@ -234,7 +266,7 @@ def content(path: Path) -> Any:
             names = sorted(file.keys())
             return {"metadata": file.metadata(), "tensors": {name: file.get_tensor(name) for name in names}}
     if path.name == "metrics.csv":
-        return [row for row in read(path) if row["metric"] != SPEED]
+        return [row for row in read(path) if not row["metric"].startswith(SPEED)]
     if path.match("checkpoints/*.json"):
         return {name: value for name, value in json.loads(path.read_text()).items() if name not in ("bytes", "sha256")}
     return path.read_bytes()
