@@ -70,6 +70,16 @@ def test_descent_finds_a_better_grid_than_it_starts_from(mixture, error, solver,
     assert optimised(mixture, noise, 5, solver=solver, start=start, teacher=8, iterations=0).tolist() == start.tolist()
 
 
+def test_descent_follows_the_distance_that_it_is_given(mixture):
+    """Whatever its scale, and one for each sample or for all; of one coordinate alone it is another distance."""
+    noise, options = normal(64, 2), {"solver": "euler", "teacher": 16, "iterations": 10, "batch": 64}
+    plain = optimised(mixture, noise, 4, **options)
+    scaled = optimised(mixture, noise, 4, distance=lambda x, end: 7 * (x - end).square().mean(1), **options)
+    other = optimised(mixture, noise, 4, distance=lambda x, end: (x - end)[:, 0].square().mean(), **options)
+    torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=0)
+    assert not torch.allclose(other, plain, rtol=1e-3)
+
+
 def test_descent_leaves_the_model_alone():
     denoiser = Gaussian(torch.zeros(2), 1.0).denoiser()
     denoiser.register_parameter("weight", torch.nn.Parameter(torch.ones(())))
