@@ -20,17 +20,23 @@ HARMLESS = (
     "data.dataset.root",
     "data.test_*",
     "data.workers",
+    "model.reward.*data.*",  # the run's own, as a rule
     "model.compile",
     "model.teacher",  # its weights' hash is compared
     "model.model",  # as is this one's
     "data.model",
-    "model.model",  # likewise
     "model.channels_last",
     "model.net.checkpointing",
     "callbacks.*",
     "trainer.*",
 )
-DECISIVE = ("trainer.precision", "trainer.gradient_clip_*", "trainer.plugins*", "trainer.sync_batchnorm")  # of those
+DECISIVE = (  # of those
+    "trainer.precision",
+    "trainer.gradient_clip_*",
+    "trainer.plugins*",
+    "trainer.sync_batchnorm",
+    "callbacks.Mentor*",  # which steers
+)
 AVERAGE = "callbacks.EMA.profiles."
 EMA_DEFAULT = {
     "_target_": "lightning_diff.ema.HalfLife",
