@@ -42,6 +42,7 @@ from lightning_diff.callbacks.reward_report import read_curve
 from matplotlib.figure import Figure
 
 from lightning_diff import load_denoiser
+from lightning_diff.ending import is_finished
 from lightning_diff.metrics_table import read
 from lightning_diff.precision import quantized_copy
 
@@ -116,6 +117,8 @@ def overrides(arm: str, options: argparse.Namespace, costs: dict[str, float]) ->
 def train(arm: str, seed: int, options: argparse.Namespace, costs: dict[str, float]) -> None:
     start = Path(options.start[seed % len(options.start)]).resolve()
     name = f"{arm}_{seed}"
+    if is_finished(options.runs / name, options.epochs):
+        return
     command = [sys.executable, "-m", "lightning_diff", "train", str(RECIPE), f"name={name}", f"seed={seed}"]
     command += [f"runs_dir={options.runs}", f"model.model={start}", *overrides(arm, options, costs)]
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
@@ -141,12 +144,16 @@ def results(options: argparse.Namespace, costs: dict[str, float]) -> list[dict[s
     rows: list[dict[str, object]] = []
     for seed in range(options.seeds):
         curves = {}
-        for arm in ARMS:
+        for arm in options.arms:
             table = options.runs / f"{arm}_{seed}" / "metrics.csv"
             weighted, plain = read_curve(table, costs), read_curve(table)
             curves[arm] = weighted | {"unweighted": plain["evaluations"]}
         base = curves["k_in_k"]["reward"]
         final = statistics.mean(base[-3:])
+        if final <= base[0]:
+            raise SystemExit(
+                f"seed {seed}: the baseline's reward did not rise: no way to go a share of; more epochs or another --lr"
+            )
         for arm, curve in curves.items():
             row: dict[str, object] = {"arm": arm, "seed": seed, "start": base[0], "baseline_final": final}
             row["final"] = statistics.mean(curve["reward"][-3:])
@@ -164,11 +171,12 @@ def show(rows: list[dict[str, object]]) -> None:
     """Medians over seeds, and how many times sooner than the baseline, seed by seed."""
     by = {(row["arm"], row["seed"]): row for row in rows}
     seeds = sorted({row["seed"] for row in rows})  # type: ignore[type-var]
+    arms = list(dict.fromkeys(str(row["arm"]) for row in rows))
     for unit, scale in (("evaluations", 1000), ("unweighted", 1000), ("seconds", 1)):
         heads = "".join(f"{f'{share:.0%}':>10}" for share in SHARES)
         what = f"{unit} (thousands)" if scale > 1 else unit
         print(f"\n{what:24}{heads}{'sooner':>10}{'each seed':>24}{'final':>10}{'KL':>9}{'diversity':>11}")
-        for arm in ARMS:
+        for arm in arms:
             cells = []
             for share in SHARES:
                 values = [by[arm, seed][f"{unit}_{share:.0%}"] for seed in seeds]
@@ -191,7 +199,7 @@ def show(rows: list[dict[str, object]]) -> None:
 def draw(options: argparse.Namespace, costs: dict[str, float]) -> None:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, unit in zip(figure.subplots(1, 2), ("evaluations", "seconds"), strict=True):
-        for number, arm in enumerate(ARMS):
+        for number, arm in enumerate(options.arms):
             for seed in range(options.seeds):
                 curve = read_curve(options.runs / f"{arm}_{seed}" / "metrics.csv", costs)
                 label = arm.replace("_", " ") if seed == 0 else None
@@ -208,6 +216,7 @@ def main() -> None:
         "start", nargs="+", help="run folders of trained class-conditional models, one for each seed in turn"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="k_in_k among them")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/sol_rl"))
@@ -233,7 +242,7 @@ def main() -> None:
     costs = json.loads(kept.read_text())
     print("an evaluation costs, relative to full precision:", costs, flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
-        tasks = [pool.submit(train, arm, seed, options, costs) for seed in range(options.seeds) for arm in ARMS]
+        tasks = [pool.submit(train, arm, seed, options, costs) for seed in range(options.seeds) for arm in options.arms]
         for task in tasks:
             task.result()
     rows = results(options, costs)
