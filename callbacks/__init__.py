@@ -4,6 +4,7 @@ from .checkpoint import Checkpoint
 from .ema import EMA
 from .evaluate import Evaluate
 from .finite_guard import FiniteGuard
+from .learned_grid import LearnedGrid
 from .mentor import Mentor
 from .noise_levels import NoiseLevels
 from .progress import Progress
@@ -18,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "Evaluate",
     "FiniteGuard",
+    "LearnedGrid",
     "Mentor",
     "NoiseLevels",
     "Progress",

@@ -19,7 +19,7 @@ GAME = "{_target_: lightning_diff.schedules.rewards.EndPoint, solver: heun, subs
 STICK = f"{{_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 8, game: {GAME}}}"
 PAPER = "{_target_: lightning_diff.schedules.ActorCritic, steps: 6, width: 8}"
 SPEND = "{_target_: lightning_diff.schedules.StepPolicy, max_steps: 5, width: 8, reference_steps: 4}"
-WATCH = "callbacks=[{_target_: lightning_diff.callbacks.learned_grid.LearnedGrid, every: 64}]"
+WATCH = "callbacks=[{_target_: lightning_diff.callbacks.LearnedGrid, every: 64}]"
 
 
 def model(learner=STICK, where="runs/model"):
