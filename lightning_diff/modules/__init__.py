@@ -7,4 +7,11 @@ from .diffusion import DiffusionModule
 from .schedule import ScheduleModule
 from .training_data import TrainingData
 
-__all__ = ["AlignmentModule", "ConsistencyModule", "DiffusionModule", "ScheduleModule", "TrainingData", "TrainingModule"]
+__all__ = [
+    "AlignmentModule",
+    "ConsistencyModule",
+    "DiffusionModule",
+    "ScheduleModule",
+    "TrainingData",
+    "TrainingModule",
+]
