@@ -185,6 +185,9 @@ class AlignmentModule(TrainingModule):
         (start,) = self._start
         for network in _networks(self.reward):
             network.to(self.device)
+        if self.memory_format is torch.channels_last:
+            for net in (self.denoiser.net, start.net):
+                net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.policies = Policies(self.denoiser, start.to(self.device))
         self.roller = Roller(self, self.policies)
         if self._restored is not None:
@@ -196,8 +199,7 @@ class AlignmentModule(TrainingModule):
     def _compile(self) -> None:
         super()._compile()
         assert self.policies is not None
-        for policy in (self.policies.old, self.policies.reference, self.policies.sampler()):
-            policy.net.compile()
+        self.policies.compile()
 
     # --- an epoch ---
 

@@ -29,7 +29,14 @@ class Policies:
         self._is_adapted = lora.merged(trained.net.state_dict()).keys() != trained.net.state_dict().keys()
         self._plain = copy.deepcopy(reference) if self._is_adapted else self.old
         self._copies: dict[str, Denoiser] = {}
+        self._is_compiled = False
         self._stale = {"full"}  # those without the old policy's present weights
+
+    def compile(self) -> None:
+        """All of them in place, those in low precision when they are made."""
+        self._is_compiled = True
+        for policy in {id(each): each for each in (self.old, self.reference, self._plain)}.values():
+            policy.net.compile()
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
         """Name, theta's and theta_old's weight."""
@@ -71,6 +78,8 @@ class Policies:
             return self._plain
         if precision not in self._copies:
             self._copies[precision] = quantized_copy(self._plain, precision)  # type: ignore[arg-type,assignment]
+            if self._is_compiled:
+                self._copies[precision].net.compile()
         elif precision in self._stale:
             refresh(self._copies[precision], self._plain)
         self._stale.discard(precision)
