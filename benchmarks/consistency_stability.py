@@ -105,7 +105,7 @@ def facts(folder: Path, steps: int) -> dict[str, float]:
     return {
         "median norm": middle,
         "largest / median": max(late) / middle,
-        "spikes": log.count("times what is usual there"),
+        "spikes": len({line for line in log.splitlines() if "times what is usual there" in line}),
         "frechet, 1 step": frechet.get("1", float("nan")),
         "frechet, 2 steps": frechet.get("2", float("nan")),
         "finite": int(stop[1].replace(",", "")) - 1 if (stop := NON_FINITE.search(log)) else steps,

@@ -42,7 +42,7 @@ def variants(
         return lambda: consistency(student, x0, sigma, noise, **options).loss.mean()
 
     def naive() -> Tensor:
-        """What one writes without this library's layers: torch.func.jvp without a graph, then a plain pass."""
+        """The usual recipe: torch.func.jvp without a graph, here through the same layers in their plain form; then a plain pass."""
         inside, tangent.jvp = tangent.jvp, torch.func.jvp
         try:
             return consistency(student, x0, sigma, noise, derivative="two_pass").loss.mean()

@@ -225,9 +225,13 @@ def evaluate(
         found = search_levels(
             denoiser, reference, n, steps=sampling.steps, guidance=guidance, seed=seed + 1, batch=batch
         )
-        artifacts.keep_levels(path, found)
+        kept = "kept in model.json"
+        if guidance == 1:
+            artifacts.keep_levels(path, found)
+        else:  # where samples without guidance would use them
+            kept = f"for guidance {guidance:g} alone, and not kept"
         sampling = options.sampling(record, solver, None, None, ",".join(map(str, found)))
-        print(f"best levels after the first: {', '.join(f'{level:.3g}' for level in found)}; kept in model.json")
+        print(f"best levels after the first: {', '.join(f'{level:.3g}' for level in found)}; {kept}")
     rows = evaluate_denoiser(
         denoiser,
         reference,

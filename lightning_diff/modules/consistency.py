@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,15 @@ from ..binding import bind, construct
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..learning_rate import Constant, LearningRate
-from ..noise import LogNormal, NoiseLaw
+from ..noise import InfoNoise, LogNormal, NoiseLaw
 from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..sharding import is_sharded
 from ..weighting import AdaptiveWeight
 from . import starting
 from .base import Optimizer, TrainingModule
+
+Objective = Literal["distillation", "training"]
 
 
 class ConsistencyModule(TrainingModule):
@@ -46,7 +48,8 @@ class ConsistencyModule(TrainingModule):
         derivative: "jvp", "two_pass", or, for networks without forward-mode rules, "central" or "discrete". A network that is
             sharded or checkpoints its activations takes two passes in any case.
         guidance: (low, high) of the scale of the teacher's classifier-free guidance, drawn uniformly for each example. The network
-            receives it as an input: sampling with guidance then costs no second evaluation. Distillation only.
+            receives it as an input: sampling with guidance then costs no second evaluation. Distillation only, and only from a
+            teacher that was trained with label_dropout.
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time: the teacher's.
@@ -59,7 +62,7 @@ class ConsistencyModule(TrainingModule):
         teacher: str | Path,
         net: nn.Module | dict[str, Any] | None = None,
         *,
-        objective: Literal["distillation", "training"] = "distillation",
+        objective: Objective = "distillation",
         noise: NoiseLaw | None = None,
         weighting: nn.Module | None = None,
         optimizer: Optimizer = partial(torch.optim.RAdam, lr=1e-4, betas=(0.9, 0.99)),  # noqa: B008 (immutable)
@@ -75,6 +78,18 @@ class ConsistencyModule(TrainingModule):
         compile: bool = False,
         channels_last: bool = False,
     ):
+        for name, value, choices in (
+            ("objective", objective, get_args(Objective)),
+            ("normalisation", normalisation, get_args(Normalisation)),
+            ("derivative", derivative, get_args(Derivative)),
+        ):
+            if value not in choices:
+                raise ValueError(f"ConsistencyModule: {name} must be one of {', '.join(choices)}, got {value!r}")
+        if isinstance(noise, InfoNoise):
+            raise ValueError(
+                "ConsistencyModule: InfoNoise follows the error of a denoiser, and this loss is another thing; "
+                "take noise.LogNormal"
+            )
         if warmup < 0 or not c > 0:
             raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
         if guidance is not None and not guidance[0] <= guidance[1]:
@@ -122,7 +137,7 @@ class ConsistencyModule(TrainingModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if self._teacher_sha256 is not None:
+        if stage != "fit" or self._teacher_sha256 is not None:
             return
         own = self.denoiser
         try:
@@ -135,6 +150,11 @@ class ConsistencyModule(TrainingModule):
                 raise
             self._not_found = error  # no matter to a run that goes on from a checkpoint
             return
+        if self.objective == "distillation" and teacher.kind != "denoiser":
+            raise UserError(
+                f"model.teacher: {self.teacher_path} is a consistency model, whose answers are no velocity; name a denoiser, or "
+                "take objective=training, which only starts from it"
+            )
         if (teacher.sigma_data, teacher.time) != (own.sigma_data, own.time):
             raise UserError(
                 f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {self.teacher_path} "
@@ -206,7 +226,8 @@ class ConsistencyModule(TrainingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self._teacher and checkpoint["teacher"] != self._teacher_sha256:
+        # Of a training without a teacher (resume=force): its weights are a start like any other.
+        if self._teacher and checkpoint.get("teacher", self._teacher_sha256) != self._teacher_sha256:
             raise UserError(
                 f"the checkpoint is of a distillation from another teacher: its weights have the hash "
                 f"{checkpoint['teacher'][:12]}, those of {self.teacher_path} {self._teacher_sha256[:12]}; "  # type: ignore[index]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -111,6 +111,10 @@ def _continuous(
     cos, sin = _cos_sin(sigma, denoiser.sigma_data, u)
     primals = u, denoiser.c_noise(sigma).to(u.dtype)
     tangents = cos * sin * v, denoiser.c_noise_rate(sigma).to(u.dtype)
+    if derivative not in ("jvp", "two_pass", "central"):
+        raise ValueError(
+            f"consistency_loss: derivative must be one of {', '.join(get_args(Derivative))}, got {derivative!r}"
+        )
     if derivative == "jvp":
         F, dF = tangent.jvp(student, primals, tangents)
     else:
@@ -172,6 +176,10 @@ def _normalised(g: Tensor, how: Normalisation, c: float) -> Tensor:
         return g
     if how == "clip":
         return g.clamp(-1, 1)
+    if how not in ("l2", "rms"):
+        raise ValueError(
+            f"consistency_loss: normalisation must be one of {', '.join(get_args(Normalisation))}, got {how!r}"
+        )
     norm = g.flatten(1).norm(dim=1)
     if how == "rms":
         norm = norm / math.sqrt(g[0].numel())

@@ -243,11 +243,35 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(teacher, train):
         (["model.warmup=-1"], "need warmup >= 0 and c > 0, got -1, 0.1"),
         (["data.conditional=false"], "the network has 8 classes, the data have 0"),
         (["model.objective=distill"], "did you mean distillation"),
+        (
+            [
+                "model.noise={_target_: lightning_diff.noise.InfoNoise, base: {_target_: lightning_diff.noise.LogNormal}}"
+            ],
+            "InfoNoise follows the error of a denoiser",
+        ),
     ],
 )
 def test_mistakes_are_refused_in_words(teacher, train, overrides, message):
     with pytest.raises(UserError, match=message):
         train("student", STUDENT, *overrides)
+
+
+def test_a_consistency_model_is_no_teacher_but_a_start(teacher, train):
+    train("student", STUDENT)
+    with pytest.raises(UserError, match="runs/student is a consistency model, whose answers are no velocity"):
+        train("again", STUDENT.replace("runs/teacher", "runs/student"))
+    train("training", STUDENT.replace("runs/teacher", "runs/student"), "model.objective=training")
+
+
+def test_distillation_may_go_on_from_training(teacher, train, state):
+    train("student", STUDENT, "model.objective=training", "trainer.max_steps=3")
+    assert state(train("student", STUDENT, "resume=force"))["images_seen"] == 128
+
+
+@pytest.mark.parametrize("choice", [{"objective": "sCD"}, {"normalisation": "L2"}, {"derivative": "jpv"}])
+def test_misspelt_choices_are_refused_without_a_recipe_too(teacher, choice):
+    with pytest.raises(Exception, match=next(iter(choice))):  # the annotations' own, where they are checked
+        ConsistencyModule(teacher, num_classes=8, **choice)
 
 
 def test_it_needs_no_recipe(teacher):

@@ -241,6 +241,13 @@ def test_normalisation_is_per_sample_and_by_name():
     assert (norm > 1).any()  # so that clipping did something
 
 
+@pytest.mark.parametrize("choice", [{"normalisation": "L2"}, {"derivative": "jpv"}])
+def test_an_unknown_choice_is_refused(choice):
+    student, (x0, noise) = Denoiser(randomised(MLP((2,), width=16, depth=1)), SIGMA_DATA), drawn(2)
+    with pytest.raises(Exception, match=next(iter(choice))):
+        consistency_loss(student, x0, SIGMA, noise, **choice)
+
+
 def test_checkpointed_blocks_give_the_same_gradients_in_two_passes():
     net = randomised(UNet((1, 8, 8), norm="double", qk_norm=True, dropout=0.3, **UNET))
     student = Denoiser(net, SIGMA_DATA, "trigflow")
