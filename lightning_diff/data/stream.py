@@ -4,6 +4,8 @@ Nothing here has state to save. "Resume" is "continue at position p", and 1, 2 o
 accumulation, draw the same examples at the same step.
 """
 
+import atexit
+import multiprocessing.util  # whose own atexit must be there first
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -142,6 +144,14 @@ def _leave_signals_to_the_run(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal, and a scheduler's signals every one of a job; the run decides when to stop."""
     for signum in (signal.SIGINT, *SCHEDULER_SIGNALS):
         signal.signal(signum, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Of loaders that nobody closed, after an error: multiprocessing would send SIGTERM, which they ignore, and wait for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import dataclass
 from itertools import islice
 
@@ -130,3 +132,12 @@ def test_a_batch_size_that_does_not_divide_says_what_would():
         Positions(30, rank=0, world=4, accumulation=2)
     with pytest.raises(ValueError, match="rank=2"):
         Positions(32, rank=2, world=2)
+
+
+def test_a_loader_that_nobody_closed_does_not_keep_the_program_alive():
+    program = (
+        "import builtins; from lightning_diff.data import Digits; from lightning_diff.data.stream import loader;"
+        "data = Digits(batch_size=16, workers=1); data.setup(); builtins.kept = iter(loader(data, 0)); next(builtins.kept);"
+        "builtins.kept._shutdown_workers = lambda: None"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True).returncode == 0
