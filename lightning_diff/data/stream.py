@@ -149,9 +149,11 @@ def _leave_signals_to_the_run(worker: int) -> None:
 @atexit.register
 def _end_workers() -> None:
     """Of loaders that nobody closed, after an error: multiprocessing would send SIGTERM, which they ignore, and wait for ever."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise at each death
+    for worker in workers:
+        worker.kill()
 
 
 def _as_it_is(batch: Any) -> Any:
