@@ -4,9 +4,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-HALF = (
-    6  # weights rise like n^6: the last fifth of a training has four fifths of the weight, its first half a hundredth
-)
+POWER = 6  # weights rise like n^6: the last fifth of a training has four fifths of them, its first half a hundredth
 
 
 def running(average: Float[Tensor, "..."], new: Float[Tensor, "..."], updates: int) -> Float[Tensor, "..."]:
@@ -17,7 +15,7 @@ def running(average: Float[Tensor, "..."], new: Float[Tensor, "..."], updates: i
         new: the value.
         updates: how many values there are with this one, >= 1.
     """
-    return average + (new - average) * min(1.0, (HALF + 1) / (updates + HALF))
+    return average + (new - average) * min(1.0, (POWER + 1) / (updates + POWER))
 
 
 def along(curve: Float[Tensor, " nodes"], n: int) -> Float64[Tensor, " resampled"]:
