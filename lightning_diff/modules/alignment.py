@@ -60,7 +60,9 @@ class AlignmentModule(TrainingModule):
         levels: noise levels trained for each image; None: six tenths of what it was drawn through, Sol-RL's share.
         lora: train adapters instead of the weights.
         old_policy: optimiser steps taken -> share of itself that the old policy keeps at the end of an epoch.
-        spread: advantages are divided by the standard deviation of all rewards of the epoch, or of those of the group.
+        spread: advantages are divided by the standard deviation of all rewards of the epoch, or of those of the group, or by this
+            number > 0: with the others, what hardly differs any more is told apart as sharply as what did at the start, and a
+            reward that was reached is exploited.
         baseline: from which rewards are counted: the mean of the group's kept images, or that of the scores of its whole pool.
         advantage_clip: > 0.
         eta: noise of the stochastic sampler, in (0, 1]; for the policy gradient alone.
@@ -86,7 +88,7 @@ class AlignmentModule(TrainingModule):
         levels: int | None = None,
         lora: LoRA | None = None,
         old_policy: OldPolicy = Ramp(),  # noqa: B008 (immutable)
-        spread: Literal["global", "group"] = "global",
+        spread: Literal["global", "group"] | float = "global",
         baseline: Literal["kept", "pool"] = "kept",
         advantage_clip: float = 5.0,
         eta: float = 1.0,
@@ -118,6 +120,8 @@ class AlignmentModule(TrainingModule):
         )
         self.model_path, self.objective, self.old_policy = Path(model), objective, old_policy
         self.spread, self.baseline, self.advantage_clip, self.eta = spread, baseline, advantage_clip, eta
+        if not isinstance(spread, str) and not spread > 0:
+            raise ValueError(f"AlignmentModule: spread must be positive, got {spread}")
         self._reward = (_one(reward),)  # in a tuple, out of sight of parameters(), state_dict() and train()
         self.classes = range(num_classes) if classes is None else classes
         if any(not 0 <= label < num_classes for label in self.classes):

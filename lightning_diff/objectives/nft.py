@@ -84,7 +84,7 @@ def advantages(
     reward: Float[Tensor, " n"],
     group: Int64[Tensor, " n"],
     *,
-    spread: Literal["global", "group"] = "global",
+    spread: Literal["global", "group"] | float = "global",
     baseline: Float[Tensor, " n"] | None = None,
     eps: float = 1e-4,
 ) -> Float[Tensor, " n"]:
@@ -93,7 +93,8 @@ def advantages(
     Args:
         reward: of every sample of the epoch, over all processes: the standard deviation is of what is given here.
         group: number of each sample's prompt; the mean is over the samples of one prompt that are given here, the selected ones.
-        spread: the standard deviation is of all rewards, or of the sample's group.
+        spread: the standard deviation is of all rewards, or of the sample's group; or this number > 0 stands in for it, so that
+            where rewards hardly differ any more there is little left to learn.
         baseline: in place of the groups' means, (n,): the means of the unselected pools, for instance.
         eps: added to the standard deviation, so that equal rewards give advantage 0.
     """
@@ -107,7 +108,12 @@ def advantages(
         return (torch.zeros_like(count).index_add_(0, index, values) / count)[index]
 
     mean = group_mean(reward)
-    std = reward.std(correction=0) if spread == "global" else group_mean((reward - mean).square()).sqrt()
+    if spread == "global":
+        std = reward.std(correction=0)
+    elif spread == "group":
+        std = group_mean((reward - mean).square()).sqrt()
+    else:
+        std = torch.full_like(reward, spread)
     return (reward - (mean if baseline is None else baseline.double())) / (std + eps)
 
 

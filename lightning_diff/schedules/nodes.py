@@ -48,3 +48,12 @@ def levels_of(levels: Float[Tensor, " nodes"], sigma_max: float) -> Float64[Tens
     for k in range(1, len(levels) - 1):
         levels[k] = torch.minimum(levels[k], levels[k - 1] * (1 - 1e-9))
     return levels
+
+
+def discounted(values: Float[Tensor, "b k"], factor: float) -> Float[Tensor, "b k"]:
+    """At each k the sum over j >= k of factor^(j - k) values_j."""
+    sums, total = torch.empty_like(values), torch.zeros_like(values[:, 0])
+    for k in reversed(range(values.shape[1])):
+        total = values[:, k] + factor * total
+        sums[:, k] = total
+    return sums

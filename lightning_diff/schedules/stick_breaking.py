@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import rng
 from .actor_critic import Field, Label, Model, mlp
 from .monitor import monitor
-from .nodes import along, levels_of, running
+from .nodes import along, discounted, levels_of, running
 from .rewards import Game, Surrogate
 
 FEATURES = 6
@@ -191,11 +191,7 @@ class StickBreaking(nn.Module):
         reward[:, -1] += played.outcome / self.unit
         ahead = torch.cat([value.detach()[:, 1:], torch.zeros_like(value[:, :1])], 1).double()
         delta = reward + ahead - value.detach().double()
-        advantage = torch.empty_like(delta)
-        total = torch.zeros_like(delta[:, 0])
-        for k in reversed(range(self.steps)):
-            total = delta[:, k] + self.trace * total
-            advantage[:, k] = total
+        advantage = discounted(delta, self.trace)
         mean = self.actor(played.state[:, :-1])
         log_pi = -((played.y[:, :-1].to(mean.dtype) - mean) ** 2) / (2 * self.exploration**2)
         target = (value.detach().double() + advantage).to(value.dtype)

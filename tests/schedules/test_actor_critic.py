@@ -50,10 +50,27 @@ class Exact(nn.Module):
 
 def knowing(steps: int, factor: float = 1.0, **options) -> ActorCritic:
     """A learner with the exact value, whose mean is the best one times a factor."""
-    learner = ActorCritic(steps, T, **({"lam": 0.05, "inputs": "state", "sigma_min": 0.0} | options)).double()
+    learner = ActorCritic(steps, T, **({"lam": 0.05, "start": "uniform", "inputs": "state", "sigma_min": 0.0} | options)).double()
     learner.gamma.fill_(GAMMA)
     learner.critic, learner.actor = Exact(False), Exact(True, factor)
     return learner
+
+
+def test_a_surprise_reaches_back_by_the_trace():
+    """At 1 the critic is trained towards what the rollout returned, lambda and the anchor included."""
+    torch.manual_seed(0)
+    for trace in (0.0, 0.7, 1.0):
+        learner = knowing(7, trace=trace)
+        seen, _ = explored(learner)
+        value = learner.value(seen.state[:, :-1]).requires_grad_()
+        learner.value = lambda state, value=value: value
+        learner.loss(seen)[0].sum().backward()
+        dt = T / 7
+        spent = (seen.q * seen.theta**2 + GAMMA * seen.theta) * dt
+        ahead = torch.cat([value.detach()[:, 1:], torch.full((12, 1), GAMMA * T).double()], 1)
+        delta = ahead - value.detach() + 0.05 * dt - spent
+        expected = torch.stack([sum(trace ** (j - k) * delta[:, j] for j in range(k, 7)) for k in range(7)], 1)
+        torch.testing.assert_close(-value.grad, expected)
 
 
 def explored(learner: ActorCritic) -> tuple[Trajectories, Tensor]:
@@ -94,8 +111,8 @@ def test_both_actors_have_one_gradient_in_expectation(factor):
     for actor in ("score", "expected"):
         learner = knowing(400, factor, actor=actor)
         seen, weights = explored(learner)
-        mean = learner.mean(seen.state[:, :-1]).detach().requires_grad_()
-        learner.mean = lambda state, mean=mean: mean
+        mean = learner.mean(seen.state[:, :-1], seen.q).detach().requires_grad_()
+        learner.mean = lambda state, q, mean=mean: mean
         learner.loss(seen)[0].sum().backward()
         gradients.append(float(weights @ mean.grad[:, 0]) / (T / 400))
     assert gradients[0] == pytest.approx(gradients[1], abs=0.02)
@@ -103,11 +120,14 @@ def test_both_actors_have_one_gradient_in_expectation(factor):
     assert (abs(gradients[1]) > 0.1) == (factor != 1)
 
 
-@pytest.mark.parametrize("lam", [0.05, None])
-def test_trained_it_follows_the_inverse_root_of_q(lam):
+@pytest.mark.parametrize(
+    ("lam", "actor", "trace"), [(0.05, "expected", 0.0), (None, "expected", 0.0), (None, "score", 0.0), (None, "score", 0.5)]
+)
+def test_trained_it_follows_the_inverse_root_of_q(lam, actor, trace):
     """theta proportional to |Q|^(-1/2), of which a multiplier is found."""
     torch.manual_seed(0)
-    learner = ActorCritic(40, T, sigma_min=0.0, lam=lam, inputs="state", width=32, gamma_rate=0.01).double()
+    options = {"start": "uniform", "inputs": "state", "width": 32, "gamma_rate": 0.01, "actor": actor, "trace": trace}
+    learner = ActorCritic(40, T, sigma_min=0.0, lam=lam, **options).double()
     optimiser = torch.optim.Adam(learner.parameters(), lr=5e-3)
     start = torch.zeros(16, 1, dtype=torch.float64)
     for _ in range(350):
