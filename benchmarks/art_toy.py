@@ -62,7 +62,7 @@ class Line:
     def field(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """F and Q in closed form."""
         s = _column(sigma, x) / self.unit
-        return -s * x / (1 + s**2) / self.unit, x / (1 + s**2) ** 2 / self.unit**2
+        return -s * x / (1 + s**2) / self.unit, x / (1 + s**2) ** 2 / self.unit**2  # Q has the dimension 1 / length
 
 
 def gaussian_w2(levels: Tensor) -> float:

@@ -39,7 +39,11 @@ Levels = Annotated[
 ]
 ScheduleFile = Annotated[
     Path | None,
-    typer.Option("--schedule", metavar="PATH", help="A schedule.json, or a run with one: its grid and its solver."),
+    typer.Option(
+        "--schedule",
+        metavar="PATH",
+        help="A schedule.json, or a run with one: its grid and its solver; or a step_policy.safetensors.",
+    ),
 ]
 Guidance = Annotated[float, typer.Option(help="Scale; 1 is none.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time; the samples do not depend on it.")]
@@ -101,25 +105,31 @@ def sample(
         float("inf"),
     ),
     churn: Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for heun.")] = 0.0,
-    sigma_min: Annotated[float, typer.Option(help="Smallest noise level.")] = 0.002,
-    sigma_max: Annotated[float, typer.Option(help="Largest noise level.")] = 80.0,
+    sigma_min: Annotated[float | None, typer.Option(help="Smallest noise level; default 0.002.")] = None,
+    sigma_max: Annotated[float | None, typer.Option(help="Largest noise level; default 80.")] = None,
     batch: Batch = 256,
     device: Device = "auto",
 ) -> None:
     """Draw samples: the same ones for the same seed, whatever the batch or device."""
     from . import artifacts, options, pictures
     from .generate import generate
+    from .guidance import takes_scale
+    from .sampling import Sampling
+    from .spending import Spending, spend
 
     path = options.model(folder)
     record = artifacts.read_record(path)
+    sampling: Sampling | Spending
     if schedule is None:
-        sampling = options.sampling(
-            record, solver, steps, grid, levels, churn=churn, sigma_min=sigma_min, sigma_max=sigma_max
-        )
+        bounds = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+        asked = {name: value for name, value in bounds.items() if value is not None}
+        sampling = options.sampling(record, solver, steps, grid, levels, churn=churn, **asked)
     else:
-        sampling = options.scheduled(record, schedule, solver, steps, {"--grid": grid, "--levels": levels})
-        if churn and sampling.solver != "heun":
-            raise UserError(f"--churn: is for the solver heun, not {sampling.solver}")
+        given: dict[str, object] = {"--grid": grid, "--levels": levels}
+        given |= {"--sigma-min": sigma_min, "--sigma-max": sigma_max}
+        sampling = options.scheduled(record, schedule, solver, steps, given)
+        if churn and (sampling.solver != "heun" or isinstance(sampling, Spending)):
+            raise UserError(f"--churn: is for the solver heun on a grid, not {sampling.name}")
     of_schedule = "" if schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
     default = options.home(path) / "samples" / f"{sampling.solver}{sampling.steps}_{of_schedule}seed{seed}"
     target = options.writable(out, default, record["shape"])
@@ -136,21 +146,25 @@ def sample(
             raise UserError(f"--guide: {guide} makes samples of another shape than {folder}")
     churning: dict[str, Any] = {"S_churn": churn} if churn else {}
     wanted = None if classes is None else options.cycled(classes, n)
-    samples = generate(
-        denoiser,
-        record["shape"],
-        range(n),
-        wanted,
-        sigmas=sampling.sigmas,
-        solver=sampling.solver,
-        seed=seed,
-        guidance=guidance,
-        guide=guiding,
-        interval=interval,
-        batch=batch,
-        progress=True,
-        **churning,
-    )
+    how: dict[str, Any] = {"seed": seed, "guidance": guidance, "guide": guiding, "interval": interval}
+    how |= {"batch": batch, "progress": True}
+    if isinstance(sampling, Spending):
+        samples, taken = spend(denoiser, record["shape"], range(n), wanted, policy=sampling.policy, **how)
+        calls = sampling.policy.evaluations(taken).double().mean()
+        guided = " and the guide's" if guidance != 1 and not takes_scale(denoiser) else ""
+        mean = f"{taken.double().mean():.2f} steps and {calls:.2f} evaluations{guided}"
+        print(f"{sampling.name}: a mean of {mean}, from {taken.min()} to {taken.max()} steps")
+    else:
+        samples = generate(
+            denoiser,
+            record["shape"],
+            range(n),
+            wanted,
+            sigmas=sampling.sigmas,
+            solver=sampling.solver,
+            **how,
+            **churning,
+        )
     if target.suffix == ".npz":
         pictures.save_npz(target, samples, wanted)
     elif target.suffix == ".png":
@@ -184,12 +198,15 @@ def evaluate(
 ) -> None:
     """Measure a run's model against its data; every figure goes to the run's metrics.csv with its protocol."""
     from . import artifacts, options
+    from .sampling import Sampling
+    from .spending import Spending
 
     path = options.model(folder)
     record = artifacts.read_record(path)
     home = options.home(path)
     if search and levels is not None:
         raise UserError("--search: is for levels, and --levels gives them")
+    sampling: Sampling | Spending
     if schedule is None:
         sampling = options.sampling(record, solver, steps, grid, levels)
     else:
@@ -246,14 +263,15 @@ def evaluate(
     )
     trained = {"step": record["images"] // data.batch_size, "images": record["images"]}
     table.log_rows([trained | row.record() for row in rows])
+    protocol = rows[0].protocol
+    taken = {row.metric: row.value for row in rows}.get("steps_mean", protocol.steps or 0)
     if (home / "schedules").is_dir():
         from .schedule_report import save_picture
 
-        save_picture(home, sampling.steps)
+        save_picture(home, max(round(taken), 1))
     print(as_text(rows))
-    protocol = rows[0].protocol
     print(
-        f"n {protocol.n}, seed {seed}, {protocol.solver}, {protocol.steps} steps, {protocol.nfe} evaluations each, "
+        f"n {protocol.n}, seed {seed}, {protocol.solver}, {taken:.4g} steps, {protocol.nfe:.4g} evaluations each, "
         f"weights {protocol.ema}, reference {protocol.reference}"
     )
 

@@ -65,7 +65,7 @@ def generate(
     if labels is not None and len(labels) != len(seeds):
         raise ValueError(f"generate: need one label for each sample, got {len(labels)} for {len(seeds)} seeds")
     solve = named(solver)
-    device = _device_of(denoiser) if device is None else torch.device(device)
+    device = device_of(denoiser) if device is None else torch.device(device)
     samples = torch.empty(len(seeds), *shape)
     batches = range(0, len(seeds), batch)
     # disable=None: tqdm's own word for "unless this is a terminal"
@@ -106,7 +106,7 @@ def evaluating(*models: object) -> Iterator[None]:
             module.training = mode
 
 
-def _device_of(model: object) -> torch.device:
+def device_of(model: object) -> torch.device:
     if isinstance(model, nn.Module):
         for tensor in (*model.parameters(), *model.buffers()):
             return tensor.device

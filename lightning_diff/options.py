@@ -21,6 +21,8 @@ from .samplers import SOLVERS
 from .sampling import Sampling, choose
 from .schedule_file import load_schedule
 from .schedules import GRIDS, resample
+from .spending import Spending
+from .step_policy_file import holds_step_policy, load_step_policy
 
 
 def model(run: Path) -> Path:
@@ -78,20 +80,23 @@ def sampling(
 
 def scheduled(
     record: dict[str, Any], path: Path, solver: str | None, steps: int | None, others: dict[str, object]
-) -> Sampling:
-    """The grid in a file, for its solver and number of steps or for other ones.
+) -> Sampling | Spending:
+    """The grid in a file, for its solver and number of steps or for other ones; or the policy in a file, as it is.
 
-    A grid may be used on another model than it was learned on, with a warning.
+    Either may be used on another model than it was learned on, with a warning.
 
     Args:
         record: of the model.
-        path: of the schedule, or the run whose newest it is.
+        path: of the schedule or policy, or the run whose newest it is.
         others: options that say what the schedule says, by name, None where they were not given.
     """
+    where = path if path.suffix in (".json", ".safetensors") else home(model(path))
+    if holds_step_policy(where):
+        return _spending(record, where, {"--solver": solver, "--steps": steps} | others)
     for name, value in others.items():
         if value is not None:
             raise UserError(f"{name}: is not for --schedule, which gives the noise levels")
-    found = load_schedule(path if path.suffix == ".json" else home(model(path)))
+    found = load_schedule(where)
     if solver is not None:
         check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
     if record["sha256"] != found.model:
@@ -102,6 +107,18 @@ def scheduled(
             raise UserError(f"--steps: {path} has one step, of which no other grid can be made")
         sigmas, name = resample(sigmas, steps), f"{name}@{found.steps}"
     return Sampling(solver or found.solver, sigmas, name)
+
+
+def _spending(record: dict[str, Any], path: Path, others: dict[str, object]) -> Spending:
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(f"{name}: is not for the policy of --schedule, which chooses each sample's levels itself")
+    if record["kind"] == "consistency":
+        raise UserError(f"--schedule: {path} spends steps of denoisers, and this is a consistency model")
+    found = load_step_policy(path)
+    if record["sha256"] != found.model:
+        warnings.warn(f"{path}: was learned on another model; the policy may serve this one less well", stacklevel=3)
+    return Spending(found.policy, f"{found.policy.solver}/policy_{found.policy.gamma:g}")
 
 
 def check_guidance(record: dict[str, Any], guidance: float, guide: Path | None = None) -> None:

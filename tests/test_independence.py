@@ -24,6 +24,7 @@ MATHEMATICS = (
     "samplers",
     "schedules",
     "selection",
+    "spending",
     "statistics",
     "tangent",
     "weighting",

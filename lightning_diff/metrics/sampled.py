@@ -12,8 +12,10 @@ from ..data import Data
 from ..generate import generate
 from ..guidance import takes_scale
 from ..pictures import to_uint8
+from ..processes import rows_of_all
 from ..samplers import nfe
 from ..sampling import Sampling, choose
+from ..spending import Spending, spend
 from .evaluate import Protocol, Reference, Row, evaluate, rank_and_world
 
 
@@ -22,7 +24,7 @@ def evaluate_denoiser(
     reference: Reference,
     n: int | None = None,
     *,
-    sampling: Sampling | None = None,
+    sampling: Sampling | Spending | None = None,
     guidance: float = 1.0,
     seed: int = 0,
     ema: str | None = None,
@@ -39,7 +41,8 @@ def evaluate_denoiser(
         denoiser: the model.
         reference: what to measure against.
         n: samples; None for as many as there are held-out images, which puts figures and floors at the same n.
-        sampling: solver and noise levels; None for what suits the model (see `sampling.choose`).
+        sampling: solver and noise levels; None for what suits the model (see `sampling.choose`). A policy that spends steps
+            instead adds the figures steps_mean and steps_std; nfe is then the mean over the samples.
         guidance, seed, batch, device, progress: see `generate`.
         ema: name of the weight average in place, for the protocol.
     """
@@ -52,26 +55,26 @@ def evaluate_denoiser(
     labels = requested_labels(data, most * world)
     my_labels = None if labels is None else labels[rank::world]
     # All processes draw equally many, because a sharded network runs on all or none; what is beyond n is dropped below.
-    images = generate(
-        denoiser,
-        data.shape,
-        range(rank, most * world, world),
-        my_labels,
-        sigmas=sampling.sigmas,
-        solver=sampling.solver,
-        guidance=guidance,
-        seed=seed,
-        batch=batch,
-        device=device,
-        progress=progress,
-    )
-    mine = len(range(rank, n, world))
-    images, my_labels = images[:mine], None if my_labels is None else my_labels[:mine]
+    seeds, mine = range(rank, most * world, world), range(rank, n, world)
+    how: dict[str, Any] = {"guidance": guidance, "seed": seed, "batch": batch, "device": device, "progress": progress}
+    passes = 1 if guidance == 1 or takes_scale(denoiser) else 2
+    figures: dict[str, float] = {}
+    if isinstance(sampling, Spending):
+        images, taken = spend(denoiser, data.shape, seeds, my_labels, policy=sampling.policy, **how)
+        taken = rows_of_all(taken[: len(mine)], mine, n, reference.device)
+        figures = {"steps_mean": taken.double().mean().item(), "steps_std": taken.double().std(correction=0).item()}
+        calls = passes * sampling.policy.evaluations(taken).double().mean().item()
+        protocol = Protocol(seed=seed, solver=sampling.name, nfe=calls, ema=ema)
+    else:
+        how |= {"sigmas": sampling.sigmas, "solver": sampling.solver}
+        images = generate(denoiser, data.shape, seeds, my_labels, **how)
+        calls = passes * nfe(sampling.solver, sampling.sigmas)
+        protocol = Protocol(seed=seed, solver=sampling.name, steps=sampling.steps, nfe=calls, ema=ema)
+    images, my_labels = images[: len(mine)], None if my_labels is None else my_labels[: len(mine)]
     if len(data.shape) == 3 and data.shape[0] in (1, 3):
         images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
-    calls = nfe(sampling.solver, sampling.sigmas) * (1 if guidance == 1 or takes_scale(denoiser) else 2)
-    protocol = Protocol(seed=seed, solver=sampling.name, steps=sampling.steps, nfe=calls, ema=ema)
-    return evaluate(images, reference, my_labels, protocol)
+    rows = evaluate(images, reference, my_labels, protocol)
+    return rows + [Row(metric, value, rows[0].protocol) for metric, value in figures.items()]
 
 
 def search_levels(

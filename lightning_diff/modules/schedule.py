@@ -8,12 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import recipe, rng
 from ..artifacts import load_denoiser, read_record
-from ..atomic import replacing
 from ..denoiser import Denoiser
 from ..errors import UserError
 from ..guidance import guided
@@ -25,6 +23,7 @@ from ..schedules.actor_critic import ActorCritic
 from ..schedules.step_policy import StepPolicy
 from ..schedules.stick_breaking import StickBreaking
 from ..sharding import ShardedStrategy
+from ..step_policy_file import LearnedPolicy, save_step_policy
 from . import starting
 from .counted import CountedModule, Optimizer
 
@@ -51,7 +50,7 @@ class ScheduleModule(CountedModule):
     The noise of trajectory number p is the training stream's, and with the learner's exploration a function of (seed, p). What it
     learns from, beside the gradient, is each step's whole global batch in order of position. So a killed run goes on exactly, and
     other numbers of processes learn the same up to the order of summation. The model is no part of the module: checkpoints name
-    it by its file's hash. The end leaves `schedule.json`, or for a `StepPolicy` its weights in `step_policy.safetensors`.
+    it by its file's hash. The end leaves `schedule.json`, or for a `StepPolicy` the policy in `step_policy.safetensors`.
 
     Args:
         model: run folder or model file of the denoiser.
@@ -160,25 +159,33 @@ class ScheduleModule(CountedModule):
             return
         folder = Path(self.trainer.default_root_dir)
         if isinstance(self.learner, StepPolicy):
-            tensors = {name: value.detach().cpu().contiguous() for name, value in self.learner.state_dict().items()}
-            with replacing(folder / self.product) as temporary:
-                save_file(tensors, temporary)
-            return
-        save_schedule(folder, self.schedule())
+            save_step_policy(folder, self.policy())
+        else:
+            save_schedule(folder, self.schedule())
 
     def schedule(self) -> Schedule:
         """The grid as it is kept."""
         grid = self.grid()
         assert grid is not None
         game = getattr(self.learner, "game", None)
-        protocol = {"seed": self.seed, "trajectories": self.images_seen, "guidance": self.guidance}
-        protocol |= {"sigma_max": self.learner.sigma_max, "learner": type(self.learner).__name__}
+        protocol = self._protocol() | {"sigma_max": self.learner.sigma_max, "learner": type(self.learner).__name__}
         if game is not None:
             protocol["reward"] = type(game).__name__
         costs = {"calls": float(self.calls)}
         return Schedule(
             grid.tolist(), "art_rl", getattr(game, "solver", "euler"), protocol, self._record["sha256"], costs
         )
+
+    def policy(self) -> LearnedPolicy:
+        """The policy that spends steps as it is kept."""
+        assert isinstance(self.learner, StepPolicy)
+        reward = self.learner.reward
+        of = "fine solution" if reward is None else getattr(reward, "__name__", type(reward).__name__)
+        protocol = self._protocol() | {"reward": of}
+        return LearnedPolicy(self.learner, protocol, self._record["sha256"], {"calls": float(self.calls)})
+
+    def _protocol(self) -> dict[str, Any]:
+        return {"seed": self.seed, "trajectories": self.images_seen, "guidance": self.guidance}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -66,7 +66,8 @@ class ActorCritic(nn.Module):
     As published: one trajectory at a time, lam=0.1, trace=0, start="uniform", Adam at 1e-4, 5,000 to 20,000 times. A number for
     lambda has the unit of |Q|, so that it is too wide for one problem and too narrow for the next; lam=None takes
     (exploration L / T)^2 with a running L = int sqrt|Q| dpsi, which makes the policy's standard deviation `exploration` times its
-    mean at the optimum, and measures |Q|, V and gamma in units of (L / T)^2.
+    mean at the optimum, and measures |Q|, V and gamma in units of (L / T)^2. Its first call measures L on even steps and teaches
+    nothing.
 
     The moment conditions hold with any adapted test function. Those of (22) are the gradients at step k alone, which trust the
     critic's next value from the first update on; with `trace` the gradients of earlier steps count too, by trace^(j - k) after
@@ -87,10 +88,10 @@ class ActorCritic(nn.Module):
         start: "uniform": the mean is softplus(actor), 1 at first, steps even in sigma. "monitor": that over |Q|^(1/2), steps of
             equal error by what each trajectory sees of its own |Q|, and what the critic adds to it. On images the best steps
             differ a thousandfold, which the first takes long to find.
-        gamma_rate: of the multiplier's steps.
+        gamma_rate: of the multiplier's steps; default 1e-4 as published, with an adapted lambda 0.05 / T.
         epsilon: floor of |Q|.
-        inputs: what the networks see besides t and psi: "norms" (ln s, ln|Q|, |x|, |F| in per-element root mean squares), or
-            "state", x itself, for points of a line.
+        inputs: what the networks see besides t and psi: "norms" (ln s, ln|Q|, and of |x| and |F| the logarithms of per-element root
+            mean squares; lengths in units of T), or "state", x itself, for points of a line.
         width: of both networks.
     """
 
@@ -124,7 +125,7 @@ class ActorCritic(nn.Module):
             raise ValueError(f"ActorCritic: trace must be in [0, 1], got {trace}")
         self.steps, self.sigma_max, self.sigma_min = steps, float(sigma_max), float(sigma_min)
         self.lam, self.exploration, self.trace, self.actor_kind, self.epsilon = lam, exploration, trace, actor, epsilon
-        self.gamma_rate = (1e-4 if lam is not None else 0.02) if gamma_rate is None else gamma_rate
+        self.gamma_rate = (1e-4 if lam is not None else 0.05 / sigma_max) if gamma_rate is None else gamma_rate
         self.start, self.inputs = start, inputs
         features = 3 if inputs == "state" else 6
         self.actor, self.critic = mlp(features, width), mlp(features, width)
@@ -139,6 +140,10 @@ class ActorCritic(nn.Module):
     def lambda_(self) -> Tensor:
         """lambda in units of `scale`."""
         return torch.full_like(self.scale, self.exploration**2 if self.lam is None else self.lam)
+
+    @property
+    def _measuring(self) -> bool:
+        return self.lam is None and not self.updates
 
     def mean(self, state: Float[Tensor, "*b f"], q: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """mu > 0."""
@@ -192,8 +197,8 @@ class ActorCritic(nn.Module):
             if k == self.steps:
                 break
             q = q.clamp(min=self.epsilon)
-            mean = self.mean(states[-1], q).double()
-            theta = mean + std * q.rsqrt() * z[:, k].double()
+            mean = torch.ones_like(q) if self._measuring else self.mean(states[-1], q).double()
+            theta = mean if self._measuring else mean + std * q.rsqrt() * z[:, k].double()
             psi_next = (psi + dt * theta).clamp(0, T)
             move = (psi_next - psi).to(x.dtype)
             x = x + move.reshape(-1, *[1] * (x.ndim - 1)) * F
@@ -212,8 +217,8 @@ class ActorCritic(nn.Module):
         clock, done = torch.full_like(psi, t / T), psi / T
         if self.inputs == "state":
             return torch.stack([clock, x.flatten(1).sum(1).double(), done], 1)
-        size = [tensor.double().flatten(1).square().mean(1).clamp(min=1e-30).log() / 4 for tensor in (x, F)]
-        return torch.stack([clock, done, sigma.log() / 2, q.clamp(min=self.epsilon).log() / 2, *size], 1)
+        size = [tensor.double().flatten(1).square().mean(1).clamp(min=1e-30).log() / 4 for tensor in (x / T, F)]
+        return torch.stack([clock, done, (sigma / T).log() / 2, q.clamp(min=self.epsilon).log() / 2, *size], 1)
 
     def _differences(self, state: Tensor) -> Tensor:
         """d features / d psi from one node to the next; t is held."""
@@ -252,12 +257,13 @@ class ActorCritic(nn.Module):
             "length": (seen.q.sqrt() * seen.mean).sum(1) / seen.mean.sum(1) * T * self.scale.sqrt(),
             "speed": seen.mean / seen.mean.mean(1, keepdim=True),
         }
-        return critic + actor, details
+        return (critic + actor) * (not self._measuring), details
 
     @torch.no_grad()
     def learn(self, details: dict[str, Float[Tensor, "b ..."]]) -> None:
         """After the optimiser's step, from all trajectories of the batch: multiplier (eq. 23), scale, average."""
-        self.gamma += self.gamma_rate * (details["psi_end"].double().mean() - self.sigma_max)
+        reached = details["psi_end"].double().clamp(max=2 * self.sigma_max)  # one path that met |Q| = 0 would outweigh all
+        self.gamma += self.gamma_rate * (reached.mean() - self.sigma_max)
         self.updates += 1
         if self.lam is None:
             length = details["length"].double().mean()

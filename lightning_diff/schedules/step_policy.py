@@ -8,7 +8,9 @@ tries (RLOO, arXiv 2402.14740); there is no critic. At test time the policy take
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from inspect import signature
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,6 +95,7 @@ class StepPolicy(nn.Module):
         self.reward, self.gamma, self.max_steps, self.tries = reward, gamma, max_steps, tries
         self.sigma_max, self.sigma_min, self.sigma_data = float(sigma_max), float(sigma_min), float(sigma_data)
         self.solver, self.reference_steps, self.scale = solver, reference_steps, scale
+        self.start, self.width = start, width
         last = nn.Linear(width, 3)
         nn.init.zeros_(last.weight)
         with torch.no_grad():  # a Beta whose mode is `start`, and a chance of 1 in 100 to stop
@@ -100,6 +103,12 @@ class StepPolicy(nn.Module):
         self.net = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))  # spread of one noise's returns, running
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What builds another one like it, but for the reward, which samples do not need."""
+        names = [name for name in signature(StepPolicy).parameters if name != "reward"]
+        return {name: getattr(self, name) for name in names}
 
     def forward(
         self,
@@ -143,7 +152,7 @@ class StepPolicy(nn.Module):
         chance: Chance = None,
         explore: bool = False,
     ) -> Spent:
-        """Draw a sample from each noise; every one stops by itself.
+        """Draw a sample from each noise; every one stops by itself, and the model is not asked about it again.
 
         Args:
             model: callable (x, sigma (B,), label) -> x0.
@@ -153,34 +162,39 @@ class StepPolicy(nn.Module):
             explore: draw the choices; otherwise their modes are taken.
         """
 
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return model(x, sigma, label)
-
         x = self.sigma_max * noise
         sigma = torch.full((len(x),), self.sigma_max, dtype=torch.float64, device=x.device)
         log_pi, steps = sigma.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        levels, past = [sigma], None
+        ends, levels, past = torch.empty_like(x), [sigma], None
+        going = torch.arange(len(x), device=x.device)  # which samples x and sigma are: those that have not ended
         for k in range(self.max_steps):
-            going = sigma > 0
-            if not going.any():
-                break
-            asked = torch.where(going, sigma, self.sigma_min)  # the finished compute along, and change nothing
             with torch.no_grad():
-                D = denoise(x, asked.to(x.dtype))
-                features = self._features(x, D, asked)
+                D = model(x, sigma.to(x.dtype), label)
+                features = self._features(x, D, sigma)
             r, stops, log_p = self._choose(features, explore, chance)
-            last = stops | (asked * r <= self.sigma_min) | (k == self.max_steps - 1)
-            ahead = torch.where(last, 0.0, asked * r)
-            with torch.no_grad():
-                moved = step(denoise, x, asked, ahead, self.solver, past=past, denoised=D)
-                past = Past(asked, x, D)
-                x = torch.where(going.reshape(-1, *[1] * (x.ndim - 1)), moved, x)
             forced = k == self.max_steps - 1
-            log_pi = log_pi + torch.where(going & (not forced), log_p, 0.0)
-            steps = steps + going
-            sigma = torch.where(going, ahead, 0.0)
-            levels.append(sigma)
-        return Spent(x, steps, torch.stack(levels, 1), log_pi)
+            if not forced:
+                log_pi = log_pi.index_add(0, going, log_p)
+            last = stops | (sigma * r <= self.sigma_min) | forced
+            steps[going] += 1
+            ends[going[last]] = D[last].to(x.dtype)  # Euler's step to 0, which every solver's last one is
+            levels.append(torch.zeros_like(levels[0]).index_add(0, going, torch.where(last, 0.0, sigma * r)))
+            on = ~last
+            if not on.any():
+                break
+            going, x, sigma, D, ahead = going[on], x[on], sigma[on], D[on], (sigma * r)[on]
+            label = None if label is None else label[on]
+            past = None if past is None else Past(*(of[on] for of in past))
+            if isinstance(chance, Sequence):
+                chance = [one for one, stays in zip(chance, on.tolist(), strict=True) if stays]
+            with torch.no_grad():
+                moved = step(partial(_asked, model, label), x, sigma, ahead, self.solver, past=past, denoised=D)
+            past, x, sigma = Past(sigma, x, D), moved, ahead
+        return Spent(ends, steps, torch.stack(levels, 1), log_pi)
+
+    def evaluations(self, steps: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Of the model, for samples of so many steps: one at each, and a second one at each but the last if the solver corrects."""
+        return 2 * steps - 1 if self.solver in ("heun", "unipc") else steps
 
     @torch.no_grad()
     def learn(self, details: dict[str, Tensor]) -> None:
@@ -235,6 +249,10 @@ class StepPolicy(nn.Module):
         kept = (rms[2] * spread / self.sigma_data**2).clamp(min=1e-3).log()
         parts = [log_sigma / 3, log_sigma.tanh(), (rms[0] / spread).log(), flow.clamp(-4, 4), kept.clamp(-4, 4)]
         return torch.stack(parts, 1).to(next(self.parameters()).dtype)
+
+
+def _asked(model: Model, label: Label, x: Tensor, sigma: Tensor) -> Tensor:
+    return model(x, sigma, label)
 
 
 def _draw(alpha: Tensor, beta: Tensor, chance: Chance) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -56,6 +56,29 @@ def knowing(steps: int, factor: float = 1.0, **options) -> ActorCritic:
     return learner
 
 
+def test_with_an_adapted_lambda_the_unit_of_length_does_not_matter():
+    """Data, noise and levels a hundred times as large: the same updates and, in that unit, the same grid."""
+
+    def learned(unit: float) -> Tensor:
+        def line(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+            s, x = (sigma / unit).reshape(-1, 1), x / unit
+            return -s * x / (1 + s**2), x / (1 + s**2) ** 2 / unit
+
+        torch.manual_seed(0)
+        learner = ActorCritic(12, T * unit, sigma_min=1e-3 * unit, width=16).double()
+        optimiser, draws = torch.optim.SGD(learner.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
+        for _ in range(8):
+            noise, chance = (torch.randn(8, n, dtype=torch.float64, generator=draws) for n in (1, 12))
+            loss, details = learner(unasked, noise, chance, field=line)
+            optimiser.zero_grad()
+            loss.mean().backward()
+            optimiser.step()
+            learner.learn(details)
+        return learner.grid() / unit
+
+    torch.testing.assert_close(learned(100.0), learned(1.0))
+
+
 def test_a_surprise_reaches_back_by_the_trace():
     """At 1 the critic is trained towards what the rollout returned, lambda and the anchor included."""
     torch.manual_seed(0)
