@@ -14,6 +14,7 @@ from lightning_diff.metrics_table import read
 from lightning_diff.modules.schedule import learn_schedule
 from lightning_diff.samplers import check_sigmas
 from lightning_diff.schedule_file import load_schedule
+from lightning_diff.step_policy_file import load_step_policy
 
 GAME = "{_target_: lightning_diff.schedules.rewards.EndPoint, solver: heun, substeps: 4}"
 STICK = f"{{_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 8, game: {GAME}}}"
@@ -50,9 +51,14 @@ def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train
     assert ("schedule/multiplier" in names) == (learner is PAPER)
 
 
-def test_a_policy_that_spends_steps_leaves_its_weights(trained, train):
+def test_a_policy_that_spends_steps_is_left_for_this_model(trained, train, state):
     folder = train("spend", *words(SPEND))
-    assert (folder / "step_policy.safetensors").stat().st_size > 0
+    found = load_step_policy(folder)
+    assert found.model == json.loads((trained / "model.json").read_text())["sha256"]
+    assert found.protocol == {"seed": 3, "trajectories": 128, "guidance": 1.0, "reward": "fine solution"}
+    assert found.costs["calls"] > 0
+    kept = {name.removeprefix("learner."): value for name, value in state(folder)["state_dict"].items()}
+    assert all(torch.equal(kept[name], value) for name, value in found.policy.state_dict().items())
     assert "schedule/steps" in {row["metric"] for row in read(folder / "metrics.csv")}
 
 
