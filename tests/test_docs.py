@@ -177,5 +177,6 @@ def test_every_metric_and_feature_space_has_its_words():
     spaces = set(get_args(FeatureName))
     assert spaces <= described
     assert described - spaces == {name.removesuffix("_floor").replace("pixels", "F") for name in names} | {
-        "label_agreement"
+        "label_agreement",
+        "steps_mean",
     }
