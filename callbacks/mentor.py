@@ -13,6 +13,7 @@ from lightning_diff import rng, steering
 from lightning_diff.errors import UserError
 from lightning_diff.processes import from_all
 from lightning_diff.ranking import chosen_ranks, mean_spearman
+from lightning_diff.rollout_plan import refuse_unknown_precision
 from lightning_diff.rollouts import Count, added
 from lightning_diff.selection import select
 from lightning_diff.steering import Option, Worth
@@ -62,6 +63,8 @@ class Mentor(Callback):
         refuse_nonpositive("Mentor", every=every, groups=groups, **{f"costs.{k}": v for k, v in (costs or {}).items()})
         if not -1 <= threshold <= 1:
             raise ValueError(f"Mentor: threshold must lie in [-1, 1], got {threshold}")
+        for precision in precisions or ():
+            refuse_unknown_precision("Mentor: precisions", precision)
         self.every, self.groups, self.threshold, self.steer = every, groups, threshold, steer
         self.pools, self.preview_steps, self.precisions = pools, preview_steps, precisions
         self.costs = dict(costs or {})

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .ranking import mean_spearman
-from .rollouts import Plan
+from .rollout_plan import Plan
 from .samplers import nfe
 from .selection import select
 

@@ -20,6 +20,7 @@ MATHEMATICS = (
     "rewards",
     "ranking",
     "rng",
+    "rollout_plan",
     "rollouts",
     "samplers",
     "schedules",

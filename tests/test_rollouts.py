@@ -209,6 +209,8 @@ def test_bad_plans_and_rewards_are_refused(policy):
         Plan(preview_steps=0)
     with pytest.raises(ValueError, match=r"nothing is drawn twice"):
         Plan(preview_steps=None, precision="fp8")
+    with pytest.raises((ValueError, TypeError), match="'fp4'"):  # TypeError of the annotations, which tests check
+        Plan(precision="fp4")
     label = torch.zeros(1, dtype=torch.int64)
     for bad, said in (
         (lambda i, y: i.mean(), "one number for each"),

@@ -14,9 +14,11 @@ Emulation has the format's numbers and none of its speed; `report` says which it
 
 from .copies import LowPrecision, quantized_copy, refresh
 from .formats import fp8_round, int8_round, nvfp4_round
+from .kernels import Kind
 from .report import LayerReport, Report, report
 
 __all__ = [
+    "Kind",
     "LayerReport",
     "LowPrecision",
     "Report",

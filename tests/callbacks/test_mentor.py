@@ -140,3 +140,5 @@ def test_what_it_cannot_watch_or_choose_is_refused(train, align):
         align("bad", {"pools": [2]})
     with pytest.raises(ValueError, match=r"threshold must lie in \[-1, 1\]"):
         Mentor(threshold=2.0)
+    with pytest.raises(ValueError, match=r"Mentor: precisions must be one of full, nvfp4, .*got 'fp4'"):
+        Mentor(precisions=["full", "fp4"])
