@@ -1,6 +1,8 @@
 """The adapter with a tiny CLIP of random weights, made here."""
 
+import copy
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +49,40 @@ def test_grey_pictures_of_any_size_are_taken(clip, tokens):
     assert torch.allclose(scored(reward, small.expand(-1, 3, -1, -1), torch.arange(3)), values)
     with pytest.raises(ValueError, match=r"3 prompts, for labels 0\.\.2"):
         reward(small, torch.tensor([0, 1, 3]))
+
+
+@torch.no_grad()
+def test_the_model_moves_to_the_images_unless_its_device_is_given(clip, tokens):
+    images, label = torch.rand(3, 1, 8, 8, device="meta"), torch.arange(3)
+    reward = ClipReward(copy.deepcopy(clip), tokens)
+    assert reward(images, label).device.type == "meta"
+    assert {weight.device.type for weight in reward.model.parameters()} == {"meta"}
+    stays = ClipReward(copy.deepcopy(clip), tokens, device="cpu")
+    stays(torch.rand(3, 1, 8, 8), label)
+    assert next(stays.model.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("names", [["input_ids"], ["input_ids", "attention_mask"]])
+def test_a_processor_may_know_no_masks_and_then_pads_to_full_length(clip, tokens, monkeypatch, names):
+    transformers = pytest.importorskip("transformers")
+    asked = {}
+
+    class Tokenizer:
+        model_input_names = names
+
+        def __call__(self, words, **options):
+            asked.update(options)
+            mask = {"attention_mask": torch.ones_like(tokens["input_ids"])} if len(names) > 1 else {}
+            return tokens | mask
+
+    looks = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor = SimpleNamespace(tokenizer=Tokenizer(), image_processor=looks)
+    for name, made in (("AutoModel", clip), ("AutoProcessor", processor)):
+        monkeypatch.setattr(transformers, name, SimpleNamespace(from_pretrained=lambda _, made=made: made))
+    reward = ClipReward("some/model", ["a zero", "a one", "a two"])
+    assert reward.words.shape == (3, 8)
+    assert asked["padding"] == ("max_length" if len(names) == 1 else True)
+    assert reward.needs_label
 
 
 def test_a_model_given_itself_needs_tokens(clip):
