@@ -11,6 +11,7 @@ from lightning_diff.artifacts import load_denoiser, read_record, save_denoiser
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.metrics_table import read
 from lightning_diff.nets import MLP
+from lightning_diff.schedule_file import Schedule, save_schedule
 from lightning_diff.schedules import StepPolicy
 from lightning_diff.spending import spend
 from lightning_diff.step_policy_file import LearnedPolicy, load_step_policy, save_step_policy
@@ -104,6 +105,12 @@ def test_what_it_leaves_no_choice_of_is_refused_in_a_line(run, capsys, words, me
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "\n" not in said
+
+
+def test_a_range_beside_a_grid_is_refused_as_well(run, capsys):
+    save_schedule("good.json", Schedule([80.0, 1.0, 0.0], "edm", "heun", {}, read_record(run)["sha256"]))
+    assert cli.main(["sample", "one", "--schedule", "good.json", "--sigma-min", "0.1"]) == 2
+    assert "--sigma-min: is not for --schedule" in capsys.readouterr().err
 
 
 def test_a_damaged_one_is_one_line(run, capsys):
