@@ -9,13 +9,13 @@
     int8    symmetric, with a scale for each row; a kernel on CPUs and GPUs alike
     bf16    autocast
 
-Emulation has the format's numbers and none of its speed; `report` says which it is.
+Emulation has the format's numbers and none of its speed; `report` says which it is, and `headline` does in a line.
 """
 
 from .copies import LowPrecision, quantized_copy, refresh
 from .formats import fp8_round, int8_round, nvfp4_round
 from .kernels import Kind
-from .report import LayerReport, Report, report
+from .report import LayerReport, Report, headline, report
 
 __all__ = [
     "Kind",
@@ -23,6 +23,7 @@ __all__ = [
     "LowPrecision",
     "Report",
     "fp8_round",
+    "headline",
     "int8_round",
     "nvfp4_round",
     "quantized_copy",

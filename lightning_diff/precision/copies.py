@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from fnmatch import fnmatch
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from .kernels import Kernel, Kind, choose
 from .products import Product
 
 Weights = nn.Module | Mapping[str, Tensor]
-Network = TypeVar("Network", bound=nn.Module)
+Rest = Literal["auto", "bf16", "fp16"]
 _PLAIN = (nn.Linear, nn.Conv2d, layers.Linear, layers.Conv)  # not their subclasses, which may compute something else
 
 
@@ -27,7 +27,7 @@ def quantized_copy(
     kernel: Kernel = "auto",
     smallest: int = 32,
     keep: Sequence[str] = (),
-    rest: torch.dtype | None = None,
+    rest: Rest | torch.dtype | None = "auto",
 ) -> nn.Module:
     """A copy of a network that computes its matrix products and convolutions in low precision, for inference.
 
@@ -42,7 +42,8 @@ def quantized_copy(
             everywhere; "torch", "torchao" and "transformer_engine" are that kernel or an error (see `report`).
         smallest: number of inputs and outputs from which a layer is quantised.
         keep: names of layers that are left as they are, as in `named_modules`, with * and ? for any part.
-        rest: autocast everything else to this dtype; bfloat16 is what GPUs want. None: as the caller has it.
+        rest: autocast everything else to this dtype. None: as the caller has it. "auto": bfloat16 for nvfp4 and fp8 on NVIDIA GPUs,
+            whose kernels answer in it; else as the caller has it.
 
     Returns:
         A `LowPrecision` network, or a `Denoiser` with one. It starts with net's weights; `refresh(copy, net)` renews them.
@@ -77,13 +78,19 @@ class LowPrecision(nn.Module):
     """A network with low-precision layers; see `quantized_copy`. It has the network's attributes and signature."""
 
     def __init__(
-        self, net: nn.Module, kind: Kind, kernel: Kernel, smallest: int, keep: Sequence[str], rest: torch.dtype | None
+        self,
+        net: nn.Module,
+        kind: Kind,
+        kernel: Kernel,
+        smallest: int,
+        keep: Sequence[str],
+        rest: Rest | torch.dtype | None,
     ):
         super().__init__()
         if kind not in get_args(Kind):
             raise ValueError(f"quantized_copy: kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
         self.precision = kind
-        self.rest = torch.bfloat16 if kind == "bf16" else rest
+        self.rest = rest_dtype(kind, rest, next(net.parameters()).device)
         self.left = _left_alone(net, kind, smallest, keep)
         self.names = frozenset(net.state_dict())
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
@@ -229,6 +236,15 @@ def _replaced(net: nn.Module, low: Mapping[str, nn.Module]) -> nn.Module:
             if id(layer) in new:
                 module._modules[child] = new[id(layer)]
     return net
+
+
+def rest_dtype(kind: Kind, rest: Rest | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """What everything that is not quantised is autocast to, if to anything; see `quantized_copy`."""
+    if kind == "bf16":
+        return torch.bfloat16
+    if rest == "auto":
+        return torch.bfloat16 if device.type == "cuda" and kind in ("nvfp4", "fp8") else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(rest, rest)  # type: ignore[arg-type]
 
 
 def _has(layer: nn.Module, part: str) -> bool:

@@ -1,6 +1,7 @@
 """What a low-precision copy quantised, how, with what error, and why it left the rest."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -88,18 +89,72 @@ def report(copy: nn.Module, net: nn.Module, *inputs: Any, **conditioning: Any) -
                 outputs.get(name),
             )
         )
-    return Report(_headline(inner, rows), rows)
+    return Report(_headline(inner, net, inputs, conditioning, dict(weight_layers(source))), rows)
 
 
-def _headline(copy: LowPrecision, rows: list[LayerReport]) -> str:
-    done = [row for row in rows if row.precision]
-    share = sum(row.weights for row in done) / sum(row.weights for row in rows)
-    start = f"{copy.precision}: {len(done)} of {len(rows)} layers, {share:.0%} of their weights, "
+@torch.no_grad()
+def headline(copy: nn.Module, *inputs: Any, **conditioning: Any) -> str:
+    """A line: how many layers, how much of the network, by what kernel or in software.
+
+    Args:
+        copy: of `quantized_copy`; not compiled yet, if there are inputs.
+        inputs, conditioning: what it is called with, to count multiplications; none to leave that out.
+    """
+    inner = copy.net if isinstance(copy, Denoiser) else copy
+    if not isinstance(inner, LowPrecision):
+        raise ValueError(f"headline: needs what quantized_copy returned, got {type(copy).__name__}")
+    layers = inner.low | {name: inner.net.get_submodule(name) for name in inner.left}
+    return _headline(inner, copy, inputs, conditioning, layers)
+
+
+def _headline(
+    copy: LowPrecision,
+    called: nn.Module,
+    inputs: tuple[Any, ...],
+    conditioning: dict[str, Any],
+    layers: Mapping[str, nn.Module],
+) -> str:
+    """`called` is the copy or the exact network, `layers` are its own."""
+    shares = {"weights": {name: prod(_weight_shape(layer)) for name, layer in layers.items()}}
+    if inputs or conditioning:
+        shares["multiplications"] = _multiplications(called, inputs, conditioning, layers)
+    parts = [
+        f"{sum(of[name] for name in copy.low) / sum(of.values()):.0%} of their {what}" for what, of in shares.items()
+    ]
+    start = f"{copy.precision}: {len(copy.low)} of {len(layers)} layers, {', '.join(parts)}, "
     if copy.kernel == "emulated":
         return (
             f"{start}emulated in software: the format's numbers, no gain in speed. Kernels: {HARDWARE[copy.precision]}."
         )
     return f"{start}by {copy.kernel}."
+
+
+def _weight_shape(layer: nn.Module) -> torch.Size:
+    return layer.weight_shape if isinstance(layer, LowLayer) else layer.weight.shape  # type: ignore[return-value]
+
+
+def _multiplications(
+    called: nn.Module, inputs: tuple[Any, ...], conditioning: dict[str, Any], layers: Mapping[str, nn.Module]
+) -> dict[str, int]:
+    """By each layer's weights in one call."""
+    counts = dict.fromkeys(layers, 0)
+    hooks = []
+    for name, layer in layers.items():
+
+        def count(layer: nn.Module, args: tuple[Any, ...], output: Tensor, name: str = name) -> None:
+            shape = _weight_shape(layer)
+            meets_all = (
+                args[0] if getattr(layer, "transposed", False) else output
+            )  # its channels are the first of `shape`
+            counts[name] += meets_all.numel() // shape[0] * prod(shape)
+
+        hooks.append(layer.register_forward_hook(count))
+    try:
+        called(*inputs, **conditioning)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts
 
 
 def _described(layer: nn.Module) -> str:

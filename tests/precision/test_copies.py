@@ -14,7 +14,16 @@ from lightning_diff.denoiser import Denoiser
 from lightning_diff.errors import UserError
 from lightning_diff.nets import MLP, DiT, UNet
 from lightning_diff.nets.layers import Conv, Linear
-from lightning_diff.precision import LowPrecision, formats, nvfp4_round, quantized_copy, refresh, report
+from lightning_diff.precision import (
+    LowPrecision,
+    copies,
+    formats,
+    headline,
+    nvfp4_round,
+    quantized_copy,
+    refresh,
+    report,
+)
 from lightning_diff.precision.products import Emulated, Float8, Int8, unfold
 
 NETS = {
@@ -179,6 +188,23 @@ def test_first_last_small_and_unfit_layers_are_left_with_a_reason():
 
 
 @torch.no_grad()
+def test_the_headline_counts_weights_and_multiplications_of_the_copy_alone():
+    net = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), *(nn.Conv2d(32, 32, k, padding=k // 2) for k in (3, 1, 1)))
+    net.append(nn.Flatten()).append(nn.Linear(32 * 16, 48)).append(nn.Linear(48, 16))
+    x = torch.randn(2, 32, 4, 4)
+    copy = quantized_copy(net, "nvfp4", keep=["2"])
+    weights, products = [9216, 9216, 1024, 1024, 24576, 768], [147456, 147456, 16384, 16384, 24576, 768]
+    shares = [(of[1] + of[3] + of[4]) / sum(of) for of in (weights, products)]
+    expected = (
+        f"nvfp4: 3 of 6 layers, {shares[0]:.0%} of their weights, {shares[1]:.0%} of their multiplications, emulated"
+    )
+    assert headline(copy, x).startswith(expected)
+    assert report(copy, net, x).headline == headline(copy, x)
+    assert "multiplications" not in headline(copy)
+    assert headline(quantized_copy(net, "bf16"), x).startswith("bf16: 6 of 6 layers, 100% of their weights, 100%")
+
+
+@torch.no_grad()
 def test_the_report_tells_what_was_done_how_and_with_what_error():
     net = randomised(NETS["unet"]())
     copy = quantized_copy(net, "nvfp4")
@@ -253,6 +279,10 @@ def test_a_compiled_copy_is_refreshed_without_another_compilation(unchecked):
 def test_the_rest_follows_autocast_where_it_is_asked_for():
     net = randomised(NETS["dit"]())
     narrow = quantized_copy(net, "fp8", rest=torch.bfloat16)(*inputs())
+    assert torch.equal(quantized_copy(net, "fp8", rest="bf16")(*inputs()), narrow)
+    assert torch.equal(quantized_copy(net, "fp8")(*inputs()), quantized_copy(net, "fp8", rest=None)(*inputs()))
+    for kind, device, rest in (("fp8", "cuda", torch.bfloat16), ("nvfp4", "cpu", None), ("int8", "cuda", None)):
+        assert copies.rest_dtype(kind, "auto", torch.device(device)) == rest
     wide = quantized_copy(net, "fp8")(*inputs())
     assert 0 < (narrow - wide).abs().max() < 0.1 * wide.abs().max()
 
