@@ -77,6 +77,11 @@ class Plan:
         size = max(1, self.batch // self.pool)
         return [range(first, min(first + size, self.prompts)) for first in range(0, self.prompts, size)]
 
+    def even_batch(self, processes: int) -> int | None:
+        """The `batch` nearest to this one with which every process draws as much as the others; None if no number does that."""
+        sizes = [groups for groups in range(1, self.prompts + 1) if self.prompts % (groups * processes) == 0]
+        return min((groups * self.pool for groups in sizes), key=lambda batch: abs(batch - self.batch), default=None)
+
 
 def refuse_unknown_precision(name: str, precision: str) -> None:
     if precision not in get_args(Precision):

@@ -20,10 +20,11 @@ from torch import Tensor
 from . import rng
 from .generate import evaluating, generate
 from .objectives import Chain, sample_chain
-from .rewards import Reward, scored
+from .rewards import Reward
 from .rollout_plan import Plan
 from .samplers import nfe
 from .sampling import Sampling
+from .scoring import score_groups
 from .selection import pool_seeds, select
 
 __all__ = ["Count", "Drawn", "Plan", "Rollout", "added", "draw", "joined", "rollout"]
@@ -51,6 +52,8 @@ class Rollout(NamedTuple):
         reward: (G, M) of these images, float64.
         states, log_prob: (G, M, nodes, ...) and (G, M, steps) of the sampling chains, if it was a stochastic sampler.
         counts: what it cost.
+        preview_sum, reward_sum: (G, N) and (G, M) what `preview` and `reward` are in the units of their parts, where they are sums
+            of standardised ones: there a group's mean says nothing.
     """
 
     label: Int64[Tensor, " g"] | None
@@ -62,13 +65,25 @@ class Rollout(NamedTuple):
     states: Float[Tensor, "g m nodes *s"] | None = None
     log_prob: Float[Tensor, "g m steps"] | None = None
     counts: tuple[Count, ...] = ()
+    preview_sum: Float[Tensor, "g n"] | None = None
+    reward_sum: Float[Tensor, "g m"] | None = None
+
+    @property
+    def raw_preview(self) -> Float[Tensor, "g n"]:
+        """In the reward's own units."""
+        return self.preview if self.preview_sum is None else self.preview_sum
+
+    @property
+    def raw_reward(self) -> Float[Tensor, "g m"]:
+        return self.reward if self.reward_sum is None else self.reward_sum
 
 
 class Drawn(NamedTuple):
-    """Images of G groups and their scores; `chain` is of the stochastic sampler, flat over groups."""
+    """Images of G groups and their scores (see `scoring.Scores`); `chain` is of the stochastic sampler, flat over groups."""
 
     images: Float[Tensor, "g n *s"]
     score: Float[Tensor, "g n"]
+    raw: Float[Tensor, "g n"] | None
     chain: Chain | None
     cost: Count
 
@@ -116,10 +131,11 @@ def draw(
     else:
         chain = _chains(denoiser, shape, numbers, labels, sampling, eta, **options)  # type: ignore[arg-type]
         images = chain.states[-1]
-    score = _scores(reward, images, labels, n, plan.batch, device)
+    score, raw = score_groups(reward, images, labels, n, plan.batch, device)
     calls = sampling.steps if eta is not None else nfe(sampling.solver, sampling.sigmas)
     count = Count(phase, precision, len(images), calls * len(images), time.perf_counter() - start)
-    return Drawn(images.unflatten(0, (groups, n)), score.unflatten(0, (groups, n)), chain, count)
+    raw = None if raw is None else raw.unflatten(0, (groups, n))
+    return Drawn(images.unflatten(0, (groups, n)), score.unflatten(0, (groups, n)), raw, chain, count)
 
 
 def rollout(
@@ -157,7 +173,7 @@ def rollout(
     if plan.preview_steps is None:
         full = draw(policy, reward, seeds, label, plan, plan.steps, phase="full", eta=eta, **common)  # type: ignore[arg-type]
         chosen = select(full.score, plan.keep, plan.select, keys)
-        return _kept(full, chosen, chosen, label, seeds, full.score, (full.cost,))
+        return _kept(full, chosen, chosen, label, seeds, full)
     explored = draw(
         policy if preview is None else preview, reward, seeds, label, plan, plan.preview_steps,
         phase="explore", precision=plan.precision, **common,  # type: ignore[arg-type]
@@ -167,7 +183,7 @@ def rollout(
     full = draw(policy, reward, again, label, plan, plan.steps, phase="regenerate", eta=eta, **common)  # type: ignore[arg-type]
     second = select(full.score, plan.keep, plan.select, keys)
     chosen = first.gather(1, second)
-    return _kept(full, second, chosen, label, seeds, explored.score, (explored.cost, full.cost))
+    return _kept(full, second, chosen, label, seeds, explored)
 
 
 def joined(parts: Sequence[Rollout]) -> Rollout:
@@ -196,10 +212,9 @@ def _kept(
     selected: Int64[Tensor, "g m"],
     label: Int64[Tensor, " g"] | None,
     seeds: Int64[Tensor, "g n"],
-    preview: Float[Tensor, "g n"],
-    counts: tuple[Count, ...],
+    explored: Drawn,
 ) -> Rollout:
-    """`places` are in what was drawn, `selected` in the pool."""
+    """`places` are in what was drawn in full, `selected` in the pool, of which `explored` is."""
     rows = torch.arange(len(places))[:, None]
     states = log_prob = None
     if drawn.chain is not None:
@@ -207,7 +222,11 @@ def _kept(
         states = drawn.chain.states.transpose(0, 1).unflatten(0, groups_and_n)[rows, places]
         log_prob = drawn.chain.log_prob.transpose(0, 1).unflatten(0, groups_and_n)[rows, places]
     images, reward = drawn.images[rows, places], drawn.score[rows, places]
-    return Rollout(label, seeds, preview, selected, images, reward, states, log_prob, counts)
+    reward_sum = None if drawn.raw is None else drawn.raw[rows, places]
+    counts = (drawn.cost,) if drawn is explored else (explored.cost, drawn.cost)
+    return Rollout(
+        label, seeds, explored.score, selected, images, reward, states, log_prob, counts, explored.raw, reward_sum
+    )
 
 
 def _chains(
@@ -239,25 +258,3 @@ def _chains(
             chain = sample_chain(denoise, x, sampling.sigmas, eta=eta, generator=churn)
             parts.append(Chain(*(part.cpu() for part in chain)))
     return Chain(*(torch.cat(part, 1) for part in zip(*parts, strict=True)))
-
-
-def _scores(
-    reward: Reward,
-    images: Float[Tensor, "n *s"],
-    label: Int64[Tensor, " n"] | None,
-    group: int,
-    batch: int,
-    device: torch.device | str | None,
-) -> Float[Tensor, " n"]:
-    """Rewards in float64, `batch` images at a time; a sum of several is formed in each group for itself."""
-    label = torch.zeros(len(images), dtype=torch.int64) if label is None else label
-    several = getattr(reward, "parts", None)
-    found = []
-    for some, asked in zip(images.split(batch), label.split(batch), strict=True):
-        shown = some.clamp(-1, 1).to(device), asked.to(device)
-        values = several(*shown) if several else {"": scored(reward, *shown)}
-        found.append({name: value.to("cpu", torch.float64) for name, value in values.items()})
-    parts = {name: torch.cat([each[name] for each in found]) for name in found[0]}
-    if not several:
-        return parts[""]
-    return reward.combine(parts, torch.arange(len(images)) // group).double()  # type: ignore[attr-defined]

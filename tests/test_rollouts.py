@@ -10,7 +10,7 @@ from lightning_diff.denoiser import Denoiser
 from lightning_diff.errors import UserError
 from lightning_diff.generate import generate
 from lightning_diff.nets import UNet
-from lightning_diff.rewards import WeightedSum
+from lightning_diff.rewards import ClassLogProbability, WeightedSum
 from lightning_diff.rollouts import Plan, added, joined, rollout
 from lightning_diff.selection import pool_seeds, prompt_labels, select
 
@@ -167,6 +167,41 @@ def test_a_sum_of_rewards_is_standardised_in_each_group_for_itself(policy):
     assert torch.allclose(got.preview[1:], alone.preview, atol=1e-4)
 
 
+def test_of_a_standardised_sum_the_raw_one_is_kept_beside_it(policy):
+    def left(images, label):
+        return images[..., :4].mean((1, 2, 3))
+
+    def raw(images):
+        shown, asked = images.clamp(-1, 1).flatten(0, 1), label.repeat_interleave(images.shape[1])
+        return (ink(shown, asked) - 0.5 * left(shown, asked)).double().unflatten(0, images.shape[:2])
+
+    parts, label = {"ink": ink, "left": left}, torch.tensor([1, 2])
+    both = WeightedSum(parts, {"left": -0.5})
+    for plan in (PLAN, replace(PLAN, preview_steps=None)):
+        got = rollout(policy, both, [0, 1], label, plan, shape=SHAPE, seed=7)
+        assert torch.allclose(got.raw_reward, raw(got.images), atol=1e-6)
+        assert got.raw_preview.shape == got.preview.shape
+    assert torch.allclose(got.raw_preview.gather(1, got.selected), got.raw_reward)
+    plain = WeightedSum(parts, {"left": -0.5}, normalise="none")
+    got = rollout(policy, plain, [0, 1], label, PLAN, shape=SHAPE, seed=7)
+    assert got.reward_sum is None
+    assert torch.allclose(got.reward, raw(got.images), atol=1e-6)
+
+
+def test_rewards_that_cannot_score_groups_one_by_one_or_ask_for_no_class_are_refused(policy):
+    batch = WeightedSum({"ink": ink}, normalise="batch")
+    with pytest.raises(
+        ValueError, match=r"normalise: batch would depend on which groups are drawn together; take label"
+    ):
+        rollout(policy, batch, [0], torch.tensor([1]), PLAN, shape=SHAPE, seed=7)
+    asks = ClassLogProbability(lambda images: images.flatten(1)[:, :3])
+    for reward in (asks, WeightedSum({"class": asks, "ink": ink})):
+        with pytest.raises(ValueError, match=r"depends on the class that is asked for, and the model has none"):
+            rollout(policy, reward, [0], None, PLAN, shape=SHAPE, seed=7)
+    rollout(policy, asks, [0], torch.tensor([1]), PLAN, shape=SHAPE, seed=7)
+    rollout(policy, ink, [0], None, PLAN, shape=SHAPE, seed=7)
+
+
 def test_the_stochastic_sampler_keeps_its_chains(policy):
     got = roll(policy, PLAN, eta=1.0)
     assert got.states.shape == (4, 4, 4, *SHAPE)
@@ -200,6 +235,17 @@ def test_random_modes_depend_on_the_rows_key_alone():
     assert all({1, 4} <= set(row) for row in select(score, 4, "extremes_random", [5, 6]).tolist())
     drawn = torch.stack([select(score[:1], 2, "random", [key])[0] for key in range(600)]).flatten().bincount()
     assert drawn.min() > 150  # of 200 expected
+
+
+def test_an_even_batch_gives_every_process_as_many_images():
+    plan = Plan(prompts=48, pool=96, batch=384)
+    assert len(plan.chunks()) % 8  # 12 chunks: some draw two, some one
+    for processes in (1, 2, 3, 8, 16):
+        even = replace(plan, batch=plan.even_batch(processes))
+        shares = [sum(map(len, even.chunks()[rank::processes])) for rank in range(processes)]
+        assert len(set(shares)) == 1, processes
+    assert replace(plan, batch=600).even_batch(8) == 576
+    assert plan.even_batch(5) is None
 
 
 def test_bad_plans_and_rewards_are_refused(policy):

@@ -4,15 +4,16 @@ A reward is any callable
 
     reward(images (B, C, H, W) in [-1, 1], label (B,)) -> (B,)      larger is better
 
-so that a function of yours is one. It is called without gradients. `scored` calls one and checks what it says. Those here need no
+so that a function of yours is one. One that says `needs_label = True` is refused where nothing can be asked for. It is called
+without gradients. `scored` calls one and checks what it says. Those here need no
 download, but for `ClipReward`.
 """
 
 from .classes import ClassLogProbability, ReferenceDistance
 from .clip import ClipReward
 from .pictures import Brightness, Ink, JPEGCompressibility, Sharpness, Symmetry
-from .protocol import Reward, name_of, scored
-from .weighted import WeightedSum
+from .protocol import Reward, name_of, needs_label, scored
+from .weighted import WeightedSum, as_one, networks
 
 __all__ = [
     "Brightness",
@@ -25,6 +26,9 @@ __all__ = [
     "Sharpness",
     "Symmetry",
     "WeightedSum",
+    "as_one",
     "name_of",
+    "needs_label",
+    "networks",
     "scored",
 ]

@@ -17,6 +17,8 @@ class ClassLogProbability:
             ones from the better ones.
     """
 
+    needs_label = True
+
     def __init__(self, logits: Callable[[Tensor], Tensor], temperature: float = 1.0):
         if not temperature > 0:
             raise ValueError(f"ClassLogProbability: temperature must be positive, got {temperature}")
@@ -54,6 +56,7 @@ class ReferenceDistance:
                 f"ReferenceDistance: nearest must be in 1..{fewest}, the references to choose from, got {nearest}"
             )
         self.references, self.labels, self.features, self.nearest = references.flatten(1), labels, features, nearest
+        self.needs_label = labels is not None
 
     def __call__(self, images: Float[Tensor, "b c h w"], label: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
         x = images.flatten(1) if self.features is None else self.features(images)

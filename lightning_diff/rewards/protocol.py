@@ -23,6 +23,11 @@ def name_of(reward: object) -> str:
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
 
+def needs_label(reward: object) -> bool:
+    """Its attribute `needs_label`: whether it depends on what was asked for, so that it says nothing of a model without classes."""
+    return bool(getattr(reward, "needs_label", False))
+
+
 @torch.no_grad()
 def scored(reward: Reward, images: Float[Tensor, "b *s"], label: Int64[Tensor, " b"]) -> Float32[Tensor, " b"]:
     """The rewards of these images, checked, in float32.

@@ -1,13 +1,13 @@
 """Several rewards as one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor, nn
 
-from .protocol import Reward, scored
+from .protocol import Reward, name_of, needs_label, scored
 
 EPS = 1e-6  # against a spread of 0
 
@@ -22,7 +22,7 @@ class WeightedSum:
         rewards: by name.
         weights: by the same names; 1 each by default. Negative ones punish.
         normalise: "label" standardises among the images of a call that have the same label, "batch" among all; "none" adds the raw
-            numbers, whose units then count.
+            numbers, whose units then count. Rollouts know their groups, not all of an epoch at once, and refuse "batch".
     """
 
     def __init__(
@@ -47,6 +47,14 @@ class WeightedSum:
     def name(self) -> str:
         return " + ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
 
+    @property
+    def needs_label(self) -> bool:
+        return any(needs_label(reward) for reward in self.rewards.values())
+
+    @property
+    def is_standardised(self) -> bool:
+        return self.normalise != "none"
+
     def parts(self, images: Float[Tensor, "b *s"], label: Int64[Tensor, " b"]) -> dict[str, Float32[Tensor, " b"]]:
         """Every reward as it is, checked, by name: what to log."""
         return {name: scored(_Named(name, reward), images, label) for name, reward in self.rewards.items()}
@@ -61,6 +69,10 @@ class WeightedSum:
             total += self.weights[name] * self._standardised(values.double(), label)
         return total.float()
 
+    def raw(self, parts: Mapping[str, Float[Tensor, " b"]]) -> Float64[Tensor, " b"]:
+        """sum_i weight_i reward_i of parts that were scored before, in their own units: what compares between calls."""
+        return torch.stack([self.weights[name] * values.double() for name, values in parts.items()]).sum(0)
+
     def _standardised(self, values: Tensor, label: Tensor) -> Tensor:
         if self.normalise == "none" or not len(values):
             return values
@@ -70,6 +82,19 @@ class WeightedSum:
         mean = (torch.zeros_like(count).index_add_(0, index, values) / count)[index]
         variance = (torch.zeros_like(count).index_add_(0, index, (values - mean).square()) / count)[index]
         return (values - mean) / (variance.sqrt() + EPS)
+
+
+def as_one(reward: Reward | Sequence[Reward]) -> Reward:
+    """Several rewards as a sum in which all count equally."""
+    if isinstance(reward, Sequence):
+        return WeightedSum({f"{name_of(each)} {i}": each for i, each in enumerate(reward)})
+    return reward
+
+
+def networks(reward: Reward) -> list[nn.Module]:
+    """The networks among a reward and its parts."""
+    parts = reward.rewards.values() if isinstance(reward, WeightedSum) else ()
+    return [each for each in (reward, *parts) if isinstance(each, nn.Module)]
 
 
 class _Named:

@@ -19,6 +19,7 @@ from lightning_diff.rewards import (
     Symmetry,
     WeightedSum,
     name_of,
+    needs_label,
     scored,
 )
 
@@ -183,6 +184,22 @@ def test_settings_that_make_no_sense_are_refused():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             make()
+
+
+def test_the_raw_sum_is_in_the_rewards_own_units_whatever_else_is_in_the_call(images):
+    total = WeightedSum({"bright": Brightness(), "sharp": Sharpness()}, {"sharp": -0.5})
+    raw = total.raw(total.parts(images, LABEL))
+    assert torch.allclose(raw.float(), Brightness()(images, LABEL) - 0.5 * Sharpness()(images, LABEL))
+    assert torch.equal(total.raw(total.parts(images[:2], LABEL[:2])), raw[:2])
+
+
+def test_rewards_say_whether_they_depend_on_what_was_asked_for(images):
+    asks = ClassLogProbability(lambda x: x.flatten(1)[:, :3])
+    assert needs_label(asks)
+    assert needs_label(ReferenceDistance(images, LABEL))
+    assert needs_label(WeightedSum({"bright": Brightness(), "class": asks}))
+    for reward in (Brightness(), ReferenceDistance(images), WeightedSum({"bright": Brightness()}), lambda x, label: x):
+        assert not needs_label(reward)
 
 
 def test_a_sum_is_named_by_its_parts():
