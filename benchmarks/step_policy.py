@@ -192,7 +192,9 @@ def values(rows: list[Row], name: str) -> list[float]:
 
 def draw(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    for axes, (column, label) in zip(figure.subplots(1, 2), MEASURED.items(), strict=True):
+    panels = figure.subplots(1, 2)
+    budgets = sorted({float(row["nfe"]) for row in rows if row["method"] in METHODS})
+    for axes, (column, label) in zip(panels, MEASURED.items(), strict=True):
         curves: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
             curves[row["method"]][row["asked"]].append(row)
@@ -208,7 +210,9 @@ def draw(rows: list[Row], path: Path) -> None:
             if method == "fine" and column == "frechet":
                 axes.axhline(statistics.mean(values(points["0"], column)), color="grey", lw=0.8, label="fine solution")
         axes.set(xscale="log", yscale="log", xlabel="evaluations for each sample, mean", ylabel=label)
-    axes.legend(fontsize=8)
+        axes.set_xticks(budgets, [f"{nfe:g}" for nfe in budgets])
+        axes.minorticks_off()
+    panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
