@@ -13,9 +13,9 @@ from lightning_diff import rng, steering
 from lightning_diff.errors import UserError
 from lightning_diff.processes import from_all
 from lightning_diff.ranking import chosen_ranks, mean_spearman
-from lightning_diff.rollout_plan import refuse_unknown_precision
+from lightning_diff.rollout_plan import Plan, refuse_unknown_precision
 from lightning_diff.rollouts import Count, added
-from lightning_diff.selection import select
+from lightning_diff.selection import ONE_SIDED, select
 from lightning_diff.steering import Option, Worth
 
 from .cadence import refuse_nonpositive
@@ -32,7 +32,8 @@ class Mentor(Callback):
     explore that there is to choose from: `pools` x `preview_steps` x `precisions`, and without previews. The next epoch explores by
     the one that gives the most information for its cost among those that rank at least as well as `threshold` (see `steering`). If
     in any epoch the previews of what is kept agree less than that, the next one explores in full precision, and if it did already,
-    without previews, until measured again.
+    without previews, until measured again. Not so with `select: top`: among the highest alone, previews that rank the pool well
+    agree little, and only measurements steer.
 
     Nothing here looks at a clock to decide: what is chosen is a function of (recipe, seed), like everything that is trained.
 
@@ -103,19 +104,24 @@ class Mentor(Callback):
         values = self._watched(pl_module)
         if self.every is not None and epoch % self.every == 0:
             values |= self._measured(pl_module)
-        elif self.steer and values.get("rollout/agreement_kept", 1.0) < self.threshold:
+        elif self._is_misled(pl_module.plan, values):
             self._choose(pl_module, steering.fallback(pl_module.plan), values["rollout/agreement_kept"])
         self._log(trainer, pl_module, values)
         self._clock = time.perf_counter()
+
+    def _is_misled(self, plan: Plan, values: dict[str, float]) -> bool:
+        """Whether the kept images alone say that previews cannot be trusted."""
+        agreement = values.get("rollout/agreement_kept", 1.0)
+        return self.steer and plan.select not in ONE_SIDED and agreement < self.threshold
 
     def _watched(self, pl_module: Any) -> dict[str, float]:
         drawn, plan = pl_module.rollout, pl_module.plan
         explores = any(count.phase == "explore" for count in drawn.counts)
         values = {
-            "reward/kept": float(drawn.reward.mean()),
-            "reward/kept_spread": steering.within(drawn.reward),
-            "reward/pool": float(drawn.preview.mean()),
-            "reward/pool_spread": steering.within(drawn.preview),
+            "reward/kept": float(drawn.raw_reward.mean()),
+            "reward/kept_spread": steering.within(drawn.raw_reward),
+            "reward/pool": float(drawn.raw_preview.mean()),
+            "reward/pool_spread": steering.within(drawn.raw_preview),
             "rollout/diversity": steering.diversity(drawn.images),
             "rollout/pool": drawn.seeds.shape[1],
             "rollout/preview_steps": plan.preview_steps or plan.steps,
@@ -161,12 +167,12 @@ class Mentor(Callback):
         options += [] if now in options else [now]
         pool = max(option.pool for option in options)
         measure = pl_module.roller.measure
-        images, true, count = measure(groups, pool, plan.steps, "full")
+        images, true, raw, count = measure(groups, pool, plan.steps, "full", is_final=True)
         counts = [count]
         previews: dict[tuple[int | None, str], torch.Tensor] = {(None, "full"): true}
         for _, steps, precision in options:
             if (steps, precision) not in previews:
-                _, previews[steps, precision], count = measure(groups, pool, steps, precision)
+                _, previews[steps, precision], _, count = measure(groups, pool, steps, precision)
                 counts.append(count)
         training = pl_module.trained_levels * pl_module.evaluations_per_example
         found = [
@@ -178,7 +184,7 @@ class Mentor(Callback):
             if chosen.option != now:
                 self._choose(pl_module, chosen.option, chosen.agreement)
         return self._described(present, present_plan, previews[now[1:]], true) | {
-            "reward/unselected": float(true.mean()),
+            "reward/unselected": float(raw.mean()),
             "rollout/diversity_unselected": steering.diversity(images),
             **_spent(added(counts)),
         }

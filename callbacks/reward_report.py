@@ -17,7 +17,7 @@ from lightning_diff import metrics_table, pictures
 from lightning_diff.atomic import replacing
 from lightning_diff.errors import UserError
 from lightning_diff.generate import generate
-from lightning_diff.rewards import scored
+from lightning_diff.rewards import WeightedSum, scored
 from lightning_diff.sampling import choose
 
 from .cadence import is_due, refuse_nonpositive
@@ -30,7 +30,8 @@ class RewardReport(Callback):
     """Score the averaged weights on the same seeds, at the start, every so often and at the end; draw what came of it.
 
     Logs reward/mean and reward/std, over n images that start from seeds that training never uses, by the recipe's sampler for full
-    precision with `steps`; of a `rewards.WeightedSum` each part by its name. At the end writes `before_after.png`, samples of the
+    precision with `steps`; with a `rewards.WeightedSum`, of the weighted sum of its parts in their own units, and beside it of each
+    part by its name. At the end writes `before_after.png`, samples of the
     model that training started from over those of the trained one, from the same seeds, and `reward.png`: the reward against
     seconds, evaluations of the network and images drawn, where a `Mentor` logs them.
 
@@ -88,17 +89,20 @@ class RewardReport(Callback):
 
     def _score(self, trainer: Trainer, pl_module: Any) -> None:
         """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
-        values: dict[str, float] = {}
         images, label = self._drawn(trainer, pl_module, self.n)
-        parts: dict[str, list[Tensor]] = defaultdict(list)
+        several = pl_module.reward if isinstance(pl_module.reward, WeightedSum) else None
+        found: dict[str, list[Tensor]] = defaultdict(list)
         for some, asked in zip(images.split(self.batch), label.split(self.batch), strict=True):
             shown = some.clamp(-1, 1).to(pl_module.device), asked.to(pl_module.device)
-            several = getattr(pl_module.reward, "parts", None)
-            for name, value in (several(*shown) if several else {"": scored(pl_module.reward, *shown)}).items():
-                parts[f"/{name}" if name else ""].append(value.cpu().double())
-        for name, value in parts.items():
-            reward = torch.cat(value)
-            values |= {f"reward{name}/mean": float(reward.mean()), f"reward{name}/std": float(reward.std())}
+            scores = {"": scored(pl_module.reward, *shown)} if several is None else several.parts(*shown)
+            for name, value in scores.items():
+                found[name].append(value.cpu().double())
+        parts = {name: torch.cat(value) for name, value in found.items()}
+        rewards = parts if several is None else {"": several.raw(parts)} | parts
+        values: dict[str, float] = {}
+        for name, reward in rewards.items():
+            start = f"reward/{name}" if name else "reward"
+            values |= {f"{start}/mean": float(reward.mean()), f"{start}/std": float(reward.std())}
         for logger in trainer.loggers:
             logger.log_metrics({"images": pl_module.images_seen} | values, step=trainer.global_step)
 

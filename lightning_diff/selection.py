@@ -11,6 +11,7 @@ from torch import Tensor
 from . import rng
 
 Mode = Literal["extremes", "top", "random", "mean_deviation", "extremes_random"]
+ONE_SIDED: frozenset[Mode] = frozenset({"top"})  # keeps a truncated range, in which scores agree less than in the pool
 
 
 def pool_seeds(seed: int, groups: Sequence[int], pool: int) -> Int64[Tensor, "g n"]:

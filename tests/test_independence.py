@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 MATHEMATICS = (
+    "advantages",
     "denoiser",
     "ema",
     "errors",
@@ -24,6 +25,7 @@ MATHEMATICS = (
     "rollouts",
     "samplers",
     "schedules",
+    "scoring",
     "selection",
     "spending",
     "statistics",

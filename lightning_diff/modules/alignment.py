@@ -1,6 +1,5 @@
 """Reward post-training: a trained model and a reward become a model with more reward (DiffusionNFT, Sol-RL)."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..advantages import Baseline, Spread, refuse_meaningless
 from ..artifacts import load_denoiser, load_weights
 from ..binding import bind, construct
 from ..denoiser import Denoiser
@@ -17,22 +17,18 @@ from ..errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..lora import LoRA, adapted
 from ..noise import sigma_to_log_snr
-from ..objectives import advantage_weighted_loss, nft_loss, policy_gradient_loss
-from ..objectives.nft import advantages, optimality
+from ..objectives import by_name
+from ..objectives.nft import optimality
 from ..old_policy import OldPolicy, Ramp
-from ..rewards import Reward, WeightedSum, name_of
+from ..precision import quantized_copy
+from ..rewards import Reward, as_one, networks
 from ..rollouts import Plan, Rollout
+from ..scoring import refuse_unfit
 from ..sharding import is_sharded
 from . import starting
 from .base import Optimizer, TrainingModule
 from .policies import Policies
 from .rolling import Roller
-
-OBJECTIVES: dict[str, Callable[..., Any]] = {
-    "nft": nft_loss,
-    "advantage_weighted": advantage_weighted_loss,
-    "policy_gradient": policy_gradient_loss,
-}
 
 
 class AlignmentModule(TrainingModule):
@@ -54,16 +50,18 @@ class AlignmentModule(TrainingModule):
         reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), or several, which count equally (see
             `rewards.WeightedSum`, each standardised within the group).
         objective: "nft" (DiffusionNFT), "advantage_weighted" (AWM) or "policy_gradient" (DDPO and Flow-GRPO; what is kept is
-            drawn with the stochastic sampler).
+            drawn with the stochastic sampler, whose noise no preview has: explore, and few of the previews' ranks carry over).
         options: further arguments of the objective: beta, kl (see `objectives`).
         plan: of the rollouts.
+        copy: makes the copy that explores, of (network, kind), in a precision other than full: `precision.quantized_copy`, or a
+            partial of it with other `rest`, `kernel`, `smallest` or `keep`.
         levels: noise levels trained for each image; None: six tenths of what it was drawn through, Sol-RL's share.
         lora: train adapters instead of the weights.
         old_policy: optimiser steps taken -> share of itself that the old policy keeps at the end of an epoch.
         spread: advantages are divided by the standard deviation of all rewards of the epoch, or of those of the group, or by this
             number > 0: with the others, what hardly differs any more is told apart as sharply as what did at the start, and a
             reward that was reached is exploited.
-        baseline: from which rewards are counted: the mean of the group's kept images, or that of the scores of its whole pool.
+        baseline: from which rewards are counted: the mean of the group's kept images, or of its whole pool (see `advantages`).
         advantage_clip: > 0.
         eta: noise of the stochastic sampler, in (0, 1]; for the policy gradient alone.
         classes: the classes to be prompts; None for all.
@@ -85,11 +83,12 @@ class AlignmentModule(TrainingModule):
         objective: Literal["nft", "advantage_weighted", "policy_gradient"] = "nft",
         options: Mapping[str, Any] | None = None,
         plan: Plan = Plan(),  # noqa: B008 (immutable)
+        copy: Callable[..., nn.Module] = quantized_copy,
         levels: int | None = None,
         lora: LoRA | None = None,
         old_policy: OldPolicy = Ramp(),  # noqa: B008 (immutable)
-        spread: Literal["global", "group"] | float = "global",
-        baseline: Literal["kept", "pool"] = "kept",
+        spread: Spread = "global",
+        baseline: Baseline = "kept",
         advantage_clip: float = 5.0,
         eta: float = 1.0,
         classes: Sequence[int] | None = None,
@@ -120,13 +119,18 @@ class AlignmentModule(TrainingModule):
         )
         self.model_path, self.objective, self.old_policy = Path(model), objective, old_policy
         self.spread, self.baseline, self.advantage_clip, self.eta = spread, baseline, advantage_clip, eta
-        if not isinstance(spread, str) and not spread > 0:
-            raise ValueError(f"AlignmentModule: spread must be positive, got {spread}")
-        self._reward = (_one(reward),)  # in a tuple, out of sight of parameters(), state_dict() and train()
+        if "kind" in getattr(copy, "keywords", {}):
+            raise ValueError("AlignmentModule: copy: its kind is plan.precision; leave it out")
+        self.copy = copy
+        self._reward = (as_one(reward),)  # in a tuple, out of sight of parameters(), state_dict() and train()
+        for network in networks(self.reward):
+            network.eval().requires_grad_(False)
         self.classes = range(num_classes) if classes is None else classes
         if any(not 0 <= label < num_classes for label in self.classes):
             raise ValueError(f"AlignmentModule: classes must lie in 0..{num_classes - 1}, got {list(self.classes)}")
-        self._loss, self.kl = _objective(objective, dict(options or {}))
+        refuse_unfit(self.reward, len(self.classes) > 0 and getattr(net, "num_classes", num_classes) > 0)
+        refuse_meaningless(self.reward, plan, spread, baseline)
+        self._loss, self.kl = by_name(objective, options or {})
         self._start: tuple[Denoiser, ...] = ()
         self._start_sha256: str | None = None
         self._restored: dict[str, Any] | None = None
@@ -187,12 +191,12 @@ class AlignmentModule(TrainingModule):
 
     def on_fit_start(self) -> None:
         (start,) = self._start
-        for network in _networks(self.reward):
+        for network in networks(self.reward):
             network.to(self.device)
         if self.memory_format is torch.channels_last:
             for net in (self.denoiser.net, start.net):
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.policies = Policies(self.denoiser, start.to(self.device))
+        self.policies = Policies(self.denoiser, start.to(self.device), self.copy)
         self.roller = Roller(self, self.policies)
         if self._restored is not None:
             self.policies.load({name: value.to(self.device) for name, value in self._restored["old"].items()})
@@ -264,15 +268,6 @@ class AlignmentModule(TrainingModule):
             "kl": result.kl,
         }
 
-    def advantages(self, rollout: Rollout) -> Tensor:
-        """(G, M) advantages of the epoch's images."""
-        group = torch.arange(len(rollout.reward)).repeat_interleave(rollout.reward.shape[1])
-        baseline = None
-        if self.baseline == "pool":
-            baseline = rollout.preview.mean(1).repeat_interleave(rollout.reward.shape[1])
-        values = advantages(rollout.reward.flatten(), group, spread=self.spread, baseline=baseline)
-        return values.unflatten(0, rollout.reward.shape)
-
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.images_seen % self.epoch_images == 0:
@@ -302,31 +297,3 @@ class AlignmentModule(TrainingModule):
                 f"{self.model_path} {str(self._start_sha256)[:12]}; put the old one back, or choose another name"
             )
         self._restored = restored
-
-
-def _one(reward: Reward | Sequence[Reward]) -> Reward:
-    """Several rewards as a sum. A network among them is no part of what is trained."""
-    if isinstance(reward, Sequence):
-        reward = WeightedSum({f"{name_of(each)} {i}": each for i, each in enumerate(reward)})
-    for network in _networks(reward):
-        network.eval().requires_grad_(False)
-    return reward
-
-
-def _networks(reward: Reward) -> list[nn.Module]:
-    return [each for each in (reward, *getattr(reward, "rewards", {}).values()) if isinstance(each, nn.Module)]
-
-
-def _objective(name: str, options: dict[str, Any]) -> tuple[Any, float]:
-    """The loss with its options, and its factor of the distance to the reference."""
-    takes = inspect.signature(OBJECTIVES[name]).parameters
-    free = {key: p.default for key, p in takes.items() if p.kind is p.KEYWORD_ONLY} | options
-    for key in options:
-        if (
-            key not in takes
-            or takes[key].kind is not inspect.Parameter.KEYWORD_ONLY
-            or key in ("advantage_clip", "eta")
-        ):
-            names = sorted(free.keys() - {"advantage_clip", "eta", key})
-            raise ValueError(f"AlignmentModule: options: {name} has no {key}; it has {', '.join(names)}")
-    return partial(OBJECTIVES[name], **options), float(free["kl"])

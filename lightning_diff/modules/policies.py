@@ -1,7 +1,7 @@
 """The denoisers beside the one that reward post-training trains: the old policy, the reference, and copies to sample with."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,17 @@ class Policies:
     Args:
         trained: theta, where it will be trained; its weights are theta_old's first.
         reference: theta_ref, with the plain network.
+        make_copy: of a denoiser and a kind of precision (see `precision.quantized_copy`).
     """
 
-    def __init__(self, trained: Denoiser, reference: Denoiser):
+    def __init__(self, trained: Denoiser, reference: Denoiser, make_copy: Callable[..., nn.Module] = quantized_copy):
         shared = {id(weight): weight for weight in trained.net.parameters() if not weight.requires_grad}
         self.trained = trained
         self.old = copy.deepcopy(trained, shared).eval().requires_grad_(False)
         self.reference = reference.eval().requires_grad_(False)
         self._is_adapted = lora.merged(trained.net.state_dict()).keys() != trained.net.state_dict().keys()
         self._plain = copy.deepcopy(reference) if self._is_adapted else self.old
+        self.make_copy = make_copy
         self._copies: dict[str, Denoiser] = {}
         self._is_compiled = False
         self._stale = {"full"}  # those without the old policy's present weights
@@ -65,11 +67,12 @@ class Policies:
     def _old_changed(self) -> None:
         self._stale = {"full", *self._copies}
 
-    def sampler(self, precision: str = "full") -> Denoiser:
+    def sampler(self, precision: str = "full", when_made: Callable[[Denoiser], None] = lambda made: None) -> Denoiser:
         """The old policy to sample with: a plain network of the present weights, refreshed in place where it is a copy.
 
         Args:
             precision: "full", or a kind of `precision.quantized_copy`.
+            when_made: is shown a copy when it is first made, before it is compiled.
         """
         if self._is_adapted and "full" in self._stale:
             self._plain.net.load_state_dict(lora.merged(self.old.net.state_dict()))
@@ -77,7 +80,8 @@ class Policies:
         if precision == "full":
             return self._plain
         if precision not in self._copies:
-            self._copies[precision] = quantized_copy(self._plain, precision)  # type: ignore[arg-type,assignment]
+            self._copies[precision] = self.make_copy(self._plain, precision)  # type: ignore[assignment]
+            when_made(self._copies[precision])
             if self._is_compiled:
                 self._copies[precision].net.compile()
         elif precision in self._stale:

@@ -1,7 +1,7 @@
 """The rollouts of a reward post-training under the Trainer: shared out over the processes, kept for the epoch, resumed."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +9,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from .. import rng
+from ..advantages import rollout_advantages
+from ..denoiser import Denoiser
+from ..precision import headline
 from ..processes import from_all, rows_of_all
 from ..rollouts import Count, Plan, Rollout, added, draw, joined, rollout
 from ..selection import pool_seeds, prompt_labels
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
 
 TENSORS = tuple(name for name in Rollout._fields if name != "counts")
 PHASES = ("explore", "regenerate", "full")
+
+
+class Measured(NamedTuple):
+    """Whole pools of G groups: images, scores, these in the reward's own units, and the cost."""
+
+    images: Float[Tensor, "g n *s"]
+    score: Float[Tensor, "g n"]
+    raw: Float[Tensor, "g n"]
+    cost: Count
 
 
 class Roller:
@@ -33,6 +45,7 @@ class Roller:
         self.module, self.policies = module, policies
         self.evaluations: dict[str, int] = {}  # since the start of the run, of all processes, by phase and precision
         self.images_drawn: dict[str, int] = {}
+        self._said: set[str] = set()
         self._examples: tuple[Tensor, Tensor] | None = None  # (image, level) of each example of the epoch; advantages
 
     # --- drawing ---
@@ -41,8 +54,10 @@ class Roller:
         """Draw the epoch's images; every process some of the groups, and all get everything."""
         module, plan = self.module, self.module.plan
         chunks, rank, world = plan.chunks(), module.trainer.global_rank, module.trainer.world_size
+        self._warn(plan, len(chunks), world)
         mine = chunks[rank::world]
         first = module.rollout_epoch * plan.prompts
+        # Without a chunk of its own a process draws another's: a reward may have to be set up by all processes together.
         parts = [self._chunk(range(first + chunk.start, first + chunk.stop), plan) for chunk in mine or chunks[:1]]
         rows = [row for chunk in mine for row in chunk]
         module.rollout = self._of_all(joined(parts), rows, plan.prompts)
@@ -54,17 +69,48 @@ class Roller:
         explores_with_another = plan.preview_steps is not None and plan.precision != "full"
         with module.trainer.precision_plugin.forward_context():
             return rollout(
-                self.policies.sampler(),
+                self._sampler(),
                 module.reward,
                 groups,
                 self.labels(groups),
                 plan,
                 shape=module.shape,
                 seed=module.seed,
-                preview=self.policies.sampler(plan.precision) if explores_with_another else None,
-                eta=module.eta if module.objective == "policy_gradient" else None,
+                preview=self._sampler(plan.precision) if explores_with_another else None,
+                eta=self._eta,
                 device=module.device,
             )
+
+    @property
+    def _eta(self) -> float | None:
+        return self.module.eta if self.module.objective == "policy_gradient" else None
+
+    def _sampler(self, precision: str = "full") -> Denoiser:
+        return self.policies.sampler(precision, self._describe)
+
+    def _describe(self, copy: Denoiser) -> None:
+        """What computes a copy, which may be software."""
+        if self.module.trainer.is_global_zero:
+            x = torch.zeros(1, *self.module.shape, device=self.module.device)
+            label = torch.zeros(1, dtype=torch.int64, device=self.module.device) if len(self.module.classes) else None
+            self._say(f"exploring in {headline(copy, x, torch.ones(1, device=x.device), label)}")
+
+    def _warn(self, plan: Plan, chunks: int, world: int) -> None:
+        if chunks % world:
+            nearest = plan.even_batch(world)
+            hint = "" if nearest is None else f"; plan.batch={nearest} gives each the same"
+            self._say(f"rollouts: {chunks} chunks for {world} processes leave some of them waiting{hint}")
+        if plan.preview_steps is not None and self._eta is not None:
+            self._say(
+                "rollouts: the policy gradient draws what is kept with fresh noise, which previews do not have; "
+                "rollout/agreement_kept (callbacks.Mentor) says what they are worth, preview_steps: null leaves them out"
+            )
+
+    def _say(self, line: str) -> None:
+        """Once, on one process."""
+        if self.module.trainer.is_global_zero and line not in self._said:
+            print(line, flush=True)
+        self._said.add(line)
 
     def labels(self, groups: range) -> Int64[Tensor, " g"] | None:
         return prompt_labels(self.module.seed, groups, self.module.classes) if len(self.module.classes) else None
@@ -94,45 +140,35 @@ class Roller:
             self.evaluations[key] = self.evaluations.get(key, 0) + count.evaluations
             self.images_drawn[key] = self.images_drawn.get(key, 0) + count.images
 
-    def measure(
-        self, groups: range, pool: int, steps: int, precision: str
-    ) -> tuple[Float[Tensor, "g n *s"], Float[Tensor, "g n"], Count]:
-        """Images and scores of some groups' whole pools, drawn with the old policy; each process draws some, all get everything.
+    def measure(self, groups: range, pool: int, steps: int, precision: str, *, is_final: bool = False) -> Measured:
+        """Some groups' whole pools, drawn with the old policy; each process draws some, all get everything.
 
         Args:
             groups: numbers counted over all epochs.
             pool: seeds of each.
             steps: of the solver.
             precision: of the network.
+            is_final: draw as what is kept is drawn, and not as previews are.
         """
         module, n = self.module, len(groups)
-        rank, world = module.trainer.global_rank, module.trainer.world_size
-        rows = list(range(n))[rank::world]
+        rows = list(range(n))[module.trainer.global_rank :: module.trainer.world_size]
         parts = []
         for row in rows or [0]:
             group = range(groups[row], groups[row] + 1)
-            seeds, label = pool_seeds(module.seed, group, pool), self.labels(group)
-            sampler = self.policies.sampler(precision)
+            seeds, label, sampler = pool_seeds(module.seed, group, pool), self.labels(group), self._sampler(precision)
             options: dict[str, Any] = {"shape": module.shape, "seed": module.seed, "device": module.device}
+            options |= {"phase": "measure", "precision": precision, "eta": self._eta if is_final else None}
             with module.trainer.precision_plugin.forward_context():
-                part = draw(
-                    sampler,
-                    module.reward,
-                    seeds,
-                    label,
-                    module.plan,
-                    steps,
-                    phase="measure",
-                    precision=precision,
-                    **options,
-                )
-            parts.append(part)
-        images, scores = (
-            torch.cat([getattr(part, name) for part in parts])[: len(rows)] for name in ("images", "score")
-        )
+                parts.append(draw(sampler, module.reward, seeds, label, module.plan, steps, **options))
         (count,) = self._counts_of_all(added(part.cost for part in parts), bool(rows))
         self._count((count,))
-        return rows_of_all(images, rows, n, module.device), rows_of_all(scores, rows, n, module.device), count
+
+        def of_all(name: str) -> Tensor:
+            own = torch.cat([getattr(part, name) for part in parts])[: len(rows)]
+            return rows_of_all(own, rows, n, module.device)
+
+        score = of_all("score")
+        return Measured(of_all("images"), score, score if parts[0].raw is None else of_all("raw"), count)
 
     # --- handing out ---
 
@@ -149,7 +185,7 @@ class Roller:
         drawn = module.rollout
         assert drawn is not None
         if self._examples is None:
-            self._examples = self._order(), module.advantages(drawn).flatten()
+            self._examples = self._order(), rollout_advantages(drawn, module.spread, module.baseline).flatten()
         order, advantage = self._examples
         image, level = order[position % module.epoch_images].unbind(1)
         group, member = image // module.plan.keep, image % module.plan.keep

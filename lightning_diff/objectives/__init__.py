@@ -1,6 +1,7 @@
 """Training objectives: tensors in, one unweighted loss per sample out."""
 
 from .advantage_weighted import AdvantageWeightedLoss, advantage_weighted_loss
+from .by_name import by_name
 from .consistency import ConsistencyLoss, consistency_loss
 from .denoising import denoising_loss
 from .nft import NFTLoss, nft_loss
@@ -13,6 +14,7 @@ __all__ = [
     "NFTLoss",
     "PolicyGradientLoss",
     "advantage_weighted_loss",
+    "by_name",
     "consistency_loss",
     "denoising_loss",
     "nft_loss",

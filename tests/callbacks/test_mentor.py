@@ -86,6 +86,28 @@ def test_previews_that_do_not_agree_are_given_up_one_step_at_a_time(align, state
     assert figures["evaluations/full/full", 64] == 2 * 12 * 6
 
 
+def test_among_the_highest_alone_a_low_agreement_says_little_and_changes_nothing(align, state):
+    folder = align("top", {"every": None, "threshold": 0.95}, FICKLE, "model.plan.select=top")
+    assert min(value for (metric, _), value in logged(folder).items() if metric == "rollout/agreement_kept") < 0.95
+    assert history(state, folder) == []
+
+
+def test_with_several_rewards_figures_are_of_their_raw_sum(align):
+    both = "model.reward={_target_: lightning_diff.rewards.WeightedSum, weights: {b: -3.0}, rewards: "
+    both += "{a: {_target_: prizes.right, _partial_: true}, b: {_target_: prizes.right, _partial_: true}}}"
+    more = f"{EMA}, {{_target_: lightning_diff.callbacks.RewardReport, n: 20}}"
+    steps = "trainer.max_steps=3"
+    sums = logged(align("sums", {"every": 1, "steer": False}, both, steps, more=more))
+    alone = logged(align("alone", {"every": 1, "steer": False}, steps, more=more))
+    for name in ("mean", "a/mean"):
+        assert sums[f"reward/{name}", 0] == pytest.approx(alone["reward/mean", 0] * (-2 if name == "mean" else 1))
+    assert sums["reward/std", 0] == pytest.approx(2 * alone["reward/std", 0])
+    for name in ("pool", "unselected"):
+        assert sums[f"reward/{name}", 0] == pytest.approx(-2 * alone[f"reward/{name}", 0], rel=1e-5)
+    assert sums["reward/pool_spread", 0] == pytest.approx(2 * alone["reward/pool_spread", 0], rel=1e-5)
+    assert abs(sums["reward/kept", 32]) > 1e-3
+
+
 def test_it_chooses_what_is_worth_most_and_prints_it(align, state, capsys):
     options = {
         "every": 2,

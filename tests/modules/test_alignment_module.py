@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from lightning_diff import load_denoiser, rng
 from lightning_diff.cli import main
 from lightning_diff.errors import UserError
 from lightning_diff.modules import AlignmentModule
+from lightning_diff.nets import MLP
+from lightning_diff.precision import quantized_copy
+from lightning_diff.rewards import ClassLogProbability
 from lightning_diff.rollouts import Plan
 
 PRIZES = '''
@@ -191,6 +195,43 @@ def test_several_rewards_count_equally_each_standardised_within_its_group(align,
         1, correction=0, keepdim=True
     )
     assert torch.allclose(preview, expected, rtol=1e-3)
+
+
+def test_what_explores_is_described_once_and_its_copy_is_the_recipes(align, capsys):
+    copy = "model.copy={_target_: lightning_diff.precision.quantized_copy, _partial_: true, smallest: 16}"
+    align("aligned", copy, "model.plan.precision=nvfp4", "trainer.max_steps=3", "model.objective=policy_gradient")
+    said = capsys.readouterr().out
+    assert said.count("exploring in nvfp4: ") == 1
+    assert said.count("emulated in software: the format's numbers, no gain in speed") == 1
+    assert said.count("the policy gradient draws what is kept with fresh noise, which previews do not have") == 1
+
+
+def test_a_reward_that_says_nothing_of_this_model_is_refused():
+    def make(num_classes, reward, **options):
+        net = MLP((2,), num_classes=num_classes, width=16, depth=1)
+        return AlignmentModule(
+            "gone",
+            net,
+            reward=reward,
+            num_classes=8,
+            sigma_data=0.5,
+            time="edm",
+            plan=Plan(preview_steps=None),
+            **options,
+        )
+
+    asks = ClassLogProbability(lambda images: images)
+    make(8, [asks, asks])
+    with pytest.raises(
+        ValueError, match=r"ClassLogProbability depends on the class that is asked for, and the model has"
+    ):
+        make(0, asks)
+    with pytest.raises(ValueError, match=r"spread: 0.5 would divide a sum of rewards"):
+        make(8, [asks, asks], spread=0.5)
+    with pytest.raises(ValueError, match=r"baseline: pool does nothing with a sum of rewards"):
+        make(8, [asks, asks], baseline="pool")
+    with pytest.raises(ValueError, match=r"copy: its kind is plan.precision; leave it out"):
+        make(8, asks, copy=partial(quantized_copy, kind="fp8"))
 
 
 def test_what_does_not_go_together_is_refused_in_a_sentence(align, train):
