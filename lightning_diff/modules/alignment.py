@@ -50,7 +50,7 @@ class AlignmentModule(TrainingModule):
         reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), or several, which count equally (see
             `rewards.WeightedSum`, each standardised within the group).
         objective: "nft" (DiffusionNFT), "advantage_weighted" (AWM) or "policy_gradient" (DDPO and Flow-GRPO; what is kept is
-            drawn with the stochastic sampler, whose noise no preview has: explore, and few of the previews' ranks carry over).
+            drawn with the stochastic sampler, whose noise previews do not have: the larger `eta`, the less they know).
         options: further arguments of the objective: beta, kl (see `objectives`).
         plan: of the rollouts.
         copy: makes the copy that explores, of (network, kind), in a precision other than full: `precision.quantized_copy`, or a

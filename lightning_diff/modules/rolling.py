@@ -102,8 +102,8 @@ class Roller:
             self._say(f"rollouts: {chunks} chunks for {world} processes leave some of them waiting{hint}")
         if plan.preview_steps is not None and self._eta is not None:
             self._say(
-                "rollouts: the policy gradient draws what is kept with fresh noise, which previews do not have; "
-                "rollout/agreement_kept (callbacks.Mentor) says what they are worth, preview_steps: null leaves them out"
+                "rollouts: the policy gradient draws what is kept with fresh noise, which previews do not have, so that they rank "
+                f"it worse the larger model.eta is, here {self._eta:g}; plan.preview_steps=null leaves them out"
             )
 
     def _say(self, line: str) -> None:
