@@ -27,8 +27,8 @@ class Plan:
         select: how seeds are chosen by their scores (see `select`).
         regenerate: how many of each prompt's seeds are drawn again, of which `keep` are chosen by their final rewards; between
             `keep` and `pool`. None: `keep`.
-        solver, grid, sigma_min, sigma_max: see `sampling.choose`; deterministic, so that a preview is one of the seed's image. Not so
-            for the policy gradient: what it keeps is drawn with noise that the preview does not have.
+        solver, grid, sigma_min, sigma_max: see `sampling.choose`; deterministic, so that a preview is one of the seed's image. What
+            the policy gradient keeps is drawn with noise that its preview does not have.
         batch: images at a time. Groups are taken together as long as their pools fit; what is drawn together is always the same,
             whatever the number of processes.
     """

@@ -108,6 +108,13 @@ def test_with_several_rewards_figures_are_of_their_raw_sum(align):
     assert abs(sums["reward/kept", 32]) > 1e-3
 
 
+def test_previews_are_measured_against_what_would_be_kept_noise_and_all(align):
+    same = ["model.plan.precision=full", "model.plan.preview_steps=6", "trainer.max_steps=1"]
+    assert logged(align("plain", {"every": 1, "steer": False}, *same))["rollout/agreement", 0] == 1
+    folder = align("noisy", {"every": 1, "steer": False}, "model.objective=policy_gradient", *same)
+    assert logged(folder)["rollout/agreement", 0] < 0.95
+
+
 def test_it_chooses_what_is_worth_most_and_prints_it(align, state, capsys):
     options = {
         "every": 2,
