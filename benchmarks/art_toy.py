@@ -148,7 +148,7 @@ def gaussian(updates: int) -> None:
         start = time.process_time()
         learned = make()
         seconds[name] = time.process_time() - start
-        grids[name] = learned.grid if name == "shares" else (lambda n, g=learned.grid(): along(g, n))
+        grids[name] = learned.grid if name == "shares" else partial(along, learned.grid())
     print(f"| W2, K = | {' | '.join(map(str, GAUSSIAN_K))} | CPU seconds |\n|{'---|' * (len(GAUSSIAN_K) + 2)}")
     for name, grid in grids.items():
         found = [gaussian_w2(grid(n)) for n in GAUSSIAN_K]
@@ -235,7 +235,9 @@ def _column(sigma: Tensor, x: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, help="default 2500 for ART-RL as published, 300 for the mixture, 500 for robustness")
+    parser.add_argument(
+        "--updates", type=int, help="default 2500 for ART-RL as published, 300 for the mixture, 500 for robustness"
+    )
     parser.add_argument("--mixture", action="store_true")
     parser.add_argument("--robustness", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)

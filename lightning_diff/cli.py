@@ -281,11 +281,13 @@ def schedule(
     folder: Run,
     method: Annotated[
         str,
-        typer.Option(help="art_solver, art, optimised, art_rl, gits, ays, edm, edm_free, log_snr, uniform or tangent."),
+        typer.Option(
+            help="art_solver, art, optimised, art_rl, end_point, gits, ays, edm, edm_free, log_snr, uniform or tangent."
+        ),
     ] = "art_solver",
     steps: Annotated[int, typer.Option(min=1, help="Solver steps.")] = 18,
     solver: Annotated[str, typer.Option(help="euler, heun, dpmpp_2m, ipndm or unipc: what the grid is for.")] = "heun",
-    trajectories: Annotated[int, typer.Option(min=2, help="To learn from.")] = 256,
+    trajectories: Annotated[int | None, typer.Option(min=2, help="To learn from; 256.")] = None,
     seed: Annotated[int, typer.Option(help="Of their noise.")] = 0,
     guidance: Guidance = 1.0,
     sigma_min: Annotated[float, typer.Option(help="Smallest noise level that is looked at.")] = 0.002,
@@ -299,10 +301,11 @@ def schedule(
     from .samplers import SOLVERS
     from .schedule_file import save_schedule
     from .schedules.search import METHODS
+    from .scheduling import TRAINED, find
 
     path = options.model(folder)
     record = artifacts.read_record(path)
-    options.check("--method", method, [*METHODS, "art_rl"])
+    options.check("--method", method, [*METHODS, *TRAINED])
     options.check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
     if record["kind"] == "consistency":
         raise UserError(f"{folder}: is a consistency model, whose levels evaluate --search finds")
@@ -316,7 +319,6 @@ def schedule(
     denoiser = options.load(path, device)
 
     from .schedule_report import save_picture
-    from .scheduling import find
 
     found = find(
         path,

@@ -25,7 +25,7 @@ class Schedule:
 
     Args:
         sigmas: noise levels from the largest to 0, strictly decreasing; one more than there are steps.
-        method: how they were found, see `schedules.search.METHODS`; or "art_rl".
+        method: how they were found, see `schedules.search.METHODS` and `scheduling.TRAINED`.
         solver: which they were found for, by name.
         protocol: what else they depend on: seed, trajectories, sigma_min, sigma_max, guidance.
         model: SHA-256 of the weights of the model that they were learned on.

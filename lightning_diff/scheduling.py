@@ -32,6 +32,8 @@ from .schedules.costs import ORDERS
 from .schedules.search import METHODS
 
 MEASURED = ("art", "art_solver")
+TRAINED = ("art_rl", "end_point")  # by a run of their own
+TRAJECTORIES = 256
 NODES = 64  # noise levels of a measurement
 PART = 64  # trajectories between two saves of a measurement
 
@@ -43,7 +45,7 @@ def find(
     steps: int,
     solver: str = "heun",
     *,
-    trajectories: int = 256,
+    trajectories: int | None = None,
     seed: int = 0,
     guidance: float = 1.0,
     sigma_min: float = 0.002,
@@ -56,24 +58,30 @@ def find(
     Args:
         path: run folder or model file.
         denoiser: its model.
-        method: name in `schedules.search.METHODS`, or "art_rl".
+        method: name in `schedules.search.METHODS` or in `TRAINED`.
         solver: name in `samplers.SOLVERS`; what asks for one is made for it.
-        trajectories: to learn from, each from its own noise; labels are cycled through.
+        trajectories: to learn from, each from its own noise; labels are cycled through. Default 256; not for `TRAINED`.
         seed: of the noise, which no sample has.
         guidance: scale that the model is used with; 1 is none.
         sigma_min, sigma_max, batch, progress: see `schedules.search`.
     """
     home, record = path if path.is_dir() else path.parent, read_record(path)
-    protocol: dict[str, Any] = {"seed": seed, "trajectories": trajectories, "guidance": guidance}
-    protocol |= {"sigma_min": sigma_min, "sigma_max": sigma_max}
+    protocol: dict[str, Any] = {"seed": seed, "guidance": guidance, "sigma_min": sigma_min, "sigma_max": sigma_max}
+    if method not in TRAINED:
+        protocol["trajectories"] = trajectories or TRAJECTORIES
+    elif trajectories is not None:
+        raise UserError(f"--trajectories: {method} draws them as it learns; leave it out")
     kept = home / "schedules" / f"{method}_{solver}_{steps}.json"
     wanted = Schedule([], method, solver, protocol, record["sha256"])
     found = _kept(kept, wanted, steps)
     if found is None:
         problem = _Problem(denoiser, record, protocol)
         with evaluating(denoiser):
-            sigmas, costs = _found(home, problem, method, steps, solver, batch, progress)
-        found = replace(wanted, sigmas=sigmas.tolist(), costs=costs)
+            if method in TRAINED:
+                found = _trained(path, denoiser, wanted, steps)
+            else:
+                sigmas, costs = _found(home, problem, method, steps, solver, batch, progress)
+                found = replace(wanted, sigmas=sigmas.tolist(), costs=costs)
         save_schedule(kept, found)
     save_schedule(home, found)
     return found
@@ -89,8 +97,6 @@ def _found(
         measured, seconds, calls = _measured(path, problem, own, batch, progress)
         return measured.grid(steps), {"seconds": round(seconds, 3), "calls": float(calls)}
     start, n = time.perf_counter(), problem.protocol["trajectories"]
-    if method == "art_rl":
-        return _learned(home, steps, solver, problem)
     sigmas = METHODS[method](
         problem.model,
         problem.noise(0, n),
@@ -191,15 +197,16 @@ def _kept(path: Path, wanted: Schedule, steps: int) -> Schedule | None:
         found = load_schedule(path)
     except UserError:
         return None  # not there, or damaged: found again
-    same = all(getattr(found, name) == getattr(wanted, name) for name in ("method", "solver", "protocol", "model"))
+    same = all(getattr(found, name) == getattr(wanted, name) for name in ("method", "solver", "model"))
+    same &= wanted.protocol.items() <= found.protocol.items()
     return found if same and found.steps == steps else None
 
 
-def _learned(
-    home: Path, steps: int, solver: str, problem: _Problem
-) -> tuple[Float64[Tensor, " nodes"], dict[str, float]]:
-    """By ART-RL, in a run of its own beside the others' files."""
+def _trained(path: Path, denoiser: Denoiser, wanted: Schedule, steps: int) -> Schedule:
+    """By a run of its own beside the others' files."""
+    if steps == 1:
+        return replace(wanted, sigmas=[wanted.protocol["sigma_max"], 0.0])
     module = import_module(".modules.schedule", __package__)  # which imports Lightning: 4 s
-    guidance = f"model.guidance={problem.guidance}"
-    sigmas, record = module.learn_schedule(home, steps, solver, seed=problem.protocol["seed"], overrides=[guidance])
-    return sigmas, {name: float(record["costs"][name]) for name in ("seconds", "calls") if name in record["costs"]}
+    accelerator = "gpu" if next(denoiser.parameters()).is_cuda else "cpu"
+    found = module.learn_schedule(path, wanted.method, steps, wanted.solver, accelerator=accelerator, **wanted.protocol)
+    return replace(found, protocol=found.protocol | wanted.protocol)

@@ -1,6 +1,7 @@
 """Schedules on the command line: found, kept, continued, used for samples and figures, on this model and on others."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,20 +123,49 @@ def test_a_grid_of_another_model_is_used_with_a_warning(run):
         assert cli.main(["sample", "two", "--schedule", "one", "--n", "2"]) == 0
 
 
-def test_art_rl_is_the_modules(run, monkeypatch):
+QUICK = ("model.learner.width=8", "trainer.max_steps=2", "data.batch_size=8", "callbacks=[]")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Trained grids in two updates; what was trained is counted."""
+    from lightning_diff import run
     from lightning_diff.modules import schedule
 
-    asked = []
+    trained = []
+    learn, train = schedule.learn_schedule, run.train
+    monkeypatch.setattr(schedule, "learn_schedule", partial(learn, overrides=QUICK))
+    monkeypatch.setattr(run, "train", lambda *words, **more: [trained.append(1), train(*words, **more)])
+    return trained
 
-    def learn(*arguments, **options):
-        asked.append((arguments, options))
-        return torch.tensor([80.0, 3.0, 0.0], dtype=torch.float64), {"costs": {"seconds": 2.0, "calls": 5}}
 
-    monkeypatch.setattr(schedule, "learn_schedule", learn)
-    found = find("--method", "art_rl", "--steps", "2", "--guidance", "1.5")
-    assert find("--method", "art_rl", "--steps", "2", "--guidance", "1.5") == found
-    assert asked == [((run, 2, "heun"), {"seed": 0, "overrides": ["model.guidance=1.5"]})]
-    assert (found.sigmas, found.costs) == ([80.0, 3.0, 0.0], {"seconds": 2.0, "calls": 5.0})
+def learned(*words):
+    assert cli.main(["schedule", "one", *words]) == 0
+    return load_schedule("runs/one")
+
+
+def test_art_rl_learns_once_for_all_steps_and_again_for_another_range_seed_or_model(run, quick):
+    found = learned("--method", "art_rl", "--steps", "3")
+    assert (found.method, found.solver, found.steps) == ("art_rl", "heun", 3)
+    assert (found.protocol["learner"], found.protocol["reward"]) == ("StickBreaking", "Surrogate")
+    assert min(found.costs["calls"], found.costs["seconds"]) > 0
+    other = learned("--method", "art_rl", "--steps", "6", "--solver", "euler")
+    assert (other.steps, other.sigmas[0], len(quick)) == (6, 80.0, 1)
+    assert learned("--method", "art_rl", "--steps", "3") == found
+    near = learned("--method", "art_rl", "--steps", "3", "--sigma-max", "10")
+    assert (near.sigmas[0], near.protocol["sigma_max"], len(quick)) == (10.0, 10.0, 2)
+    assert learned("--method", "art_rl", "--steps", "3", "--seed", "1").sigmas != found.sigmas
+    make("one", seed=1)
+    assert learned("--method", "art_rl", "--steps", "3").model != found.model
+    assert len(quick) == 4
+
+
+def test_end_point_learns_for_a_solver_and_its_steps(run, quick):
+    found = learned("--method", "end_point", "--steps", "3", "--solver", "unipc", "--guidance", "1.5")
+    assert (found.method, found.solver, found.steps) == ("end_point", "unipc", 3)
+    assert (found.protocol["reward"], found.protocol["guidance"]) == ("EndPoint", 1.5)
+    assert learned("--method", "end_point", "--steps", "1").sigmas == [80.0, 0.0]
+    assert len(quick) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,6 +174,7 @@ def test_art_rl_is_the_modules(run, monkeypatch):
         (("schedule", "one", "--method", "art_sovler"), "--method: no 'art_sovler'; did you mean art_solver"),
         (("schedule", "one", "--solver", "consistency"), "--solver: no 'consistency'"),
         (("schedule", "one", "--sigma-min", "0"), "sigma_min < sigma_max"),
+        (("schedule", "one", "--method", "art_rl", "--trajectories", "9"), "--trajectories: art_rl draws them"),
         (("schedule", "one", "--out", "x.txt"), "does not end in .json"),
         (("schedule", "consistent"), "is a consistency model"),
         (("sample", "one", "--schedule", "one"), "schedule RUN makes one"),

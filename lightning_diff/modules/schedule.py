@@ -1,7 +1,10 @@
 """Learning when to ask a trained model: a time grid, or a policy that spends steps, as a run like any other."""
 
+import hashlib
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,8 +21,10 @@ from ..guidance import guided
 from ..learning_rate import Constant, LearningRate
 from ..noise import sigma_to_log_snr
 from ..processes import from_all
-from ..schedule_file import Schedule, load_schedule, save_schedule
+from ..schedule_file import NAME, Schedule, load_schedule, save_schedule
 from ..schedules.actor_critic import ActorCritic
+from ..schedules.nodes import through_angles
+from ..schedules.rewards import EndPoint
 from ..schedules.step_policy import StepPolicy
 from ..schedules.stick_breaking import StickBreaking
 from ..sharding import ShardedStrategy
@@ -27,6 +32,7 @@ from ..step_policy_file import LearnedPolicy, save_step_policy
 from . import starting
 from .counted import CountedModule, Optimizer
 
+RECIPES = {"art_rl": "digits_art", "end_point": "digits_end_point"}  # how `learn_schedule` trains, for any model
 AVERAGING = ("EMA", "Evaluate", "NoiseLevels", "SampleGrid", "Tangents")  # callbacks that watch a denoiser in training
 
 
@@ -172,9 +178,9 @@ class ScheduleModule(CountedModule):
         if game is not None:
             protocol["reward"] = type(game).__name__
         costs = {"calls": float(self.calls)}
-        return Schedule(
-            grid.tolist(), "art_rl", getattr(game, "solver", "euler"), protocol, self._record["sha256"], costs
-        )
+        method = "end_point" if isinstance(game, EndPoint) else "art_rl"
+        solver = getattr(game, "solver", "euler")
+        return Schedule(grid.tolist(), method, solver, protocol, self._record["sha256"], costs)
 
     def policy(self) -> LearnedPolicy:
         """The policy that spends steps as it is kept."""
@@ -202,47 +208,56 @@ class ScheduleModule(CountedModule):
 
 
 def learn_schedule(
-    run_folder: Path | str, steps: int, solver: str = "heun", **options: Any
-) -> tuple[Float64[Tensor, " nodes"], dict[str, Any]]:
-    """A grid for a run's model, by a run of its own in RUN/schedules/; an interrupted one goes on.
+    model: Path | str,
+    method: str,
+    steps: int,
+    solver: str = "heun",
+    *,
+    seed: int = 0,
+    guidance: float = 1.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    accelerator: str = "auto",
+    overrides: Sequence[str] = (),
+) -> Schedule:
+    """A grid for a model, by a run of its own in its folder's schedules/; an interrupted one goes on, a finished one is read.
 
     Args:
-        run_folder: of the model.
-        steps, solver: what the grid is for: it is rewarded for where that solver ends in so many steps.
-        options: updates (default 300), batch_size (32), seed (0), overrides (recipe words, `key=value`).
-
-    Returns:
-        The grid (steps + 1,) and {"costs": {"seconds", "calls"}, "folder"}.
+        model: run folder or model file.
+        method: key of `RECIPES`. "art_rl" has one run for all steps and solvers.
+        steps, solver: what the grid is for.
+        seed, guidance, sigma_min, sigma_max: see `scheduling.find`.
+        accelerator: Lightning's.
+        overrides: further words for the recipe, `key=value`.
     """
     from ..run import train
 
-    home = Path(run_folder)
-    updates, batch = options.pop("updates", 300), options.pop("batch_size", 32)
-    seed, overrides = options.pop("seed", 0), list(options.pop("overrides", ()))
-    if options:
-        raise TypeError(f"learn_schedule: unknown options {', '.join(sorted(options))}")
-    name = f"art_rl_{solver}_{steps}_run"
+    model, record = Path(model), read_record(model)
+    options = {"model": record["sha256"], "seed": seed, "guidance": guidance, "range": [sigma_min, sigma_max]}
+    key = hashlib.sha256(json.dumps(options | {"words": list(overrides)}).encode()).hexdigest()[:8]
+    of_steps = [] if method == "art_rl" else [f"model.learner.steps={steps}", f"model.learner.game.solver={solver}"]
+    folder = (model if model.is_dir() else model.parent) / "schedules"
+    name = f"{method}_{key}" if method == "art_rl" else f"{method}_{solver}_{steps}_{key}"
     words = [
         f"name={name}",
-        f"runs_dir={json.dumps(str(home / 'schedules'))}",
+        f"runs_dir={json.dumps(str(folder))}",
         f"seed={seed}",
-        f"model.model={json.dumps(str(home))}",
-        f"data.model={json.dumps(str(home))}",
-        f"data.batch_size={batch}",
-        f"model.learner.steps={steps}",
-        f"model.learner.game.solver={solver}",
-        f"model.learning_rate.total={updates * batch}",
-        f"model.learning_rate.warmup={updates * batch // 30}",
-        f"trainer.max_steps={updates}",
+        f"model.model={json.dumps(str(model))}",
+        f"data.model={json.dumps(str(model))}",
+        f"model.guidance={guidance}",
+        f"model.learner.sigma_min={sigma_min}",
+        f"model.learner.sigma_max={sigma_max}",
+        f"trainer.accelerator={accelerator}",
+        *of_steps,
         *overrides,
     ]
-    source = recipe.find("digits_art")
     started = time.perf_counter()
-    train(recipe.load(source, words), source)
-    found = load_schedule(home / "schedules" / name)
-    if found.model != read_record(home)["sha256"]:
-        raise UserError(f"{home / 'schedules' / name}: is of another model; move it away")
-    return found.grid(), {
-        "costs": found.costs | {"seconds": round(time.perf_counter() - started, 3)},
-        "folder": home / "schedules" / name,
-    }
+    if not (folder / name / NAME).is_file():
+        source = recipe.find(RECIPES[method])
+        train(recipe.load(source, words), source)
+    found = load_schedule(folder / name)
+    grid = through_angles(found.grid(), steps, record["sigma_data"])
+    seconds = found.costs.get("seconds", time.perf_counter() - started)
+    found = replace(found, costs=found.costs | {"seconds": round(seconds, 3)})
+    save_schedule(folder / name, found)
+    return replace(found, sigmas=grid.tolist(), method=method, solver=solver)

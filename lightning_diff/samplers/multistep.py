@@ -56,7 +56,7 @@ def ipndm(
     Args:
         order: 1 (Euler's method) to 4.
     """
-    if order not in _ADAMS_BASHFORTH:
+    if order not in ADAMS_BASHFORTH:
         raise ValueError(f"ipndm: order must be 1, 2, 3 or 4, got {order}")
     slopes: list[Tensor] = []  # the newest first
     for sigma, sigma_next in pairwise(levels(sigmas)):
@@ -64,7 +64,7 @@ def ipndm(
         if sigma_next == 0:
             return D
         slopes = [(x - D) / sigma, *slopes][:order]
-        weights = _ADAMS_BASHFORTH[len(slopes)]
+        weights = ADAMS_BASHFORTH[len(slopes)]
         x = x + (sigma_next - sigma) * _weighted(weights, slopes)
     return x
 
@@ -100,13 +100,13 @@ def unipc(
         ratio, h = sigma_next / sigma, log(sigma / sigma_next)
         places = [(place - past[0][0]) / h for place, _ in past]
         answers = [answer for _, answer in past]
-        guess = ratio * x + _weighted(_exponential_weights(h, places), answers)
+        guess = ratio * x + _weighted(exponential_weights(h, places), answers)
         D = denoise(guess, level(sigma_next, x))
-        x = ratio * x + _weighted(_exponential_weights(h, [*places, 1.0]), [*answers, D])
+        x = ratio * x + _weighted(exponential_weights(h, [*places, 1.0]), [*answers, D])
     return x
 
 
-_ADAMS_BASHFORTH = {
+ADAMS_BASHFORTH = {
     1: (1.0,),
     2: (3 / 2, -1 / 2),
     3: (23 / 12, -16 / 12, 5 / 12),
@@ -115,24 +115,28 @@ _ADAMS_BASHFORTH = {
 _PLACES, _WEIGHTS = (torch.from_numpy(numbers) / 2 for numbers in np.polynomial.legendre.leggauss(48))
 
 
-def _exponential_weights(h: Any, places: Sequence[Any]) -> list[Any]:
+def exponential_weights(h: Any, places: Sequence[Any]) -> list[Any]:
     """w with integral over u in (0, 1) of h e^{-h (1 - u)} P(u) = sum_j w_j P(places_j), for polynomials P through those places.
 
-    places: distinct, the first one 0, in units of the step; tensors () or floats, and so are the weights.
+    places: distinct, the first one 0, in units of the step; floats like h, or tensors of its shape, () or (B,), as are the weights.
     """
-    h, differentiable = torch.as_tensor(h, dtype=torch.float64), isinstance(h, Tensor)
+    h, tensors = torch.as_tensor(h, dtype=torch.float64), isinstance(h, Tensor)
     whole = -torch.expm1(-h)
     if len(places) == 2:  # the paper's shortcut: half of B(h) for the slope
         slope = whole / (2 * places[1])
         weights = torch.stack([whole - slope, slope])
     else:
-        at = torch.stack([torch.as_tensor(place, dtype=torch.float64, device=h.device) for place in places])
+        at = torch.stack(
+            [torch.as_tensor(place, dtype=torch.float64, device=h.device).expand_as(h) for place in places], -1
+        )
         u = (_PLACES + 0.5).to(h.device)
         powers = torch.arange(len(places), device=h.device)[:, None]
         # By quadrature: the closed form of these moments cancels where h is small.
-        higher = (h * (-h * (1 - u)).exp() * u ** powers[1:]) @ _WEIGHTS.to(h.device)
-        weights = torch.linalg.solve(at**powers, torch.cat([whole[None], higher]))
-    return list(weights) if differentiable else weights.tolist()
+        density = h[..., None] * (-h[..., None] * (1 - u)).exp()
+        higher = (density[..., None, :] * u ** powers[1:]) @ _WEIGHTS.to(h.device)
+        moments = torch.cat([whole[..., None], higher], -1)
+        weights = torch.linalg.solve(at[..., None, :] ** powers, moments[..., None])[..., 0].movedim(-1, 0)
+    return list(weights) if tensors else weights.tolist()
 
 
 def _weighted(weights: Sequence[Any], answers: Sequence[Tensor]) -> Tensor:

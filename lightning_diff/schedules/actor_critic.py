@@ -262,7 +262,9 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def learn(self, details: dict[str, Float[Tensor, "b ..."]]) -> None:
         """After the optimiser's step, from all trajectories of the batch: multiplier (eq. 23), scale, average."""
-        reached = details["psi_end"].double().clamp(max=2 * self.sigma_max)  # one path that met |Q| = 0 would outweigh all
+        reached = (
+            details["psi_end"].double().clamp(max=2 * self.sigma_max)
+        )  # one path that met |Q| = 0 would outweigh all
         self.gamma += self.gamma_rate * (reached.mean() - self.sigma_max)
         self.updates += 1
         if self.lam is None:
@@ -271,7 +273,9 @@ class ActorCritic(nn.Module):
             weight = torch.maximum(1 / self.updates, torch.full_like(self.scale, 0.02))
             self.scale.copy_(self.scale ** (1 - weight) * new**weight)
             if self.updates == 1:
-                self.gamma.fill_(-2.0)  # where |Q| is the same everywhere, 1 in this unit, that is what the budget costs
+                self.gamma.fill_(
+                    -2.0
+                )  # where |Q| is the same everywhere, 1 in this unit, that is what the budget costs
             else:
                 self.gamma *= before / self.scale
         self.speed.copy_(running(self.speed, details["speed"].double().mean(0), int(self.updates)))

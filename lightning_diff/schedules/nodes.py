@@ -50,6 +50,17 @@ def levels_of(levels: Float[Tensor, " nodes"], sigma_max: float) -> Float64[Tens
     return levels
 
 
+def through_angles(levels: Float[Tensor, " nodes"], n: int, sigma_data: float) -> Float64[Tensor, " resampled"]:
+    """A grid in n steps: arctan(sigma / sigma_data) linear between its nodes. So the last node before 0 moves with n.
+
+    Args:
+        levels: (m+1,) from the largest to 0.
+        n: >= 1.
+        sigma_data: > 0, of the data.
+    """
+    return levels_of(sigma_data * along((levels.double() / sigma_data).atan(), n).tan(), float(levels[0]))
+
+
 def discounted(values: Float[Tensor, "b k"], factor: float) -> Float[Tensor, "b k"]:
     """At each k the sum over j >= k of factor^(j - k) values_j."""
     sums, total = torch.empty_like(values), torch.zeros_like(values[:, 0])

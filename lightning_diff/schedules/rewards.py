@@ -7,6 +7,8 @@ the sample is and what the step cost; at the end it may add an outcome. The retu
     StepError     what one step of the solver at hand loses, measured
     EndPoint      minus the distance between the solver's end and a fine solution's, in pixels or in somebody's features
     Outcome       anybody's reward of the images that the solver ends at: any callable (images, label) -> (B,)
+
+EndPoint and Outcome take the very steps that the sampler of that name takes.
 """
 
 from collections.abc import Callable
@@ -16,9 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..rewards import Reward, scored
 from ..samplers import Denoise
 from .actor_critic import Label
 from .costs import ORDERS, Past, local_error, reference, step
+from .stepwise import Stepwise
 
 Levels = Float[Tensor, " b"]
 
@@ -38,9 +42,9 @@ class Episode(Protocol):
 
 @runtime_checkable
 class Game(Protocol):
-    """How episodes begin: `denoise` is a callable (x, sigma (B,)) -> x0, x starts at level sigma_max."""
+    """How episodes begin: `denoise` is a callable (x, sigma (B,)) -> x0, x starts at level sigma_max and makes `steps` steps."""
 
-    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None) -> Episode: ...
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode: ...
 
 
 class Surrogate:
@@ -49,7 +53,7 @@ class Surrogate:
     A Riemann sum: play it with 32 steps or more and resample the grid. The optimum at few steps is the sum's, not the solver's.
     """
 
-    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None) -> Episode:
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
         return _Surrogate(denoise)
 
 
@@ -75,7 +79,7 @@ class StepError:
     def __init__(self, solver: str = "heun", substeps: int = 4):
         self.solver, self.substeps = _known("StepError", solver), substeps
 
-    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None) -> Episode:
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
         return _StepError(self, denoise)
 
 
@@ -98,15 +102,20 @@ class Outcome:
     """A reward of the images that the solver ends at.
 
     Args:
-        reward: callable (images (B, ...), label (B,) or None) -> (B,): greater is better; its scale does not matter.
+        reward: a `rewards.Reward`, any callable (images (B, ...) in [-1, 1], label (B,)) -> (B,), greater is better; its scale does
+            not matter. Samples are clipped for it; without classes, labels are 0.
         solver: a name in `costs.ORDERS`.
     """
 
-    def __init__(self, reward: Callable[[Tensor, Label], Tensor], solver: str = "heun"):
+    def __init__(self, reward: Reward, solver: str = "heun"):
         self.reward, self.solver = reward, _known("Outcome", solver)
 
-    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None) -> Episode:
-        return _Solve(denoise, self.solver, lambda end: self.reward(end, label))
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
+        def outcome(end: Tensor) -> Tensor:
+            asked = end.new_zeros(len(end), dtype=torch.int64) if label is None else label
+            return scored(self.reward, end.clamp(-1, 1), asked)
+
+        return _Solve(denoise, self.solver, steps, outcome)
 
 
 class EndPoint:
@@ -121,10 +130,12 @@ class EndPoint:
     def __init__(self, solver: str = "heun", substeps: int = 64, features: Callable[[Tensor], Tensor] | None = None):
         self.solver, self.substeps, self.features = _known("EndPoint", solver), substeps, features
 
-    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None) -> Episode:
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
         start = torch.full((len(x),), sigma_max, dtype=torch.float64, device=x.device)
         target = self._seen(reference(denoise, x, start, torch.zeros_like(start), self.substeps))
-        return _Solve(denoise, self.solver, lambda end: -(self._seen(end) - target).flatten(1).square().mean(1).sqrt())
+        return _Solve(
+            denoise, self.solver, steps, lambda end: -(self._seen(end) - target).flatten(1).square().mean(1).sqrt()
+        )
 
     def _seen(self, x: Tensor) -> Tensor:
         return x if self.features is None else self.features(x)
@@ -133,15 +144,11 @@ class EndPoint:
 class _Solve:
     """The solver's own steps, which cost nothing, and an outcome."""
 
-    def __init__(self, denoise: Denoise, solver: str, outcome: Callable[[Tensor], Tensor]):
-        self.denoise, self.solver, self.outcome = denoise, solver, outcome
-        self.past: Past | None = None
+    def __init__(self, denoise: Denoise, solver: str, steps: int, outcome: Callable[[Tensor], Tensor]):
+        self.solution, self.outcome = Stepwise(denoise, solver, steps), outcome
 
     def step(self, x: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
-        denoised = self.denoise(x, sigma.to(x.dtype))
-        ahead = step(self.denoise, x, sigma, sigma_next, self.solver, past=self.past, denoised=denoised)
-        self.past = Past(sigma, x, denoised)
-        return ahead, torch.zeros_like(q)
+        return self.solution(x, sigma, sigma_next), torch.zeros_like(q)
 
     def end(self, x: Tensor) -> Tensor:
         return self.outcome(x)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import rng
 from .actor_critic import Field, Label, Model, mlp
 from .monitor import monitor
-from .nodes import along, discounted, levels_of, running
+from .nodes import discounted, levels_of, running, through_angles
 from .rewards import Game, Surrogate
 
 FEATURES = 6
@@ -142,11 +142,13 @@ class StickBreaking(nn.Module):
         """Episodes under the policy, those with chance = 0 under its mean. Arguments as for calling it."""
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return model(x, sigma, label)
+            return model(
+                x, sigma.clamp(min=self.sigma_min), label
+            )  # a hasty policy comes to levels that are 0 in float32
 
         field = partial(monitor, denoise) if field is None else field
         x = self.sigma_max * noise
-        episode = self.game.begin(denoise, x, self.sigma_max, label)
+        episode = self.game.begin(denoise, x, self.sigma_max, label, steps=self.steps)
         u = torch.full((len(x),), math.atan(self.sigma_max / self.sigma_data), dtype=torch.float64, device=x.device)
         sigma = torch.full_like(u, self.sigma_max)
         length = torch.zeros_like(u)
@@ -234,7 +236,8 @@ class StickBreaking(nn.Module):
         """
         share = torch.cat([self.left.new_zeros(1), self.left.cumsum(0)]).exp()
         angle = math.atan(self.sigma_max / self.sigma_data) * torch.cat([share, share.new_zeros(1)])
-        return levels_of(self.sigma_data * along(angle.cpu(), n or self.steps).tan(), self.sigma_max)
+        own = levels_of(self.sigma_data * angle.cpu().tan(), self.sigma_max)
+        return own if n is None else through_angles(own, n, self.sigma_data)
 
     def _remaining(self, like: Tensor) -> Tensor:
         return torch.arange(self.steps, 1, -1, dtype=torch.float64, device=like.device)

@@ -50,7 +50,9 @@ class Exact(nn.Module):
 
 def knowing(steps: int, factor: float = 1.0, **options) -> ActorCritic:
     """A learner with the exact value, whose mean is the best one times a factor."""
-    learner = ActorCritic(steps, T, **({"lam": 0.05, "start": "uniform", "inputs": "state", "sigma_min": 0.0} | options)).double()
+    learner = ActorCritic(
+        steps, T, **({"lam": 0.05, "start": "uniform", "inputs": "state", "sigma_min": 0.0} | options)
+    ).double()
     learner.gamma.fill_(GAMMA)
     learner.critic, learner.actor = Exact(False), Exact(True, factor)
     return learner
@@ -144,7 +146,8 @@ def test_both_actors_have_one_gradient_in_expectation(factor):
 
 
 @pytest.mark.parametrize(
-    ("lam", "actor", "trace"), [(0.05, "expected", 0.0), (None, "expected", 0.0), (None, "score", 0.0), (None, "score", 0.5)]
+    ("lam", "actor", "trace"),
+    [(0.05, "expected", 0.0), (None, "expected", 0.0), (None, "score", 0.0), (None, "score", 0.5)],
 )
 def test_trained_it_follows_the_inverse_root_of_q(lam, actor, trace):
     """theta proportional to |Q|^(-1/2), of which a multiplier is found."""
