@@ -4,6 +4,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lightning_diff import load_denoiser, rng
 from lightning_diff.cli import main
 from lightning_diff.errors import UserError
 from lightning_diff.modules import AlignmentModule
+from lightning_diff.modules.rolling import Roller
 from lightning_diff.nets import MLP
 from lightning_diff.precision import quantized_copy
 from lightning_diff.rewards import ClassLogProbability
@@ -204,6 +206,20 @@ def test_what_explores_is_described_once_and_its_copy_is_the_recipes(align, caps
     assert said.count("exploring in nvfp4: ") == 1
     assert said.count("emulated in software: the format's numbers, no gain in speed") == 1
     assert said.count("the policy gradient draws what is kept with fresh noise, which previews do not have") == 1
+
+
+def test_processes_that_will_wait_for_each_other_are_told_what_to_draw_together(capsys):
+    roller = Roller.__new__(Roller)
+    roller._said = set()
+    trainer = SimpleNamespace(is_global_zero=True)
+    roller.module = SimpleNamespace(trainer=trainer, objective="nft", plan=Plan(batch=500), eta=1.0)
+    for batch in (500, 500, 576):
+        plan = Plan(batch=batch)
+        roller._warn(plan, len(plan.chunks()), 8)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "rollouts: 10 chunks for 8 processes leave some of them waiting; plan.batch=576 gives each the same"
+    ]
 
 
 def test_a_reward_that_says_nothing_of_this_model_is_refused():
