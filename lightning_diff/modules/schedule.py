@@ -21,6 +21,7 @@ from ..guidance import guided
 from ..learning_rate import Constant, LearningRate
 from ..noise import sigma_to_log_snr
 from ..processes import from_all
+from ..rewards import name_of
 from ..schedule_file import NAME, Schedule, load_schedule, save_schedule
 from ..schedules.actor_critic import ActorCritic
 from ..schedules.nodes import through_angles
@@ -186,7 +187,7 @@ class ScheduleModule(CountedModule):
         """The policy that spends steps as it is kept."""
         assert isinstance(self.learner, StepPolicy)
         reward = self.learner.reward
-        of = "fine solution" if reward is None else getattr(reward, "__name__", type(reward).__name__)
+        of = "fine solution" if reward is None else name_of(reward)
         protocol = self._protocol() | {"reward": of}
         return LearnedPolicy(self.learner, protocol, self._record["sha256"], {"calls": float(self.calls)})
 

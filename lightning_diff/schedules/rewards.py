@@ -31,8 +31,10 @@ Levels = Float[Tensor, " b"]
 class Episode(Protocol):
     """A batch of samples under way."""
 
-    def step(self, x: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Float[Tensor, " b"]]:
-        """Where x is at sigma_next, and the cost >= 0 of getting there. q is |Q| at (x, sigma)."""
+    def step(
+        self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels
+    ) -> tuple[Tensor, Float[Tensor, " b"]]:
+        """Where x is at sigma_next, and the cost >= 0 of getting there. D and q are D(x; sigma) and |Q| there, known already."""
         ...
 
     def end(self, x: Tensor) -> Float[Tensor, " b"]:
@@ -61,8 +63,8 @@ class _Surrogate:
     def __init__(self, denoise: Denoise):
         self.denoise = denoise
 
-    def step(self, x: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
-        return step(self.denoise, x, sigma, sigma_next, "euler"), q * (sigma - sigma_next) ** 2 / 2
+    def step(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
+        return step(self.denoise, x, sigma, sigma_next, "euler", denoised=D), q * (sigma - sigma_next) ** 2 / 2
 
     def end(self, x: Tensor) -> Tensor:
         return x.new_zeros(len(x))
@@ -88,7 +90,7 @@ class _StepError:
         self.game, self.denoise = game, denoise
         self.past: Past | None = None
 
-    def step(self, x: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
         game = self.game
         done = local_error(self.denoise, x, sigma, sigma_next, game.solver, past=self.past, substeps=game.substeps)
         self.past = done.past
@@ -147,8 +149,8 @@ class _Solve:
     def __init__(self, denoise: Denoise, solver: str, steps: int, outcome: Callable[[Tensor], Tensor]):
         self.solution, self.outcome = Stepwise(denoise, solver, steps), outcome
 
-    def step(self, x: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
-        return self.solution(x, sigma, sigma_next), torch.zeros_like(q)
+    def step(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
+        return self.solution(x, sigma, sigma_next, denoised=D), torch.zeros_like(q)
 
     def end(self, x: Tensor) -> Tensor:
         return self.outcome(x)

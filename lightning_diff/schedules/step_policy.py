@@ -7,7 +7,7 @@ tries (RLOO, arXiv 2402.14740); there is no critic. At test time the policy take
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 
 from .. import rng
+from ..errors import UserError
+from ..rewards import Reward, name_of, scored
 from .actor_critic import Label, Model
 from .costs import ORDERS, Past, reference, step
 
@@ -50,8 +52,9 @@ class StepPolicy(nn.Module):
     optimiser belongs to the caller, who then hands what it learned from the whole batch to `learn`.
 
     Args:
-        reward: callable (images (B, ...), label) -> (B,), or (images, label, target) if `reference` is given, greater than 0,
-            for it is discounted: exp(-distance), say, which is the default.
+        reward: a `rewards.Reward`, any callable (images (B, ...) in [-1, 1], label (B,)) -> (B,), greater than 0, for it is
+            discounted: more steps would make a negative one larger. Samples are clipped for it; without classes, labels are 0.
+            None: exp(-d / scale) of the distance d to a fine solution.
         gamma: discount of a step, in (0, 1].
         max_steps: after that many, the next level is 0.
         sigma_max, sigma_min: where it starts, and the level from which the next one is 0.
@@ -68,7 +71,7 @@ class StepPolicy(nn.Module):
 
     def __init__(
         self,
-        reward: Callable[[Tensor, Label], Tensor] | None = None,
+        reward: Reward | None = None,
         *,
         gamma: float = 0.97,
         max_steps: int = 40,
@@ -92,7 +95,8 @@ class StepPolicy(nn.Module):
             raise ValueError("StepPolicy: need 0 < sigma_min < sigma_max, sigma_data > 0 and scale > 0")
         if solver not in ORDERS:
             raise ValueError(f"StepPolicy: solver must be one of {', '.join(ORDERS)}, got {solver!r}")
-        self.reward, self.gamma, self.max_steps, self.tries = reward, gamma, max_steps, tries
+        self._reward = (reward,)  # in a tuple, out of sight of parameters() and state_dict()
+        self.gamma, self.max_steps, self.tries = gamma, max_steps, tries
         self.sigma_max, self.sigma_min, self.sigma_data = float(sigma_max), float(sigma_min), float(sigma_data)
         self.solver, self.reference_steps, self.scale = solver, reference_steps, scale
         self.start, self.width = start, width
@@ -218,10 +222,25 @@ class StepPolicy(nn.Module):
             x, end = self.sigma_max * noise, torch.zeros_like(start)
             return reference(lambda x, sigma: model(x, sigma, label), x, start, end, self.reference_steps)
 
+    @property
+    def reward(self) -> Reward | None:
+        return self._reward[0]
+
     def rewarded(self, x: Tensor, label: Label, target: Tensor | None) -> Float[Tensor, " b"]:
-        """R of pictures."""
-        if self.reward is not None:
-            return self.reward(x, label).double()
+        """R of pictures.
+
+        Raises:
+            UserError: a reward that is not positive, finite and one number for each image.
+        """
+        reward = self.reward
+        if reward is not None:
+            found = scored(reward, x.clamp(-1, 1), x.new_zeros(len(x), dtype=torch.int64) if label is None else label)
+            if not found.min() > 0:
+                raise UserError(
+                    f"The reward {name_of(reward)} is {found.min().item():.4g} for an image: what is discounted for each step has "
+                    "to be positive; take its exponential."
+                )
+            return found.double()
         assert target is not None
         distance = (x - target).flatten(1).square().mean(1).sqrt().double()
         return torch.exp(-distance / self.scale)

@@ -30,9 +30,13 @@ class Stepwise:
         self._answers: list[tuple[Levels, Tensor]] = []  # unipc's ln sigma and D, the newest first
         self._ahead: Tensor | None = None  # unipc's answer at the node where it is
 
-    def __call__(self, x: Float[Tensor, "b *s"], sigma: Levels, sigma_next: Levels) -> Float[Tensor, "b *s"]:
-        """x at sigma_next, which is 0 for all samples or for none."""
-        D = self.denoise(x, sigma.to(x.dtype)) if self._ahead is None else self._ahead
+    def __call__(
+        self, x: Float[Tensor, "b *s"], sigma: Levels, sigma_next: Levels, *, denoised: Tensor | None = None
+    ) -> Float[Tensor, "b *s"]:
+        """x at sigma_next, which is 0 for all samples or for none; `denoised` is D(x; sigma) if it is known."""
+        D = self._ahead  # unipc goes on with the answer at the node as it predicted it
+        if D is None:
+            D = self.denoise(x, sigma.to(x.dtype)) if denoised is None else denoised
         self.left -= 1
         if bool((sigma_next == 0).all()):
             return D

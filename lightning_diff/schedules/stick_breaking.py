@@ -154,14 +154,16 @@ class StickBreaking(nn.Module):
         length = torch.zeros_like(u)
         states, ys, costs = [], [], []
         for k in range(self.steps):
-            F, Q = field(x, sigma.clamp(min=self.sigma_min).to(x.dtype))
+            asked = sigma.clamp(min=self.sigma_min).to(x.dtype)
+            F, Q = field(x, asked)
             q = Q.flatten(1).norm(dim=1).double()
             states.append(self._features(k, sigma, x, F, q))
             y = self.actor(states[-1]).double() + self.exploration * chance[:, k].double()
             u = u * _share_left(y, self.steps - k)
             sigma_next = torch.zeros_like(u) if k == self.steps - 1 else self.sigma_data * u.tan()
             length += q.sqrt() * (sigma - sigma_next)
-            x, cost = episode.step(x, sigma, sigma_next, q)
+            D = x + asked.reshape(-1, *[1] * (x.ndim - 1)) * F
+            x, cost = episode.step(x, D, sigma, sigma_next, q)
             ys.append(y)
             costs.append(cost.double())
             sigma = sigma_next

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_diff import rng
+from lightning_diff.errors import UserError
 from lightning_diff.oracle import Gaussian
 from lightning_diff.samplers import euler
 from lightning_diff.schedules.step_policy import StepPolicy
@@ -100,3 +101,23 @@ def test_wrong_arguments_are_named():
         StepPolicy(tries=1)
     with pytest.raises(ValueError, match="solver must be one of"):
         StepPolicy(solver="rk4")
+
+
+class Learned(torch.nn.Linear):
+    """A reward with weights of its own."""
+
+    def forward(self, images, label):
+        return super().forward(images.flatten(1))[:, 0].exp()
+
+
+def test_a_rewards_own_weights_are_not_the_policys():
+    policy = StepPolicy(Learned(2, 1), max_steps=3, **PLANE)
+    assert not [name for name, _ in policy.named_parameters() if "reward" in name]
+    assert policy.state_dict().keys() == StepPolicy(max_steps=3, **PLANE).state_dict().keys()
+
+
+@pytest.mark.parametrize(("value", "message"), [(-1.0, "has to be positive"), (float("nan"), "must be finite")])
+def test_a_reward_that_would_be_made_larger_by_steps_is_refused(value, message):
+    policy = StepPolicy(lambda images, label: torch.full((len(images),), value), max_steps=3, **PLANE)
+    with pytest.raises(UserError, match=message):
+        policy.rewarded(torch.zeros(4, 2), None, None)
