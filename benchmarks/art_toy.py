@@ -129,7 +129,7 @@ def art_rl(seed: int, updates: int = 500, lam: float | None = None, unit: float 
 
 def shares(seed: int, updates: int = 150, unit: float = 1.0) -> torch.nn.Module:
     torch.manual_seed(seed)
-    learner = StickBreaking(32, T * unit, sigma_min=1e-4 * unit, sigma_data=0.5 * unit)
+    learner = StickBreaking(32, T * unit, sigma_min=1e-4 * unit, sigma_data=0.5 * unit, start="angle")
     return learn(learner, updates, 32, 3e-3, seed=seed, line=Line(unit))
 
 

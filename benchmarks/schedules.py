@@ -7,7 +7,9 @@ method of `schedules.search` learns a grid for every solver and budget from the 
 The Fréchet distance is to the training images: for a run in the feature space of its data, for the pictures in the space of their
 own 64 principal components. NFE n is n steps of a multistep solver or of Euler's, (n + 1) / 2 of Heun's.
 
---schedules art_rl=RUN/schedule.json ... puts grids found elsewhere beside them, resampled to each budget.
+`art_rl` and `end_point` are trained here as recipes/digits_art.yaml and digits_end_point.yaml do, with --updates of --batch
+trajectories; the first one once for a model, its grid resampled. --schedules NAME=PATH ... puts grids found elsewhere beside them;
+{model} in a path stands for the model's name, and a grid of another number of steps is resampled.
 
 Finished cells are rows of FOLDER/cells.csv, and a further call continues with those that are missing; FOLDER/schedules.md has the
 tables, mean and spread over models, and FOLDER/schedules.png the curves.
@@ -33,18 +35,23 @@ from torch import Tensor
 from lightning_diff import oracle, recipe, rng
 from lightning_diff.artifacts import load_denoiser, load_schedule
 from lightning_diff.generate import generate
+from lightning_diff.learning_rate import Cosine
 from lightning_diff.metrics import frechet_distance
 from lightning_diff.metrics.features import feature_extractor
 from lightning_diff.pictures import to_uint8
-from lightning_diff.schedules import GRIDS, resample
+from lightning_diff.schedules import GRIDS, StickBreaking, resample, tangent
 from lightning_diff.schedules.art import Estimate, estimate
 from lightning_diff.schedules.costs import ORDERS
+from lightning_diff.schedules.nodes import through_angles
+from lightning_diff.schedules.optimised import optimised
+from lightning_diff.schedules.rewards import EndPoint, Surrogate
 from lightning_diff.schedules.search import LEARNED, METHODS
 
 BUDGETS = (3, 5, 7, 9, 13, 19, 35)
 TRANSFERRED = (7, 11, 17, 23)  # NFE that the grid of 18 steps is resampled to
 COLUMNS = ("kind", "problem", "solver", "method", "nfe", "frechet", "seconds", "calls", "sigmas")
 FIXED = [name for name in METHODS if name not in LEARNED]
+TRAINED = ("art_rl", "end_point")
 
 
 class Problem(NamedTuple):
@@ -55,6 +62,7 @@ class Problem(NamedTuple):
     model: Callable[..., Tensor]
     shape: tuple[int, ...]
     classes: int
+    sigma_data: float
     frechet: Callable[[Tensor], float]
 
     def noise(self, n: int) -> Tensor:
@@ -81,7 +89,7 @@ def of_run(path: Path) -> Problem:
     def frechet(images: Tensor) -> float:
         return frechet_distance(*moments(extractor(to_uint8(images).float() / 127.5 - 1)), *real)
 
-    return Problem("run", path.name, denoiser, tuple(data.shape), data.num_classes, frechet)
+    return Problem("run", path.name, denoiser, tuple(data.shape), data.num_classes, denoiser.sigma_data, frechet)
 
 
 def of_pictures(path: Path, count: int) -> Problem:
@@ -98,7 +106,15 @@ def of_pictures(path: Path, count: int) -> Problem:
     def frechet(samples: Tensor) -> float:
         return frechet_distance(*moments(samples.flatten(1).double() @ axes[:64].T), *real)
 
-    return Problem("pictures", f"pictures_{count}", oracle.Dataset(images), tuple(images.shape[1:]), 0, frechet)
+    return Problem(
+        "pictures",
+        f"pictures_{count}",
+        oracle.Dataset(images),
+        tuple(images.shape[1:]),
+        0,
+        float(images.std()),
+        frechet,
+    )
 
 
 class Counted:
@@ -115,7 +131,8 @@ class Counted:
 class Bench:
     def __init__(self, options: argparse.Namespace):
         self.options, self.path = options, options.out / "cells.csv"
-        self.estimates: dict[tuple[str, str], Estimate] = {}
+        self.estimates: dict[tuple[str, str], tuple[Estimate, float, int]] = {}
+        self.learned: dict[str, Tensor] = {}
         options.out.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             self.path.write_text(",".join(COLUMNS) + "\n")
@@ -150,15 +167,49 @@ class Bench:
         """The grid by this method, the seconds and the evaluations; what `art` measures is measured once."""
         start, model, n = time.perf_counter(), Counted(problem.model), self.options.trajectories
         noise, labels = problem.noise(n), problem.labels(n)
-        if method in ("art", "art_solver"):
-            own = solver if method == "art_solver" else "euler"
-            if (problem.name, own) not in self.estimates:
-                self.estimates[problem.name, own] = estimate(model, noise, solver=own, labels=labels)
-            sigmas = self.estimates[problem.name, own].grid(steps)
+        if method in ("art", "art_solver", "optimised"):
+            own = "euler" if method == "art" else solver
+            key = (problem.name, own)
+            if key not in self.estimates:
+                found = estimate(model, noise, solver=own, labels=labels)
+                self.estimates[key] = found, time.perf_counter() - start, model.calls
+            found, seconds, calls = self.estimates[key]
+            if method != "optimised":
+                return found.grid(steps), seconds, calls
+            start, model.calls = time.perf_counter(), 0
+            options = {"iterations": self.options.iterations, "batch": 32, "start": found.grid(steps)}
+            sigmas = optimised(model, noise, steps, solver=solver, labels=labels, **options)
+            return sigmas, seconds + time.perf_counter() - start, calls + model.calls
+        if method == "tangent":
+            sigmas = tangent(steps, sigma_data=problem.sigma_data)
+        elif method == "art_rl":
+            if problem.name not in self.learned:
+                self.learned[problem.name] = self.train(
+                    problem, model, StickBreaking(32, sigma_data=problem.sigma_data, game=Surrogate()), 1e-3
+                )
+            sigmas = through_angles(self.learned[problem.name], steps, problem.sigma_data)
+        elif method == "end_point":
+            game = EndPoint(solver, 16)
+            sigmas = self.train(problem, model, StickBreaking(steps, sigma_data=problem.sigma_data, game=game), 3e-3)
         else:
-            own = {"iterations": self.options.iterations, "batch": 32} if method == "optimised" else {}
-            sigmas = METHODS[method](model, noise, steps, solver=solver, labels=labels, **own)
+            sigmas = METHODS[method](model, noise, steps, solver=solver, labels=labels)
         return sigmas, time.perf_counter() - start, model.calls
+
+    def train(self, problem: Problem, model: Counted, learner: StickBreaking, rate: float) -> Tensor:
+        batch, updates = self.options.batch, self.options.updates
+        optimiser, factor = torch.optim.Adam(learner.parameters(), lr=rate), Cosine(updates, max(1, updates // 15))
+        for update in range(updates):
+            positions = range(update * batch, (update + 1) * batch)
+            noise = rng.normal(0, "noise", positions, problem.shape)
+            labels = torch.tensor(positions) % problem.classes if problem.classes else None
+            loss, details = learner(model, noise, learner.chance(0, positions), labels)
+            optimiser.zero_grad()
+            loss.mean().backward()
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor(update + 1)
+            optimiser.step()
+            learner.learn(details)
+        return learner.grid()
 
     def run(self, problem: Problem) -> None:
         for solver in self.options.solvers:
@@ -168,21 +219,24 @@ class Bench:
                     make = lambda s=solver, m=method, n=nfe: self.find(problem, s, m, steps_of(s, n))  # noqa: E731
                     self.cell("main", problem, solver, method, nfe, make)
             for name, path in self.options.schedules:
-                given = load_schedule(path).grid()
+                given = load_schedule(str(path).format(model=problem.name))
+                costs = given.costs.get("seconds", 0.0), int(given.costs["calls"])
                 for nfe in self.options.nfe:
-                    make = lambda g=given, s=solver, n=nfe: (resample(g, steps_of(s, n)), 0.0, 0)  # noqa: E731
-                    self.cell("main", problem, solver, name, nfe, make)
+                    sigmas = through_angles(given.grid(), steps_of(solver, nfe), problem.sigma_data)
+                    self.cell("main", problem, solver, name, nfe, lambda s=sigmas, c=costs: (s, *c))
 
     def transfer(self, problem: Problem, others: list[Problem]) -> None:
         """The grid of 18 Heun steps at other budgets, and the grids of another model."""
-        solver = "heun"
-        for method in self.options.methods:
-            make = lambda m=method: self.find(problem, solver, m, 18)  # noqa: E731
-            grid = self.cell("main", problem, solver, method, 35, make)
+        solver, given = "heun", [name for name, _ in self.options.schedules]
+        for method in [*self.options.methods, *given]:
+            key = ("main", problem.name, solver, method, "35")
+            if key not in self.rows:
+                continue
+            grid = torch.tensor([float(sigma) for sigma in self.rows[key]["sigmas"].split()], dtype=torch.float64)
             for nfe in TRANSFERRED:
                 again = lambda g=grid, n=nfe: (resample(g, steps_of(solver, n)), 0.0, 0)  # noqa: E731
                 self.cell("resampled", problem, solver, method, nfe, again)
-            for other in others if method in LEARNED else []:
+            for other in others if method not in FIXED else []:
                 for nfe in self.options.nfe:
                     key = ("main", other.name, solver, method, str(nfe))
                     if key in self.rows:
@@ -203,7 +257,7 @@ def tables(rows: list[dict[str, str]], families: dict[str, str]) -> str:
         family = families.get(row["problem"], row["problem"])
         cells = found[row["kind"], family, row["solver"]][row["method"]]
         cells.setdefault(int(row["nfe"]), []).append(float(row["frechet"]))
-        if row["kind"] == "main" and row["method"] in LEARNED:
+        if row["kind"] == "main" and row["method"] not in (*FIXED, "fine"):
             costs[family, row["solver"], row["method"]].append((float(row["seconds"]), int(row["calls"])))
     text = []
     for (kind, family, solver), methods in found.items():
@@ -272,8 +326,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="samples for each cell")
     parser.add_argument("--trajectories", type=int, default=256)
     parser.add_argument("--iterations", type=int, default=60, help="of the descent, 32 trajectories each")
+    parser.add_argument("--updates", type=int, default=150, help="of art_rl and end_point")
+    parser.add_argument("--batch", type=int, default=16, help="trajectories of an update")
     parser.add_argument("--solvers", nargs="+", default=["heun", "euler", "ipndm", "unipc"], choices=list(ORDERS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *TRAINED], choices=[*METHODS, *TRAINED])
     parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--schedules", type=named_path, nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--no-transfer", action="store_true")

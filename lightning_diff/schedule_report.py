@@ -77,14 +77,17 @@ def _monitors(axes: Axes, home: Path) -> None:
 
 
 def _qualities(axes: Axes, home: Path) -> None:
-    """Fréchet distances over evaluations, by solver and grid, from the run's metrics.csv."""
+    """Fréchet distances over evaluations, by solver and grid, from the run's metrics.csv: those comparable with the newest."""
     table = home / "metrics.csv"
+    rows = (
+        [row for row in read(table) if row["metric"].startswith("frechet_") and row["nfe"]] if table.is_file() else []
+    )
+    same = ("metric", "images", "n", "ema", "reference")
+    rows = [row for row in rows if all(row[name] == rows[-1][name] for name in same)]
+    metric = rows[-1]["metric"] if rows else None
     curves: dict[str, dict[float, float]] = defaultdict(dict)
-    metric = None
-    for row in read(table) if table.is_file() else []:
-        if row["metric"].startswith("frechet_") and row["nfe"]:
-            metric = row["metric"]
-            curves[row["solver"]][float(row["nfe"])] = float(row["value"])
+    for row in rows:
+        curves[row["solver"]][float(row["nfe"])] = float(row["value"])
     for name, points in sorted(curves.items()):
         nfe = sorted(points)
         axes.plot(nfe, [points[key] for key in nfe], "o-", label=name)

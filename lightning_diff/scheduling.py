@@ -97,6 +97,7 @@ def _found(
         measured, seconds, calls = _measured(path, problem, own, batch, progress)
         return measured.grid(steps), {"seconds": round(seconds, 3), "calls": float(calls)}
     start, n = time.perf_counter(), problem.protocol["trajectories"]
+    options = {"tangent": {"sigma_data": problem.denoiser.sigma_data}, "ays": {"seed": problem.protocol["seed"]}}
     sigmas = METHODS[method](
         problem.model,
         problem.noise(0, n),
@@ -107,6 +108,7 @@ def _found(
         labels=problem.labels(0, n),
         batch=batch,
         progress=progress,
+        **options.get(method, {}),
     )
     return sigmas, {"seconds": round(time.perf_counter() - start, 3), "calls": float(problem.calls)}
 

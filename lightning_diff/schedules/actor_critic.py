@@ -121,6 +121,8 @@ class ActorCritic(nn.Module):
             raise ValueError(f"ActorCritic: need steps >= 2 and 0 <= sigma_min < sigma_max, got {steps}, {sigma_min:g}")
         if (lam is not None and not lam > 0) or not exploration > 0 or not epsilon > 0:
             raise ValueError("ActorCritic: lam, exploration and epsilon must be positive")
+        if inputs == "norms" and not sigma_min > 0:
+            raise ValueError("ActorCritic: inputs='norms' looks at ln sigma, and needs sigma_min > 0")
         if not 0 <= trace <= 1:
             raise ValueError(f"ActorCritic: trace must be in [0, 1], got {trace}")
         self.steps, self.sigma_max, self.sigma_min = steps, float(sigma_max), float(sigma_min)

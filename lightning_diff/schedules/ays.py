@@ -19,6 +19,7 @@ def ays(
     *,
     labels: Labels = None,
     levels: int = 100,
+    seed: int = 0,
     batch: int = 256,
     progress: bool = False,
 ) -> Float64[Tensor, " nodes"]:
@@ -36,6 +37,7 @@ def ays(
     Args:
         n: steps, >= 1, at most `levels`.
         levels: among which the nodes are chosen, even in ln sigma.
+        seed: of the paths' noise.
         denoiser, noise, sigma_min, sigma_max, labels, batch, progress: see `gits`.
     """
     if not 0 < sigma_min < sigma_max:
@@ -46,7 +48,7 @@ def ays(
         return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
     sigmas = torch.logspace(0, 1, levels, base=sigma_min / sigma_max, dtype=torch.float64) * sigma_max
     sigmas[0], sigmas[-1] = sigma_max, sigma_min
-    apart = _distances(denoiser, noise, sigmas, labels, batch, progress)
+    apart = _distances(denoiser, noise, sigmas, labels, seed, batch, progress)
     # the integral over the interval between two levels, of 1 / sigma^3 exactly and of the distance by its mean at the ends
     weight = (sigmas[1:] ** -2 - sigmas[:-1] ** -2) / 2
     pieces = (apart[:, 1:] + apart[:, :-1]) / 2 * weight
@@ -58,11 +60,11 @@ def ays(
 
 @torch.no_grad()
 def _distances(
-    denoiser: Model, noise: Tensor, sigmas: Float64[Tensor, " m"], labels: Labels, batch: int, progress: bool
+    denoiser: Model, noise: Tensor, sigmas: Float64[Tensor, " m"], labels: Labels, seed: int, batch: int, progress: bool
 ) -> Float64[Tensor, "m m"]:
     """E |D(x_i; sigma_i) - D(x_j; sigma_j)|^2 along paths of noise."""
     m, total = len(sigmas), torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     silent = None if progress else True
     rows = list(parts(denoiser, noise, labels, batch))
     with tqdm(total=len(rows) * m, desc="bound", leave=False, disable=silent) as bar:

@@ -33,9 +33,14 @@ def _fixed(grid: Callable[..., Grid], free: bool = False) -> Method:
         n: int,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
-        **_: Any,
+        *,
+        solver: str = "heun",
+        labels: Labels = None,
+        batch: int = 64,
+        progress: bool = False,
+        **own: Any,
     ) -> Grid:
-        return grid(n, sigma_min=0.0 if free else sigma_min, sigma_max=sigma_max)
+        return grid(n, sigma_min=0.0 if free else sigma_min, sigma_max=sigma_max, **own)
 
     return method
 

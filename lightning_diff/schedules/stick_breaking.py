@@ -1,7 +1,8 @@
 """A time grid as a sequence of decisions with any reward: at each step, which share of the remaining way to go.
 
-Levels are measured on the way from sigma_max to 0 by the angle u = arctan(sigma / sigma_data), in which even steps are best for
-Gaussian data. With n steps left, the next one goes the share
+Levels are measured on the way from sigma_max to 0 by a coordinate u in which even steps are good ones to begin with: the angle
+arctan(sigma / sigma_data), best for Gaussian data, or int |Q|^(1/2) dsigma as it was found along the model's own trajectories,
+whose even steps are ART's problem solved in closed form. With n steps left, the next one goes the share
 
     f = sigmoid(y - ln(n - 1)),   u <- (1 - f) u,   y ~ N(a(state), exploration^2)
 
@@ -13,7 +14,7 @@ that is ART-RL's policy N(mu, lambda / |Q|) (eq. 11) with a lambda of the proble
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 
 from .. import rng
 from .actor_critic import Field, Label, Model, mlp
+from .grids import karras
 from .monitor import monitor
-from .nodes import discounted, levels_of, running, through_angles
+from .nodes import along, discounted, levels_of, running
 from .rewards import Game, Surrogate
 
 FEATURES = 6
+CURVE = 512  # pieces of the coordinate, linear in sigma
 
 
 class Played(NamedTuple):
@@ -59,6 +62,7 @@ class StickBreaking(nn.Module):
         sigma_min: the level below which the model is not asked.
         sigma_data: of the data, for the angle.
         game: what is rewarded (see `rewards`); default ART's surrogate.
+        start: the coordinate: "angle", or "monitor", which the first call measures, and teaches nothing else.
         exploration: standard deviation of ln(step).
         trace: in [0, 1], how far the advantage looks ahead before it trusts the critic: 0 to the next state, as in ART-RL, 1 to
             the end, which no error of the critic can mislead. A critic that is not right yet sees no price in what is left for
@@ -70,6 +74,7 @@ class StickBreaking(nn.Module):
     unit: Tensor
     length: Tensor
     left: Tensor
+    curve: Tensor
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class StickBreaking(nn.Module):
         sigma_min: float = 0.002,
         sigma_data: float = 0.5,
         game: Game | None = None,
+        start: Literal["angle", "monitor"] = "monitor",
         exploration: float = 0.3,
         trace: float = 1.0,
         width: int = 128,
@@ -92,13 +98,14 @@ class StickBreaking(nn.Module):
         if not exploration > 0 or not 0 <= trace <= 1:
             raise ValueError(f"StickBreaking: need exploration > 0 and trace in [0, 1], got {exploration}, {trace}")
         self.steps, self.sigma_max, self.sigma_min = steps, float(sigma_max), float(sigma_min)
-        self.sigma_data, self.exploration, self.trace = sigma_data, exploration, trace
+        self.sigma_data, self.start, self.exploration, self.trace = sigma_data, start, exploration, trace
         self.game: Game = Surrogate() if game is None else game
         self.actor, self.critic = mlp(FEATURES, width), mlp(FEATURES, width)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))  # of returns
         self.register_buffer("length", torch.ones((), dtype=torch.float64))  # L, running
         self.register_buffer("left", self._even())  # ln of the share left by each step but the last, running
+        self.register_buffer("curve", torch.zeros(CURVE + 1, dtype=torch.float64))  # sigma over u, once it was measured
 
     @property
     def lambda_(self) -> Tensor:
@@ -123,6 +130,8 @@ class StickBreaking(nn.Module):
             label: classes, or None.
             field: (x, sigma (B,)) -> F, Q, where they are known or to be had some other way than by `monitor`.
         """
+        if self.start == "monitor" and not self.updates:
+            return self._measured(model, noise, label, field)
         return self.loss(self.play(model, noise, chance, label, field=field))
 
     def chance(self, seed: int, positions: rng.Positions) -> Float[Tensor, "b k"]:
@@ -149,7 +158,7 @@ class StickBreaking(nn.Module):
         field = partial(monitor, denoise) if field is None else field
         x = self.sigma_max * noise
         episode = self.game.begin(denoise, x, self.sigma_max, label, steps=self.steps)
-        u = torch.full((len(x),), math.atan(self.sigma_max / self.sigma_data), dtype=torch.float64, device=x.device)
+        u = torch.ones(len(x), dtype=torch.float64, device=x.device)
         sigma = torch.full_like(u, self.sigma_max)
         length = torch.zeros_like(u)
         states, ys, costs = [], [], []
@@ -160,7 +169,7 @@ class StickBreaking(nn.Module):
             states.append(self._features(k, sigma, x, F, q))
             y = self.actor(states[-1]).double() + self.exploration * chance[:, k].double()
             u = u * _share_left(y, self.steps - k)
-            sigma_next = torch.zeros_like(u) if k == self.steps - 1 else self.sigma_data * u.tan()
+            sigma_next = torch.zeros_like(u) if k == self.steps - 1 else self.level(u)
             length += q.sqrt() * (sigma - sigma_next)
             D = x + asked.reshape(-1, *[1] * (x.ndim - 1)) * F
             x, cost = episode.step(x, D, sigma, sigma_next, q)
@@ -213,7 +222,11 @@ class StickBreaking(nn.Module):
     def learn(self, details: dict[str, Float[Tensor, "b ..."]]) -> None:
         """After the optimiser's step, from all trajectories of the batch: units, L and the average of the policy's means."""
         self.updates += 1
-        count = int(self.updates)
+        if "monitor" in details:
+            self.curve.copy_(self._coordinate(details["monitor"].double().mean(0).cpu()))
+            self.length.copy_(details["length"].double().mean())
+            return
+        count = int(self.updates) - (self.start == "monitor")
         cost, outcome = details["cost"].double().mean(), details["outcome"].double()
         spread = cost + (outcome.std(correction=0) if len(outcome) > 1 else outcome.abs().mean())
         weight = max(1 / count, 0.02)
@@ -237,9 +250,48 @@ class StickBreaking(nn.Module):
             n: steps; None for those of the training, otherwise the angle is interpolated.
         """
         share = torch.cat([self.left.new_zeros(1), self.left.cumsum(0)]).exp()
-        angle = math.atan(self.sigma_max / self.sigma_data) * torch.cat([share, share.new_zeros(1)])
-        own = levels_of(self.sigma_data * angle.cpu().tan(), self.sigma_max)
-        return own if n is None else through_angles(own, n, self.sigma_data)
+        u = torch.cat([share, share.new_zeros(1)])
+        return levels_of(self.level(along(u, n or self.steps)), self.sigma_max)
+
+    def level(self, u: Float64[Tensor, " k"]) -> Float64[Tensor, " k"]:
+        """sigma where the share u of the way is left."""
+        if not self.curve[-1]:
+            return self.sigma_data * (math.atan(self.sigma_max / self.sigma_data) * u).tan()
+        place = u * CURVE
+        below = place.long().clamp(max=CURVE - 1)
+        return torch.lerp(self.curve[below], self.curve[below + 1], place - below)
+
+    def _measured(
+        self, model: Model, noise: Tensor, label: Label, field: Field | None
+    ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
+        """The first call's: |Q| at `_levels` along each trajectory, and a loss whose gradient is 0."""
+        field = partial(monitor, lambda x, sigma: model(x, sigma, label)) if field is None else field
+        x, levels, found = self.sigma_max * noise, self._levels().tolist(), []
+        with torch.no_grad():
+            for sigma, sigma_next in zip(levels, [*levels[1:], 0.0], strict=True):
+                F, Q = field(x, torch.full((len(x),), sigma, dtype=x.dtype, device=x.device))
+                found.append(Q.flatten(1).norm(dim=1).double())
+                x = x + (sigma - sigma_next) * F
+        q = torch.stack(found, 1)
+        length = -torch.trapezoid(q.sqrt(), self._levels().to(q.device))
+        details = {"monitor": q, "length": length, "cost": length**2 / (2 * self.steps), "outcome": 0 * length}
+        details["left"] = self._even().to(q.device).expand(len(x), -1)
+        nothing = torch.stack([weight.sum() for weight in self.parameters()]).sum() * 0
+        return nothing.expand(len(x)), details
+
+    def _levels(self) -> Float64[Tensor, " m"]:
+        """Where |Q| is measured: 64 levels of EDM's."""
+        return karras(64, max(self.sigma_min, 1e-5 * self.sigma_max), self.sigma_max)[:-1]
+
+    def _coordinate(self, q: Float64[Tensor, " m"]) -> Float64[Tensor, " shares"]:
+        """sigma at even shares of the way int |Q|^(1/2) dsigma; below the last level |Q| stays what it is there."""
+        levels, root = self._levels().flip(0), q.sqrt().flip(0)
+        way = torch.cat([levels[:1] * root[:1], levels[0] * root[0] + torch.cumulative_trapezoid(root, levels)])
+        sigma, way = torch.cat([levels.new_zeros(1), levels]), torch.cat([way.new_zeros(1), way])
+        even = torch.linspace(0, float(way[-1]), CURVE + 1, dtype=torch.float64)
+        above = torch.searchsorted(way, even).clamp(1, len(way) - 1)
+        part = (even - way[above - 1]) / (way[above] - way[above - 1])
+        return torch.lerp(sigma[above - 1], sigma[above], part)
 
     def _remaining(self, like: Tensor) -> Tensor:
         return torch.arange(self.steps, 1, -1, dtype=torch.float64, device=like.device)

@@ -105,7 +105,7 @@ def test_the_bounds_distances_of_a_gaussian():
     """D of variance c^2 is a martingale along the path of noise: E |D - D_i|^2 = c^4 (1 / (c^2 + s^2) - 1 / (c^2 + s_i^2))."""
     variance, levels = 0.25, torch.logspace(1, -2, 7, dtype=torch.float64)
     gaussian = Gaussian(torch.zeros(1, dtype=torch.float64), variance)
-    found = _distances(gaussian, normal(4000, 1), levels, None, 4000, False)
+    found = _distances(gaussian, normal(4000, 1), levels, None, 0, 4000, False)
     inverse = variance**2 / (variance + levels**2)
     torch.testing.assert_close(found, (inverse[:, None] - inverse).abs(), rtol=0.1, atol=1e-6)
 
