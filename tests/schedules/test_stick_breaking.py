@@ -51,18 +51,40 @@ def test_before_training_it_is_the_even_grid():
 
 
 @pytest.mark.parametrize("bias", [-30.0, 0.0, 30.0])
-def test_whatever_the_actor_says_levels_decrease_from_the_first_to_0(bias):
-    learner = StickBreaking(6, 3.0, sigma_data=1.0)
+@pytest.mark.parametrize("start", ["angle", "monitor"])
+def test_whatever_the_actor_says_levels_decrease_from_the_first_to_0(bias, start):
+    learner = StickBreaking(6, 3.0, sigma_data=1.0, start=start)
     torch.nn.init.constant_(learner.actor[4].bias, bias)
-    loss, details = learner(denoise, torch.randn(4, 1, dtype=torch.float64), torch.randn(4, 6))
+    for _ in range(2):
+        loss, details = learner(denoise, torch.randn(4, 1, dtype=torch.float64), torch.randn(4, 6))
+        learner.learn(details)
+        check_sigmas(learner.grid())
+        assert loss.isfinite().all()
+
+
+def test_the_first_call_finds_the_closed_form_and_teaches_nothing():
+    """Steps even in int |Q|^(1/2) dsigma, here int (1 + sigma^2)^(-3/4) dsigma along the path of x0 = 1."""
+    learner = StickBreaking(9, 3.0, sigma_min=1e-4, width=8)
+    before = copy.deepcopy(dict(learner.named_parameters()))
+    optimiser = torch.optim.SGD(learner.parameters(), lr=1.0)
+    loss, details = learner(denoise, math.sqrt(10) / 3 * torch.ones(3, 1, dtype=torch.float64), torch.randn(3, 9))
+    loss.sum().backward()
+    optimiser.step()
     learner.learn(details)
-    check_sigmas(learner.grid())
-    assert loss.isfinite().all()
+    assert all(torch.equal(before[name], weight) for name, weight in learner.named_parameters())
+    levels = learner.grid()
+    fine = torch.linspace(0, 3, 3001, dtype=torch.float64)
+    way = torch.cat([fine.new_zeros(1), torch.cumulative_trapezoid((1 + fine**2) ** -0.75, fine)])
+    share = way[(levels * 1000).round().long()] / way[-1]
+    torch.testing.assert_close(share, torch.linspace(1, 0, 10, dtype=torch.float64), rtol=0, atol=5e-3)
+    learner.load_state_dict(copy.deepcopy(learner.state_dict()))
+    assert torch.equal(learner.grid(), levels)
 
 
-def test_it_finds_the_grid_of_least_cost_and_the_published_distances():
+@pytest.mark.parametrize("first", ["angle", "monitor"])
+def test_it_finds_the_grid_of_least_cost_and_the_published_distances(first):
     """1-D, T = 3 (arXiv 2601.18681): between ART-RL's W2 and the closed form's at K = 5 and 20; below both rivals' cost."""
-    learner = train(StickBreaking(32, 3.0, sigma_data=0.4, sigma_min=1e-4, width=64), 80, lr=3e-3)
+    learner = train(StickBreaking(32, 3.0, sigma_data=0.4, sigma_min=1e-4, start=first, width=64), 80, lr=3e-3)
     x = math.sqrt(10) * torch.ones(1, 1, dtype=torch.float64)
     for n, published in ((5, 0.149), (20, 0.042)):
         assert abs(1 - float(euler(denoise, x, learner.grid(n)))) == pytest.approx(published, abs=0.006)
@@ -101,7 +123,7 @@ def test_anybodys_reward_is_asked_once_at_the_end_with_the_labels():
         asked.append((images, label))
         return -images.square().mean(1)
 
-    learner = StickBreaking(3, 3.0, game=Outcome(reward, "euler"))
+    learner = StickBreaking(3, 3.0, game=Outcome(reward, "euler"), start="angle")
     label = torch.arange(4)
     played = learner.play(denoise, torch.ones(4, 1, dtype=torch.float64), torch.zeros(4, 3), label)
     (images, seen), *more = asked
