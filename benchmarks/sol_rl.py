@@ -13,7 +13,8 @@ differ in how these images are found:
 
 No arm is compiled. The baseline's final reward (the mean of its last three scores) is 100 %, that of the start model 0 %; for each
 arm the table has what it took to 25, 50, 75 and 100 % of the way, by linear interpolation between scores, as median over seeds, and
-how many times sooner than the baseline it was at 100 %. What is counted:
+how many times sooner than the baseline it was at 100 %. Rewards rise at first and fall back before they rise again; "held" is what
+it took until the mean of three scores was at 100 % to stay. What is counted:
 
     evaluations  of the network for one image: rollouts, the mentor's measurements, and training (forward 1, backward 2, old
                  policy 1, reference 1), each weighted by what its precision costs on this machine (costs.json, measured first;
@@ -139,6 +140,14 @@ def reached(reward: list[float], spent: list[float], goal: float) -> float | Non
     return None
 
 
+def held(reward: list[float], spent: list[float], goal: float) -> float | None:
+    """What had been spent when the mean of three scores came to the goal to stay."""
+    means = [statistics.mean(reward[i - 2 : i + 1]) for i in range(2, len(reward))]
+    below = [i for i, mean in enumerate(means) if mean < goal - 1e-12]
+    first = below[-1] + 1 if below else 0
+    return spent[first + 2] if first < len(means) else None
+
+
 def results(options: argparse.Namespace, costs: dict[str, float]) -> list[dict[str, object]]:
     """A row for each arm and seed."""
     rows: list[dict[str, object]] = []
@@ -163,6 +172,7 @@ def results(options: argparse.Namespace, costs: dict[str, float]) -> list[dict[s
                 for share in SHARES:
                     goal = base[0] + share * (final - base[0])
                     row[f"{unit}_{share:.0%}"] = reached(curve["reward"], curve[unit], goal)
+                row[f"{unit}_held"] = held(curve["reward"], curve[unit], final)
             rows.append(row)
     return rows
 
@@ -173,27 +183,30 @@ def show(rows: list[dict[str, object]]) -> None:
     seeds = sorted({row["seed"] for row in rows})  # type: ignore[type-var]
     arms = list(dict.fromkeys(str(row["arm"]) for row in rows))
     for unit, scale in (("evaluations", 1000), ("unweighted", 1000), ("seconds", 1)):
-        heads = "".join(f"{f'{share:.0%}':>10}" for share in SHARES)
+        stages = [*(f"{share:.0%}" for share in SHARES), "held"]
+        heads = "".join(f"{stage:>10}" for stage in stages)
         what = f"{unit} (thousands)" if scale > 1 else unit
-        print(f"\n{what:24}{heads}{'sooner':>10}{'each seed':>24}{'final':>10}{'KL':>9}{'diversity':>11}")
+        ratios = f"{'sooner':>10}{'each seed':>18}{'held sooner':>13}{'each seed':>18}"
+        print(f"\n{what:24}{heads}{ratios}{'final':>10}{'KL':>9}{'diversity':>11}")
         for arm in arms:
             cells = []
-            for share in SHARES:
-                values = [by[arm, seed][f"{unit}_{share:.0%}"] for seed in seeds]
+            for stage in stages:
+                values = [by[arm, seed][f"{unit}_{stage}"] for seed in seeds]
                 found = [value / scale for value in values if value is not None]  # type: ignore[operator]
                 cells.append(f"{statistics.median(found):>10.1f}" if len(found) == len(values) else f"{'-':>10}")
-            key = f"{unit}_100%"
-            ratios = [
-                by["k_in_k", seed][key] / by[arm, seed][key]  # type: ignore[operator]
-                for seed in seeds
-                if by[arm, seed][key] and by["k_in_k", seed][key]
-            ]
-            sooner = f"{statistics.median(ratios):>10.2f}" if ratios else f"{'-':>10}"
-            each = " ".join(f"{ratio:.2f}" for ratio in ratios)
+            sooner = []
+            for key, width in ((f"{unit}_100%", 10), (f"{unit}_held", 13)):
+                times = [
+                    by["k_in_k", seed][key] / by[arm, seed][key]  # type: ignore[operator]
+                    for seed in seeds
+                    if by[arm, seed][key] and by["k_in_k", seed][key]
+                ]
+                sooner.append(f"{f'{statistics.median(times):.2f}' if times else '-':>{width}}")
+                sooner.append(f"{' '.join(f'{time:.2f}' for time in times):>18}")
             ends = [
                 statistics.mean(float(by[arm, s][name] or 0) for s in seeds) for name in ("final", "kl", "diversity")
             ]  # type: ignore[arg-type]
-            print(f"{arm:24}{''.join(cells)}{sooner}{each:>24}{ends[0]:>10.4f}{ends[1]:>9.4f}{ends[2]:>11.3f}")
+            print(f"{arm:24}{''.join(cells)}{''.join(sooner)}{ends[0]:>10.4f}{ends[1]:>9.4f}{ends[2]:>11.3f}")
 
 
 def draw(options: argparse.Namespace, costs: dict[str, float]) -> None:
