@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -292,23 +293,25 @@ def draw(rows: list[dict[str, str]], families: dict[str, str], path: Path) -> No
     main = [row for row in rows if row["kind"] == "main" and row["method"] != "fine"]
     names = sorted({families.get(row["problem"], row["problem"]) for row in main})
     solvers = list(dict.fromkeys(row["solver"] for row in main))
-    figure = Figure(figsize=(5 * len(solvers), 4.2 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), len(solvers), squeeze=False)
-    for y, family in enumerate(names):
-        for x, solver in enumerate(solvers):
+    figure = Figure(figsize=(5 * len(names), 4.2 * len(solvers)), layout="constrained")
+    panels = figure.subplots(len(solvers), len(names), squeeze=False)
+    colours = {method: f"C{k % 10}" for k, method in enumerate(dict.fromkeys(row["method"] for row in main))}
+    for x, family in enumerate(names):
+        for y, solver in enumerate(solvers):
             curves: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
             for row in main:
                 if families.get(row["problem"], row["problem"]) == family and row["solver"] == solver:
                     curves[row["method"]][int(row["nfe"])].append(float(row["frechet"]))
-            for k, (method, points) in enumerate(curves.items()):
+            for method, points in curves.items():
                 nfe = sorted(points)
                 means = [statistics.mean(points[n]) for n in nfe]
                 style = "--" if method in FIXED else "-"
-                panels[y][x].plot(nfe, means, f"o{style}", label=method, color=f"C{k % 10}", markersize=3)
+                panels[y][x].plot(nfe, means, f"o{style}", label=method, color=colours[method], markersize=3)
             panels[y][x].set(
                 xscale="log", yscale="log", title=f"{family}, {solver}", xlabel="NFE", ylabel="Fréchet distance"
             )
-            panels[y][x].set_xticks(BUDGETS, BUDGETS, minor=False)
+            panels[y][x].set_xticks(BUDGETS, BUDGETS)
+            panels[y][x].xaxis.set_minor_formatter(NullFormatter())
     panels[0][0].legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
