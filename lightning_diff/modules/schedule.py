@@ -61,7 +61,7 @@ class ScheduleModule(CountedModule):
 
     Args:
         model: run folder or model file of the denoiser.
-        learner: default `StickBreaking(steps=18)` for the end point of Heun's method.
+        learner: default `StickBreaking()`, 32 steps of ART's cost.
         optimizer: default Adam at 1e-3.
         learning_rate: factor on the optimiser's rate as a function of images (trajectories) seen; default constant.
         guidance: scale that the model is used with; 1 is none.
@@ -77,7 +77,7 @@ class ScheduleModule(CountedModule):
         guidance: float = 1.0,
     ):
         super().__init__(optimizer=optimizer, learning_rate=learning_rate)
-        learner = StickBreaking(steps=18) if learner is None else learner
+        learner = StickBreaking() if learner is None else learner
         if not isinstance(learner, Learner):
             raise ValueError(
                 f"ScheduleModule: {type(learner).__name__} is no learner; take one from lightning_diff.schedules"
