@@ -20,7 +20,8 @@ from .errors import UserError
 from .samplers import SOLVERS
 from .sampling import Sampling, choose
 from .schedule_file import load_schedule
-from .schedules import GRIDS, resample
+from .schedules import GRIDS
+from .schedules.nodes import through_angles
 from .spending import Spending
 from .step_policy_file import holds_step_policy, load_step_policy
 
@@ -105,7 +106,7 @@ def scheduled(
     if steps is not None and steps != found.steps:
         if found.steps == 1:
             raise UserError(f"--steps: {path} has one step, of which no other grid can be made")
-        sigmas, name = resample(sigmas, steps), f"{name}@{found.steps}"
+        sigmas, name = through_angles(sigmas, steps, record["sigma_data"]), f"{name}@{found.steps}"
     return Sampling(solver or found.solver, sigmas, name)
 
 

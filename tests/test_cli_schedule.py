@@ -16,6 +16,7 @@ from lightning_diff.generate import generate
 from lightning_diff.metrics_table import read
 from lightning_diff.nets import MLP
 from lightning_diff.schedule_file import Schedule, load_schedule, save_schedule
+from lightning_diff.schedules.nodes import through_angles
 
 NET = {"_target_": "lightning_diff.nets.MLP", "shape": [2], "num_classes": 8, "width": 16, "depth": 1}
 RECIPE = "data: {_target_: lightning_diff.data.Toy, n: 600, conditional: true, batch_size: 8}\n"
@@ -107,7 +108,7 @@ def test_samples_and_figures_take_the_grid(run, capsys):
     target = capsys.readouterr().out.split(" in ")[-1].strip()
     assert target == "runs/one/samples/unipc6_edm_free_of_4_seed0.npz"
     denoiser, labels = load_denoiser(run), torch.arange(8)
-    for path, sigmas in (("own.npz", found.grid()), (target, schedules.resample(found.grid(), 6))):
+    for path, sigmas in (("own.npz", found.grid()), (target, through_angles(found.grid(), 6, 0.7))):
         expected = generate(denoiser, (2,), range(8), labels, sigmas=sigmas, solver="unipc")
         torch.testing.assert_close(torch.from_numpy(np.load(path)["arr_0"]), expected)
     assert cli.main(["evaluate", "one", "--schedule", "one", "--solver", "heun"]) == 0
