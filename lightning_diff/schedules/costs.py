@@ -52,6 +52,7 @@ def local_error(
     *,
     past: Past | None = None,
     substeps: int = 4,
+    denoised: Float[Tensor, "b *s"] | None = None,
 ) -> Step:
     """What the solver loses between two noise levels, for samples that were on their exact trajectories until now.
 
@@ -62,11 +63,12 @@ def local_error(
         solver: a name in `ORDERS`. The multistep ones are represented by their two-step forms (unipc with its corrector).
         past: the node before, for multistep solvers; without it they take their first step.
         substeps: Heun steps of the fine solution, even in sigma^(1/3); two calls each.
+        denoised: D(x; sigma), if it is known.
 
     Raises:
         ValueError: an unknown solver, or less than one substep.
     """
-    D = denoise(x, sigma.to(x.dtype))
+    D = denoise(x, sigma.to(x.dtype)) if denoised is None else denoised
     taken = step(denoise, x, sigma, sigma_next, solver, past=past, denoised=D)
     exact = reference(denoise, x, sigma, sigma_next, substeps, denoised=D)
     return Step(exact, taken, (taken - exact).flatten(1).norm(dim=1), Past(sigma, x, D))

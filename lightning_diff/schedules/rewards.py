@@ -92,7 +92,9 @@ class _StepError:
 
     def step(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
         game = self.game
-        done = local_error(self.denoise, x, sigma, sigma_next, game.solver, past=self.past, substeps=game.substeps)
+        done = local_error(
+            self.denoise, x, sigma, sigma_next, game.solver, past=self.past, substeps=game.substeps, denoised=D
+        )
         self.past = done.past
         return done.exact, done.error
 

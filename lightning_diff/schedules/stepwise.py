@@ -33,13 +33,13 @@ class Stepwise:
     def __call__(
         self, x: Float[Tensor, "b *s"], sigma: Levels, sigma_next: Levels, *, denoised: Tensor | None = None
     ) -> Float[Tensor, "b *s"]:
-        """x at sigma_next, which is 0 for all samples or for none; `denoised` is D(x; sigma) if it is known."""
+        """x at sigma_next, which is 0 at the last of the steps; `denoised` is D(x; sigma) if it is known."""
         D = self._ahead  # unipc goes on with the answer at the node as it predicted it
         if D is None:
             D = self.denoise(x, sigma.to(x.dtype)) if denoised is None else denoised
         self.left -= 1
-        if bool((sigma_next == 0).all()):
-            return D
+        if self.left == 0:
+            return D  # Euler's step to 0, of every solver
         if self.solver == "ipndm":
             self._slopes = [(x - D) / _column(sigma, x), *self._slopes][:IPNDM_ORDER]
             weights = ADAMS_BASHFORTH[len(self._slopes)]

@@ -150,10 +150,9 @@ class StickBreaking(nn.Module):
     ) -> Played:
         """Episodes under the policy, those with chance = 0 under its mean. Arguments as for calling it."""
 
+        # Clamped, for a hasty policy comes to levels that are 0 in float32.
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return model(
-                x, sigma.clamp(min=self.sigma_min), label
-            )  # a hasty policy comes to levels that are 0 in float32
+            return model(x, sigma.clamp(min=self.sigma_min), label)
 
         field = partial(monitor, denoise) if field is None else field
         x = self.sigma_max * noise
@@ -247,7 +246,7 @@ class StickBreaking(nn.Module):
         """Nodes from the policy's means, averaged over trajectories and the later part of training; networks are gone.
 
         Args:
-            n: steps; None for those of the training, otherwise the angle is interpolated.
+            n: steps; None for those of the training, otherwise the coordinate u is interpolated.
         """
         share = torch.cat([self.left.new_zeros(1), self.left.cumsum(0)]).exp()
         u = torch.cat([share, share.new_zeros(1)])
