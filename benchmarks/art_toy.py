@@ -32,8 +32,8 @@ from lightning_diff.learning_rate import Cosine
 from lightning_diff.oracle import GaussianMixture
 from lightning_diff.samplers import named
 from lightning_diff.schedules import ActorCritic, StickBreaking
-from lightning_diff.schedules.nodes import along
-from lightning_diff.schedules.rewards import EndPoint
+from lightning_diff.schedules.environments import EndPoint
+from lightning_diff.schedules.returns import along
 
 GAUSSIAN_K, MIXTURE_K = (2, 5, 10, 20, 50, 100), (2, 3, 5, 7, 10, 18, 30)
 T = 3.0

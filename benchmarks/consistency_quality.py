@@ -25,10 +25,10 @@ from torch import Tensor
 
 from lightning_diff import load_denoiser
 from lightning_diff.data import Digits
-from lightning_diff.generate import generate
 from lightning_diff.metrics import Reference
-from lightning_diff.metrics.sampled import evaluate_denoiser, search_levels
-from lightning_diff.sampling import Sampling, choose
+from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser, search_levels
+from lightning_diff.samplers.generate import generate
+from lightning_diff.schedules.sampling import Sampling, choose
 
 DRAWS, LARGE = 8, 4000
 STUDENTS = {"scd": "digits_scd", "sct": "digits_sct"}

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
 
 BATCH, TEACHER_STEPS = 64, 2000
 NON_FINITE = re.compile(r"step ([\d,]+): .*not finite")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lightning_diff import checkpoint_format, checkpoints
+from lightning_diff.artifacts import checkpoints
 from lightning_diff.cli import main as command
 
 RECIPE = """
@@ -90,7 +90,7 @@ def state(folder: Path) -> dict[str, np.ndarray]:
     """Everything that training made, by a path of keys."""
     path = checkpoints.newest(folder / "checkpoints")
     assert path is not None
-    content = checkpoint_format.read(path)
+    content = checkpoints.read(path)
     found: dict[str, np.ndarray] = {}
 
     def walk(value: object, key: str) -> None:

@@ -15,7 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
 
 
 def train(seed: int, runs: Path, overrides: list[str]) -> None:

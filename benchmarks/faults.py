@@ -19,6 +19,7 @@ the run happens. Exit code 1 if anything differs.
 """
 
 import argparse
+import importlib
 import json
 import mmap
 import os
@@ -37,12 +38,12 @@ import torch
 from lightning.pytorch import Callback
 from safetensors import safe_open
 
-import lightning_diff.run  # noqa: F401  (imported once for all attempts)
-from lightning_diff import cli, rollouts
+import lightning_diff.runs.train  # noqa: F401  (imported once for all attempts)
 from lightning_diff.artifacts import save_denoiser
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.cli import app as cli
 from lightning_diff.denoiser import Denoiser
-from lightning_diff.metrics_table import read
-from lightning_diff.modules import rolling
+from lightning_diff.modules import reward_epoch
 from lightning_diff.nets import UNet
 
 RECIPE = """
@@ -78,7 +79,7 @@ VARIANTS = {
     "ScheduleModule": [
         "model={_target_: lightning_diff.ScheduleModule, model: ../teacher}",
         "model.learner={_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 32}",
-        "model.learner.game={_target_: lightning_diff.schedules.rewards.EndPoint, solver: euler, substeps: 3}",
+        "model.learner.game={_target_: lightning_diff.schedules.environments.EndPoint, solver: euler, substeps: 3}",
         "data={_target_: lightning_diff.data.Noise, model: ../teacher, batch_size: 32}",
         "callbacks=[{_target_: faults.Witness}, {_target_: lightning_diff.callbacks.learned_grid.LearnedGrid, every: 320}, "
         "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 96, every_minutes: null, keep: 2}]",
@@ -165,7 +166,7 @@ class Witness(Callback):
 
     def on_train_start(self, trainer: Any, *_: Any) -> None:
         """Of models that draw what they train on: when it is drawn and about to be scored."""
-        for module in (rollouts, rolling):
+        for module in (importlib.import_module("lightning_diff.rollouts.rollout"), reward_epoch):
             module.draw = witnessed(module.draw, trainer)
 
     def on_train_end(self, trainer: Any, *_: Any) -> None:
@@ -173,7 +174,7 @@ class Witness(Callback):
 
 
 def witnessed(draw: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
-    """`rollouts.draw`, noting its phases on the board."""
+    """`rollouts.rollout.draw`, noting its phases on the board."""
     names = {"explore": "exploring", "regenerate": "regenerating", "full": "regenerating", "measure": "measuring"}
 
     def noting(denoiser: Any, reward: Any, *arguments: Any, phase: str, **options: Any) -> Any:

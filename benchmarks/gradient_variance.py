@@ -15,10 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_diff import rng
 from lightning_diff.artifacts import load_denoiser
 from lightning_diff.data import Digits
 from lightning_diff.denoiser import Denoiser
+from lightning_diff.foundation import rng
 from lightning_diff.nets import UNet
 from lightning_diff.noise import AdaptiveNoise, LogNormal, NoiseLaw, sigma_to_log_snr
 from lightning_diff.objectives import denoising_loss

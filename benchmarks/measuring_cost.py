@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning_diff.callbacks import NoiseLevels
 
-from lightning_diff import recipe, run
+from lightning_diff.callbacks import NoiseLevels
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 RECIPE = """
 model:

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from lightning_diff import recipe, run
 from lightning_diff.data import loader
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.nets import UNet
 from lightning_diff.noise import LogNormal
 from lightning_diff.objectives import denoising_loss
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 BLOCK = 4
 

@@ -32,11 +32,11 @@ from torch import Tensor
 
 from lightning_diff import Denoiser, load_denoiser, schedules
 from lightning_diff.data import Digits
-from lightning_diff.generate import generate
 from lightning_diff.metrics.classifier import load_or_train
 from lightning_diff.precision import quantized_copy
-from lightning_diff.ranking import chosen_ranks, spearman
 from lightning_diff.rewards import ClassLogProbability, Ink, Reward, Sharpness, scored
+from lightning_diff.rollouts.ranking import chosen_ranks, spearman
+from lightning_diff.samplers.generate import generate
 
 PRECISIONS = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_diff.callbacks import Checkpoint
 
-from lightning_diff import checkpoints, recipe, run
+from lightning_diff.artifacts import checkpoints
+from lightning_diff.callbacks import Checkpoint
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 CASES = {
     "digits_edm": ["model.weighting.warmup=0"],

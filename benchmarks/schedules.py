@@ -33,19 +33,21 @@ from matplotlib.ticker import NullFormatter
 from PIL import Image
 from torch import Tensor
 
-from lightning_diff import oracle, recipe, rng
+from lightning_diff import oracle
 from lightning_diff.artifacts import load_denoiser, load_schedule
-from lightning_diff.generate import generate
+from lightning_diff.artifacts.pictures import to_uint8
+from lightning_diff.foundation import rng
 from lightning_diff.learning_rate import Cosine
 from lightning_diff.metrics import frechet_distance
 from lightning_diff.metrics.features import feature_extractor
-from lightning_diff.pictures import to_uint8
+from lightning_diff.runs import recipe
+from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules import GRIDS, StickBreaking, resample, tangent
 from lightning_diff.schedules.art import Estimate, estimate
 from lightning_diff.schedules.costs import ORDERS
-from lightning_diff.schedules.nodes import through_angles
+from lightning_diff.schedules.environments import EndPoint, Surrogate
 from lightning_diff.schedules.optimised import optimised
-from lightning_diff.schedules.rewards import EndPoint, Surrogate
+from lightning_diff.schedules.returns import through_angles
 from lightning_diff.schedules.search import LEARNED, METHODS
 
 BUDGETS = (3, 5, 7, 9, 13, 19, 35)
@@ -78,7 +80,7 @@ def moments(features: Tensor) -> tuple[Any, Any]:
 
 
 def of_run(path: Path) -> Problem:
-    from lightning_diff.run import build_data
+    from lightning_diff.runs.train import build_data
 
     denoiser = load_denoiser(path)
     data = build_data(recipe.read_yaml(path / "recipe.yaml", "data"))

@@ -12,7 +12,8 @@ import argparse
 import torch
 from torch import Tensor
 
-from lightning_diff import rng, samplers
+from lightning_diff import samplers
+from lightning_diff.foundation import rng
 from lightning_diff.oracle import GaussianMixture
 from lightning_diff.schedules.search import METHODS
 

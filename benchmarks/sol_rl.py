@@ -39,13 +39,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from lightning_diff.callbacks.reward_report import read_curve
 from matplotlib.figure import Figure
 
 from lightning_diff import load_denoiser
-from lightning_diff.ending import is_finished
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.callbacks.reward_report import read_curve
 from lightning_diff.precision import quantized_copy
+from lightning_diff.runs.finished import is_finished
 
 ARMS = ("k_in_k", "k_in_n", "few_steps", "low_precision", "mentor")
 SHARES = (0.25, 0.5, 0.75, 1.0)

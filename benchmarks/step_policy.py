@@ -29,15 +29,16 @@ from matplotlib.figure import Figure
 from schedules import BUDGETS, Problem, of_run, shown, steps_of
 from torch import Tensor
 
-from lightning_diff import recipe, run
 from lightning_diff.artifacts import read_record
-from lightning_diff.generate import generate
+from lightning_diff.artifacts.step_policy import load_step_policy
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
+from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules import GRIDS
+from lightning_diff.schedules.adaptive_sampling import spend
 from lightning_diff.schedules.art import Estimate, estimate
 from lightning_diff.schedules.costs import ORDERS
 from lightning_diff.schedules.search import METHODS
-from lightning_diff.spending import spend
-from lightning_diff.step_policy_file import load_step_policy
 
 KEY = ("problem", "model", "solver", "method", "asked", "n")
 FIGURES = ("nfe", "steps", "steps_std", "frechet", "distance")

@@ -35,7 +35,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
 
 WEIGHTING, NOISE = "model.weighting._target_=lightning_diff.weighting.", "model.noise._target_=lightning_diff.noise."
 BASE = "base: {_target_: lightning_diff.noise.LogNormal}"

@@ -12,10 +12,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from torch import distributed
 
-from lightning_diff import checkpoint_format, checkpoints
-from lightning_diff.errors import SCHEDULER_SIGNALS, Stopped
-from lightning_diff.sharding import ShardedStrategy
-
+from ..artifacts import checkpoints
+from ..foundation.errors import SCHEDULER_SIGNALS, Stopped
+from ..modules.sharding import ShardedStrategy
 from .cadence import refuse_nonpositive
 
 POLL_SECONDS = (
@@ -114,7 +113,7 @@ class Checkpoint(LightningCheckpoint):
     def _write(self, trainer: Trainer, temporary: Path) -> None:
         trainer.save_checkpoint(temporary)
         if not self._is_readable:  # found out at the first save, not at the first resume
-            checkpoint_format.read(temporary)
+            checkpoints.read(temporary)
             self._is_readable = True
 
     def _save(self, trainer: Trainer, pl_module: Any) -> Path:

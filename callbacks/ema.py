@@ -12,9 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_diff import ema, ema_snapshots
-from lightning_diff.errors import UserError
-from lightning_diff.sharding import whole_tensor
+from .. import ema
+from ..artifacts import ema_snapshots
+from ..foundation.errors import UserError
+from ..modules.sharding import whole_tensor
 
 
 class EMA(Callback):

@@ -5,12 +5,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from lightning_diff.errors import UserError
-from lightning_diff.metrics import Reference
-from lightning_diff.metrics.features import FeatureName
-from lightning_diff.metrics.sampled import evaluate_denoiser, table
-from lightning_diff.metrics_table import MetricsTable
-
+from ..artifacts.metrics_table import MetricsTable
+from ..foundation.errors import UserError
+from ..metrics import Reference
+from ..metrics.evaluate_denoiser import evaluate_denoiser, table
+from ..metrics.features import FeatureName
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
 from .sampler import GridName, SolverName, choose_for

@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, distributed
 
-from lightning_diff.errors import UserError
-from lightning_diff.sharding import is_sharded, local_tensor
+from ..foundation.errors import UserError
+from ..modules.sharding import is_sharded, local_tensor
 
 # step, outputs, whether the loss was finite, and on a GPU the event after which that has arrived on the host
 _Seen = tuple[int, dict[str, Tensor], Tensor, torch.cuda.Event | None]

@@ -6,9 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from matplotlib.figure import Figure
 
-from lightning_diff import schedules
-from lightning_diff.atomic import replacing
-
+from .. import schedules
+from ..foundation.atomic import replacing
 from .cadence import is_due, refuse_nonpositive
 
 

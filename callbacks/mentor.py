@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lightning_diff import rng, steering
-from lightning_diff.errors import UserError
-from lightning_diff.processes import from_all
-from lightning_diff.ranking import chosen_ranks, mean_spearman
-from lightning_diff.rollout_plan import Plan, refuse_unknown_precision
-from lightning_diff.rollouts import Count, added
-from lightning_diff.selection import ONE_SIDED, select
-from lightning_diff.steering import Option, Worth
-
+from ..foundation import rng
+from ..foundation.errors import UserError
+from ..foundation.processes import from_all
+from ..rollouts import Count, added, steering
+from ..rollouts.plan import Plan, refuse_unknown_precision
+from ..rollouts.ranking import chosen_ranks, mean_spearman
+from ..rollouts.selection import ONE_SIDED, select
+from ..rollouts.steering import Option, Worth
 from .cadence import refuse_nonpositive
 
 

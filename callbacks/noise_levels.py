@@ -13,15 +13,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
-from lightning_diff import noise_report, rng
-from lightning_diff.data.stream import Stream
-from lightning_diff.metrics_table import MetricsTable
-from lightning_diff.modules import DiffusionModule
-from lightning_diff.noise import log_snr_to_sigma, sigma_to_log_snr
-from lightning_diff.objectives import denoising_loss
-from lightning_diff.processes import from_all
-from lightning_diff.statistics import NoiseLevelMoments, NoiseLevelStatistics, bin_index, merge, moments
-
+from ..artifacts import noise_levels
+from ..artifacts.metrics_table import MetricsTable
+from ..data.stream import Stream
+from ..foundation import rng
+from ..foundation.processes import from_all
+from ..modules import DiffusionModule
+from ..noise import log_snr_to_sigma, sigma_to_log_snr
+from ..objectives import denoising_loss
+from ..statistics import NoiseLevelMoments, NoiseLevelStatistics, bin_index, merge, moments
 from .cadence import is_due
 
 FLUSH_STEPS = 32  # losses are binned this many steps at a time: one pass over 32 batches costs as much as over one
@@ -36,8 +36,9 @@ class NoiseLevels(Callback):
 
     The unweighted loss shows the training; the weighted one would show the weight. Training is cut into at most `windows` windows,
     the columns of the heatmap; when there are more, neighbours are merged. The curves show the last quarter of the run. Empty bins
-    stay empty. Files: see `lightning_diff.noise_report`. They are written at the end, and during long runs every ten minutes.
-    TensorBoard and W&B get loss, variance and gradient share in ten coarse bins at each window, and the picture at the end.
+    stay empty. Files: see `lightning_diff.artifacts.noise_levels`. They are written at the end, and during long runs every ten
+    minutes. TensorBoard and W&B get loss, variance and gradient share in ten coarse bins at each window, and the picture at the
+    end.
     What a training step puts into outputs["details"], (B,) by name, is averaged in the same bins and shown, too: a consistency
     model's tangents.
 
@@ -139,7 +140,7 @@ class NoiseLevels(Callback):
                 logger.log_image(key="noise_levels", images=[str(path / "noise_levels.png")], step=trainer.global_step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(
-                    "noise_levels", noise_report.draw(report), trainer.global_step, close=False
+                    "noise_levels", noise_levels.draw(report), trainer.global_step, close=False
                 )
 
     def _add_details(self, names: list[str]) -> None:
@@ -268,11 +269,11 @@ class NoiseLevels(Callback):
         """Moments of the unweighted loss over the last quarter of the windows."""
         return moments(*_merged(self.moments[self._last_quarter()]))
 
-    def report(self, name: str, sigma_data: float) -> noise_report.NoiseReport:
+    def report(self, name: str, sigma_data: float) -> noise_levels.NoiseReport:
         """Everything measured so far, for the run of this name."""
         last = self._last_quarter()
         since = self.images[last.start - 1] if last.start else 0
-        return noise_report.report(
+        return noise_levels.report(
             name,
             self.centres,
             sigma_data,

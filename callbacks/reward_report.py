@@ -13,13 +13,12 @@ from lightning.pytorch import Callback, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_diff import metrics_table, pictures
-from lightning_diff.atomic import replacing
-from lightning_diff.errors import UserError
-from lightning_diff.generate import generate
-from lightning_diff.rewards import WeightedSum, scored
-from lightning_diff.sampling import choose
-
+from ..artifacts import metrics_table, pictures
+from ..foundation.atomic import replacing
+from ..foundation.errors import UserError
+from ..rewards import WeightedSum, scored
+from ..samplers.generate import generate
+from ..schedules.sampling import choose
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
 

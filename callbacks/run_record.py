@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from lightning_diff import checkpoint_format
-from lightning_diff.artifacts import save_denoiser
-from lightning_diff.metrics_table import MetricsTable
-from lightning_diff.processes import from_all
-from lightning_diff.sharding import is_sharded, whole_state
-
+from ..artifacts import checkpoints, save_denoiser
+from ..artifacts.metrics_table import MetricsTable
+from ..foundation.processes import from_all
+from ..modules.sharding import is_sharded, whole_state
 from .ema import find as find_ema
 from .finite_guard import FiniteGuard
 
@@ -91,7 +89,7 @@ class RunRecord(Callback):
     # --- checkpoints ---
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint_format.stamp(checkpoint, self.recipe)
+        checkpoints.stamp(checkpoint, self.recipe)
 
     def state_dict(self) -> dict[str, Any]:
         images = self._trainer.lightning_module.images_seen

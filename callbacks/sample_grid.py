@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lightning_diff import pictures
-from lightning_diff.errors import UserError
-from lightning_diff.generate import generate
-
+from ..artifacts import pictures
+from ..foundation.errors import UserError
+from ..samplers.generate import generate
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
 from .sampler import GridName, SolverName, choose_for

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lightning_diff.errors import UserError
-from lightning_diff.sampling import Sampling, choose
+from ..foundation.errors import UserError
+from ..schedules.sampling import Sampling, choose
 
 SolverName = Literal["euler", "heun", "dpmpp_2m", "consistency"]
 GridName = Literal["karras", "uniform", "log_snr", "tangent"]

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_diff.errors import UserError
-from lightning_diff.processes import from_all
-from lightning_diff.statistics import bin_index
+from ..foundation.errors import UserError
+from ..foundation.processes import from_all
+from ..statistics import bin_index
 
 LOW, HIGH, BINS = -12.0, 12.0, 24  # of log-SNR: within one of them tangents are of one size
 

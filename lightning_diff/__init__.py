@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .artifacts import load_denoiser, save_denoiser
     from .denoiser import Denoiser
-    from .errors import UserError
+    from .foundation.errors import UserError
     from .modules import AlignmentModule, ConsistencyModule, DiffusionModule, ScheduleModule, TrainingData
 
 _HOME = {
@@ -19,7 +19,7 @@ _HOME = {
     "DiffusionModule": "modules",
     "ScheduleModule": "modules",
     "TrainingData": "modules",
-    "UserError": "errors",
+    "UserError": "foundation.errors",
     "load_denoiser": "artifacts",
     "save_denoiser": "artifacts",
 }

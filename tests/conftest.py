@@ -29,7 +29,8 @@ def _same_start():
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """train(name, *overrides): a run of a tenth of a second in the test's own folder; returns the run's folder."""
-    from lightning_diff import recipe, run  # 4 s, which most tests do without
+    from lightning_diff.runs import recipe  # 4 s, which most tests do without
+    from lightning_diff.runs import train as run
 
     monkeypatch.chdir(tmp_path)
 
@@ -45,6 +46,6 @@ def train(tmp_path, monkeypatch):
 @pytest.fixture
 def state():
     """state(run folder): its newest checkpoint."""
-    from lightning_diff import checkpoints
+    from lightning_diff.artifacts import checkpoints
 
     return lambda folder: torch.load(checkpoints.newest(folder / "checkpoints"), weights_only=True)

@@ -15,11 +15,13 @@ import pytest
 import torch
 import typer
 
-from lightning_diff import cli, recipe, run
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.cli import app as cli
 from lightning_diff.data import Toy
 from lightning_diff.metrics import Reference, evaluate
 from lightning_diff.metrics.features import FeatureName
-from lightning_diff.metrics_table import read
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

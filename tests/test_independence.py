@@ -4,30 +4,32 @@ import subprocess
 import sys
 
 MATHEMATICS = (
-    "advantages",
+    "artifacts",
     "denoiser",
     "ema",
-    "errors",
-    "generate",
-    "guidance",
+    "foundation",
+    "foundation.rng",
     "learning_rate",
-    "lora",
     "nets",
+    "nets.lora",
     "noise",
     "objectives",
-    "old_policy",
     "oracle",
     "precision",
     "rewards",
-    "ranking",
-    "rng",
-    "rollout_plan",
     "rollouts",
+    "rollouts.advantages",
+    "rollouts.old_policy",
+    "rollouts.policies",
+    "rollouts.ranking",
+    "rollouts.scoring",
+    "rollouts.selection",
+    "rollouts.steering",
     "samplers",
+    "samplers.generate",
+    "samplers.guidance",
     "schedules",
-    "scoring",
-    "selection",
-    "spending",
+    "schedules.adaptive_sampling",
     "statistics",
     "tangent",
     "weighting",
@@ -53,7 +55,7 @@ else:
 ONE_STEP_AND_SAMPLES = """
 import torch
 from lightning_diff import Denoiser, ema, nets, noise, objectives, schedules, statistics, weighting
-from lightning_diff.generate import generate
+from lightning_diff.samplers.generate import generate
 
 net = nets.UNet((1, 8, 8), num_classes=3, channels=8, channel_mult=[1], num_blocks=1, attention=[])
 denoiser = Denoiser(net)

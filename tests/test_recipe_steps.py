@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from lightning_diff import cli
+from lightning_diff.cli import app as cli
 
 
 def test_from_a_denoiser_to_a_policy_to_a_picture(tmp_path, monkeypatch, capsys):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from lightning_diff import recipe, run
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 SHORT = ["trainer.accelerator=cpu", "data.batch_size=16", "trainer.max_steps=2"]
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from .. import rng
+from ..foundation import rng
 
 Part = Literal["x_flip", "y_flip", "scale", "rotate", "stretch", "translate"]
 PARTS: tuple[Part, ...] = ("x_flip", "y_flip", "scale", "rotate", "stretch", "translate")

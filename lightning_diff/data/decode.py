@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 
 Read = Callable[[str], bytes]
 

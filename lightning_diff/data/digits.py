@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from .. import rng
+from ..foundation import rng
 from .image_set import ImageSet
 from .source import Data
 

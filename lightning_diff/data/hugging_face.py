@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 from .decode import count_channels, decode, some
 from .image_set import ImageSet
 from .source import Data

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 from .decode import SUFFIXES, some
 
 LABEL_FILE = "dataset.json"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 
 Indices = Int64[np.ndarray, " n"] | Int64[Tensor, " n"]
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from .. import rng
-from ..errors import UserError
+from ..foundation import rng
+from ..foundation.errors import UserError
 from .decode import count_channels, decode
 from .image_files import ImageFiles
 from .image_set import ImageSet

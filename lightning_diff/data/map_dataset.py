@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 from .image_set import Indices
 from .source import Data
 

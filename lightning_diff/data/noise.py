@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..artifacts import read_record
-from ..errors import UserError
+from ..foundation.errors import UserError
 from .image_set import Indices
 from .source import Data
 

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 from .augment import Augment
 from .image_set import Examples
 

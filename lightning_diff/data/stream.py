@@ -16,8 +16,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .. import rng
-from ..errors import SCHEDULER_SIGNALS, UserError
+from ..foundation import rng
+from ..foundation.errors import SCHEDULER_SIGNALS, UserError
 from .source import Data
 
 Batch = dict[str, Tensor]

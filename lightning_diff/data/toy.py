@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from .. import rng
-from ..errors import UserError
+from ..foundation import rng
+from ..foundation.errors import UserError
 from .image_set import ImageSet
 from .source import Data
 

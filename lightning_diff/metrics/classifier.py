@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
-from .. import rng
-from ..atomic import replacing
 from ..data import Data, Examples
+from ..foundation import rng
+from ..foundation.atomic import replacing
 
 Task = Literal["classifier", "rotation"]
 

@@ -12,8 +12,8 @@ from torchmetrics import Metric
 from torchmetrics.aggregation import SumMetric
 from tqdm import tqdm
 
-from .. import rng
 from ..data import Data, Examples
+from ..foundation import rng
 from .classifier import Classifier
 from .features import FeatureName, Pixels, feature_extractor
 from .frechet import FrechetDistance

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data import Data
-from ..errors import UserError
+from ..foundation.errors import UserError
 from .classifier import load_or_train
 
 FeatureName = Literal["classifier", "rotation", "pixels", "inception"]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 
 
 def frechet_distance(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 
 SHA256 = "6726825d"  # how the file's sha256 begins, as its published name says
 ENVIRONMENT = "LIGHTNING_DIFF_INCEPTION"

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .samples import TwoSamples
+from .two_samples import TwoSamples
 
 ROWS = 2048  # rows of a kernel matrix held at once: 50,000 columns of float64 are 0.8 GB
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .neighbours import distance_rows, neighbour_radius
-from .samples import TwoSamples
+from .two_samples import TwoSamples
 
 
 def precision_recall(

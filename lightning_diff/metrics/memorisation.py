@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .neighbours import nearest
-from .samples import TwoSamples
+from .two_samples import TwoSamples
 
 
 def memorised(

@@ -1,8 +1,8 @@
 """LightningModules: thin; they wire the mathematics to the Trainer."""
 
 from .alignment import AlignmentModule
-from .base import TrainingModule
 from .consistency import ConsistencyModule
+from .denoiser_module import TrainingModule
 from .diffusion import DiffusionModule
 from .schedule import ScheduleModule
 from .training_data import TrainingData

@@ -9,26 +9,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..advantages import Baseline, Spread, refuse_meaningless
 from ..artifacts import load_denoiser, load_weights
-from ..binding import bind, construct
 from ..denoiser import Denoiser
-from ..errors import UserError
+from ..foundation.binding import bind, construct
+from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
-from ..lora import LoRA, adapted
+from ..nets.lora import LoRA, adapted
 from ..noise import sigma_to_log_snr
 from ..objectives import by_name
 from ..objectives.nft import optimality
-from ..old_policy import OldPolicy, Ramp
 from ..precision import quantized_copy
 from ..rewards import Reward, as_one, networks
 from ..rollouts import Plan, Rollout
-from ..scoring import refuse_unfit
-from ..sharding import is_sharded
-from . import starting
-from .base import Optimizer, TrainingModule
-from .policies import Policies
-from .rolling import Roller
+from ..rollouts.advantages import Baseline, Spread, refuse_meaningless
+from ..rollouts.old_policy import OldPolicy, Ramp
+from ..rollouts.policies import Policies
+from ..rollouts.scoring import refuse_unfit
+from . import pretrained
+from .denoiser_module import Optimizer, TrainingModule
+from .reward_epoch import Roller
+from .sharding import is_sharded
 
 
 class AlignmentModule(TrainingModule):
@@ -153,7 +153,7 @@ class AlignmentModule(TrainingModule):
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
         """What the model's record fills into a recipe's `model` node: net, sigma_data, time."""
-        return starting.facts(node, "model")
+        return pretrained.facts(node, "model")
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -165,7 +165,7 @@ class AlignmentModule(TrainingModule):
                 f"data.batch_size: an epoch is {self.plan.prompts} prompts x {self.plan.keep} images x {self.trained_levels} "
                 f"noise levels = {self.epoch_images} training examples, no multiple of {self.batch_size}"
             )
-        record, start = starting.record(self.model_path, "model"), load_denoiser(self.model_path)
+        record, start = pretrained.record(self.model_path, "model"), load_denoiser(self.model_path)
         own = self.denoiser
         if start.kind != "denoiser":
             raise UserError(f"model.model: {self.model_path} is a {start.kind} model; this trains denoisers")

@@ -8,19 +8,19 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .. import rng
 from ..artifacts import load_denoiser, load_weights
-from ..binding import bind, construct
 from ..denoiser import Denoiser
-from ..errors import UserError
+from ..foundation import rng
+from ..foundation.binding import bind, construct
+from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..noise import InfoNoise, LogNormal, NoiseLaw
 from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
-from ..sharding import is_sharded
 from ..weighting import AdaptiveWeight
-from . import starting
-from .base import Optimizer, TrainingModule
+from . import pretrained
+from .denoiser_module import Optimizer, TrainingModule
+from .sharding import is_sharded
 
 Objective = Literal["distillation", "training"]
 
@@ -133,7 +133,7 @@ class ConsistencyModule(TrainingModule):
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
         """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time."""
-        return starting.facts(node, "teacher", {"guided": True} if node.get("guidance") else None)
+        return pretrained.facts(node, "teacher", {"guided": True} if node.get("guidance") else None)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -143,7 +143,7 @@ class ConsistencyModule(TrainingModule):
         try:
             teacher, self._teacher_sha256 = (
                 load_denoiser(self.teacher_path),
-                starting.record(self.teacher_path, "teacher")["sha256"],
+                pretrained.record(self.teacher_path, "teacher")["sha256"],
             )
         except UserError as error:
             if self.objective == "distillation":

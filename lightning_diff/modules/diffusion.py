@@ -6,12 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .. import rng
 from ..denoiser import Denoiser
+from ..foundation import rng
 from ..learning_rate import Constant, LearningRate
 from ..noise import NoiseLaw
 from ..objectives import denoising_loss
-from .base import Optimizer, TrainingModule
+from .denoiser_module import Optimizer, TrainingModule
 
 
 class DiffusionModule(TrainingModule):

@@ -13,25 +13,26 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from .. import recipe, rng
 from ..artifacts import load_denoiser, read_record
+from ..artifacts.schedule import NAME, Schedule, load_schedule, save_schedule
+from ..artifacts.step_policy import LearnedPolicy, save_step_policy
 from ..denoiser import Denoiser
-from ..errors import UserError
-from ..guidance import guided
+from ..foundation import rng
+from ..foundation.errors import UserError
+from ..foundation.processes import from_all
 from ..learning_rate import Constant, LearningRate
 from ..noise import sigma_to_log_snr
-from ..processes import from_all
 from ..rewards import name_of
-from ..schedule_file import NAME, Schedule, load_schedule, save_schedule
+from ..runs import recipe
+from ..samplers.guidance import guided
 from ..schedules.actor_critic import ActorCritic
-from ..schedules.nodes import through_angles
-from ..schedules.rewards import EndPoint
+from ..schedules.environments import EndPoint
+from ..schedules.returns import through_angles
 from ..schedules.step_policy import StepPolicy
 from ..schedules.stick_breaking import StickBreaking
-from ..sharding import ShardedStrategy
-from ..step_policy_file import LearnedPolicy, save_step_policy
-from . import starting
-from .counted import CountedModule, Optimizer
+from . import pretrained
+from .base import CountedModule, Optimizer
+from .sharding import ShardedStrategy
 
 RECIPES = {"art_rl": "digits_art", "end_point": "digits_end_point"}  # how `learn_schedule` trains, for any model
 AVERAGING = ("EMA", "Evaluate", "NoiseLevels", "SampleGrid", "Tangents")  # callbacks that watch a denoiser in training
@@ -93,7 +94,7 @@ class ScheduleModule(CountedModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self._record = starting.record(self.model_path, "model")
+        self._record = pretrained.record(self.model_path, "model")
         if self._record["kind"] == "consistency":
             raise UserError(
                 f"model.model: {self.model_path} is a consistency model, whose levels evaluate --search finds"
@@ -231,7 +232,7 @@ def learn_schedule(
         accelerator: Lightning's.
         overrides: further words for the recipe, `key=value`.
     """
-    from ..run import train
+    from ..runs.train import train
 
     model, record = Path(model), read_record(model)
     options = {"model": record["sha256"], "seed": seed, "guidance": guidance, "range": [sigma_min, sigma_max]}

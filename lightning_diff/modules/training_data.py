@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Data, loader
-from ..errors import UserError
+from ..foundation.errors import UserError
 
 
 class TrainingData(LightningDataModule):

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..level_moments import LevelMoments
 from .laws import NoiseLaw, log_snr_to_sigma, sigma_to_log_snr
+from .moments import LevelMoments
 
 
 class BinnedNoise(nn.Module):

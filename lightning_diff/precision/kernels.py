@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 from . import formats
 from .products import Emulated, Float8, Int8, Product, TorchAO, TransformerEngine
 

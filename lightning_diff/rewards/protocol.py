@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 
 TOLERANCE = 1e-3  # beyond [-1, 1]: rounding of images that were clipped in another precision
 

@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import UserError
+from ..foundation.errors import UserError
 from .consistency import consistency
 from .multistep import dpmpp_2m, ipndm, unipc
-from .nodes import Denoise, Noise, Solver, check_sigmas, standard_normal
+from .protocol import Denoise, Noise, Solver, check_sigmas, standard_normal
 from .single_step import euler, heun
 
 __all__ = [

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from .nodes import Denoise, Noise, check_sigmas, level, standard_normal
+from .protocol import Denoise, Noise, check_sigmas, level, standard_normal
 
 
 def consistency(

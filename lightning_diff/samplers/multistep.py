@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .nodes import Denoise, Noise, level, levels, log
+from .protocol import Denoise, Noise, level, levels, log
 
 
 def dpmpp_2m(

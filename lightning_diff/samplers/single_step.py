@@ -6,7 +6,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor
 
-from .nodes import Denoise, Noise, level, levels, standard_normal
+from .protocol import Denoise, Noise, level, levels, standard_normal
 
 
 def euler(

@@ -21,9 +21,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from .. import rng, tangent
+from .. import tangent
+from ..foundation import rng
 from .monitor import monitor
-from .nodes import along, discounted, levels_of, running
+from .returns import along, discounted, levels_of, running
 
 Model = Callable[..., Tensor]  # (x, sigma (B,), label) -> x0
 Label = Int64[Tensor, " b"] | None

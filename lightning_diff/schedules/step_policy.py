@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Beta
 
-from .. import rng
-from ..errors import UserError
+from ..foundation import rng
+from ..foundation.errors import UserError
 from ..rewards import Reward, name_of, scored
 from .actor_critic import Label, Model
 from .costs import ORDERS, Past, reference, step

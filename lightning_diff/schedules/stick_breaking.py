@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from .. import rng
+from ..foundation import rng
 from .actor_critic import Field, Label, Model, mlp
+from .environments import Game, Surrogate
 from .grids import karras
 from .monitor import monitor
-from .nodes import along, discounted, levels_of, running
-from .rewards import Game, Surrogate
+from .returns import along, discounted, levels_of, running
 
 FEATURES = 6
 CURVE = 512  # pieces of the coordinate, linear in sigma

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..level_moments import LevelMoments
+from ..noise.moments import LevelMoments
 
 
 class LossZScore(nn.Module):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_diff import checkpoint_format, checkpoints
-from lightning_diff.errors import Stopped
+from lightning_diff.artifacts import checkpoints
+from lightning_diff.foundation.errors import Stopped
 
 INTERRUPT = "callbacks=[{_target_: interrupting.Interrupt, batch: %d, signum: %d}]"
 ANNOUNCE = """
@@ -26,9 +26,7 @@ class Announce(Callback):
 
 
 def saved(folder: Path) -> list[int]:
-    return sorted(
-        checkpoint_format.read(path)["global_step"] for path in (folder / "checkpoints").glob(checkpoints.PATTERN)
-    )
+    return sorted(checkpoints.read(path)["global_step"] for path in (folder / "checkpoints").glob(checkpoints.PATTERN))
 
 
 @pytest.mark.parametrize(("signum", "accumulation"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
@@ -119,7 +117,7 @@ def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_p
         assert process.returncode == (130 if name == "sigint" else 75)
         (path,) = (tmp_path / "runs" / name / "checkpoints").glob(checkpoints.PATTERN)
         assert checkpoints.fault(path) is None
-        assert checkpoint_format.read(path)["global_step"] >= 3
+        assert checkpoints.read(path)["global_step"] >= 3
         assert errors.splitlines()[-1] == (
             f"stopped by {signals[name].name} after saving runs/{name}/checkpoints/{path.name}"
         )

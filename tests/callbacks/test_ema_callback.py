@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_diff.callbacks.ema import EMA, find
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_diff import ema, ema_snapshots
-from lightning_diff.errors import UserError
+from lightning_diff import ema
+from lightning_diff.artifacts import ema_snapshots
+from lightning_diff.callbacks.ema import EMA, find
+from lightning_diff.foundation.errors import UserError
 
 BATCH = 8
 

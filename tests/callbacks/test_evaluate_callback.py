@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_diff.errors import UserError
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.foundation.errors import UserError
 
 CALLBACKS = (
     "callbacks=[{_target_: lightning_diff.callbacks.EMA},"

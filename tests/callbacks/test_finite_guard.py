@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_diff import checkpoint_format, checkpoints
+from lightning_diff.artifacts import checkpoints
 from lightning_diff.data import Stream, Toy
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.noise import LogNormal, sigma_to_log_snr
 
 
@@ -60,7 +60,7 @@ def is_finite(value) -> bool:
 
 def loaded(folder: Path) -> dict[int, dict]:
     paths = sorted((folder / "checkpoints").glob(checkpoints.PATTERN))
-    return {checkpoint_format.read(path)["global_step"]: torch.load(path, weights_only=True) for path in paths}
+    return {checkpoints.read(path)["global_step"]: torch.load(path, weights_only=True) for path in paths}
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.callbacks import Mentor
 from lightning_diff.callbacks.reward_report import read_curve
-
-from lightning_diff.errors import UserError
-from lightning_diff.metrics_table import read
+from lightning_diff.foundation.errors import UserError
 
 PRIZES = """
 import torch

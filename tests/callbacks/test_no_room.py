@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 SAVE = "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 32}"
 FULL = "{_target_: interrupting.NoRoom, step: 3, size: %d}"

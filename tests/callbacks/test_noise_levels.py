@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightning_diff.data import Data, ImageSet
-from lightning_diff.errors import Stopped, UserError
+from lightning_diff.foundation.errors import Stopped, UserError
 from lightning_diff.noise import log_snr_to_sigma
 from lightning_diff.oracle import Gaussian
 from lightning_diff.statistics import merge

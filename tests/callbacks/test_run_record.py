@@ -7,10 +7,12 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from lightning_diff import checkpoints, load_denoiser, recipe, run
-from lightning_diff.artifacts import read_record
-from lightning_diff.errors import Stopped
-from lightning_diff.metrics_table import read
+from lightning_diff import load_denoiser
+from lightning_diff.artifacts import checkpoints, read_record
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.foundation.errors import Stopped
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA}]"
 WEIGHTED = "model.weighting={_target_: test_run_record.ByLevel}"

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 
 from lightning_diff.data import Data, ImageSet
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 
 class Noise(Data):

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning_diff.callbacks import Tangents
 
-from lightning_diff import noise_report
-from lightning_diff.errors import UserError
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts import noise_levels
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.callbacks import Tangents
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.noise import sigma_to_log_snr
 
 STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64}"
@@ -108,7 +108,7 @@ def test_a_run_has_them_in_its_tables_and_goes_on_with_them(train):
     ]
     assert {metric for metric, _ in rows[0]} == {"train/tangent_norm", "train/tangent_norm_max"}
     assert rows[0] == rows[1]
-    reports = [noise_report.read(folder) for folder in (whole, parts)]
+    reports = [noise_levels.read(folder) for folder in (whole, parts)]
     for name in ("tangent_norm", "dF_dt", "warmup"):
         one, other = (report.details[name] for report in reports)
         torch.testing.assert_close(one, other, equal_nan=True)
@@ -123,12 +123,12 @@ def test_the_report_shows_details_over_the_angle():
     sigma = torch.logspace(-2, 2, 20, dtype=torch.float64)
     levels = sigma_to_log_snr(sigma, 0.6).flip(0)
     ones = torch.ones(20, dtype=torch.float64)
-    moments = noise_report.NoiseLevelMoments(50 * ones, ones, ones)
+    moments = noise_levels.NoiseLevelMoments(50 * ones, ones, ones)
     nan = torch.full_like(ones, torch.nan)
     details = {"tangent_norm": 3 * ones, "dF_dt": 4 * ones, "warmup": 0.5 * ones}
     history = torch.stack([torch.stack(moments)])
-    report = noise_report.report("run", levels, 0.6, moments, ones, nan, [1000], history, 0, details)
-    *_, tangents, weights, _ = noise_report.draw(report).axes
+    report = noise_levels.report("run", levels, 0.6, moments, ones, nan, [1000], history, 0, details)
+    *_, tangents, weights, _ = noise_levels.draw(report).axes
     drawn = {line.get_label(): line for axes in (tangents, weights) for line in axes.get_lines()}
     assert set(drawn) == {"tangent |g|, before it is normalised", "|dF/dt|", "unweighted loss", "its weight"}
     assert "warm-up share 0.50" in tangents.get_title()
@@ -136,7 +136,7 @@ def test_the_report_shows_details_over_the_angle():
     assert x == pytest.approx((sigma / 0.6).atan().flip(0).tolist(), rel=1e-4)
     assert (y == 4).all()
     assert (
-        len(noise_report.draw(noise_report.report("run", levels, 0.6, moments, ones, nan, [1000], history, 0)).axes) < 9
+        len(noise_levels.draw(noise_levels.report("run", levels, 0.6, moments, ones, nan, [1000], history, 0)).axes) < 9
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lightning_diff.data import HuggingFace
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lightning_diff.data import Images
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 
 def picture(i, size=(8, 6), channels=3):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lightning_diff.data import Augment, Digits, MapDataset, Stream, loader
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 BYTES = torch.randint(0, 256, (20, 3, 6, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 IN_RANGE = BYTES.float() / 127.5 - 1

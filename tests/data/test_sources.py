@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_diff.data import Augment, Data, Digits, ImageSet
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_diff.data import Augment, Data, Digits, ImageSet, Positions, Stream, loader
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_diff.data import Toy
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 
 DENSITIES = ["ring", "grid", "moons", "spirals", "checkerboard"]
 

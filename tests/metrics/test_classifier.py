@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lightning_diff.data import Data, ImageSet
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import classifier as module
 from lightning_diff.metrics import feature_extractor
 from lightning_diff.metrics.classifier import Classifier, accuracy, load_or_train

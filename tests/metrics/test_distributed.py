@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import DensityCoverage, FrechetDistance, KernelDistance, Memorisation, PrecisionRecall
 
 METRICS = [FrechetDistance, KernelDistance, PrecisionRecall, DensityCoverage, Memorisation]

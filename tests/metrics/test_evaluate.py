@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import Protocol, Reference, evaluate
 
 pytestmark = pytest.mark.usefixtures("classifier")

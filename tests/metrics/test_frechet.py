@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import FrechetDistance, frechet_distance
 
 

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import inception
 from lightning_diff.metrics.inception import Inception, load_inception, resize
 

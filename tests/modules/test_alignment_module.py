@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_diff import load_denoiser, rng
+from lightning_diff import load_denoiser
 from lightning_diff.cli import main
-from lightning_diff.errors import UserError
+from lightning_diff.foundation import rng
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import AlignmentModule
-from lightning_diff.modules.rolling import Roller
+from lightning_diff.modules.reward_epoch import Roller
 from lightning_diff.nets import MLP
 from lightning_diff.precision import quantized_copy
 from lightning_diff.rewards import ClassLogProbability
@@ -53,7 +54,7 @@ ALIGN = (
     f"plan: {PLAN}, levels: 2, optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 0.003}}}}"
 )  # an epoch is 4 x 4 x 2 = 32 examples, 2 steps
 EQUAL = "model.reward={_target_: prizes.equal, _partial_: true}"
-LORA = "model.lora={_target_: lightning_diff.lora.LoRA, rank: 2}"
+LORA = "model.lora={_target_: lightning_diff.nets.lora.LoRA, rank: 2}"
 DRAWN = "callbacks=[{_target_: prizes.Drawn}, {_target_: lightning_diff.callbacks.EMA}]"
 
 
@@ -100,7 +101,7 @@ def test_the_old_policy_follows_at_the_end_of_each_epoch(align, state):
     assert same(old_and_theta(1)[0], start)
     (old, theta), eta = old_and_theta(2), 0.001 * 2
     assert all(torch.allclose(old[name], eta * start[name] + (1 - eta) * theta[name], atol=1e-7) for name in old)
-    late = "model.old_policy={_target_: lightning_diff.old_policy.Ramp, slope: 0.75, limit: 0.9}"
+    late = "model.old_policy={_target_: lightning_diff.rollouts.old_policy.Ramp, slope: 0.75, limit: 0.9}"
     old, theta = old_and_theta(2, late)
     assert all(torch.allclose(old[name], 0.9 * start[name] + 0.1 * theta[name], atol=1e-7) for name in old)
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_diff import load_denoiser, recipe
+from lightning_diff import load_denoiser
+from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.cli import main
 from lightning_diff.data import Stream, Toy
-from lightning_diff.errors import UserError
-from lightning_diff.metrics_table import read
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import ConsistencyModule
 from lightning_diff.nets import MLP
 from lightning_diff.objectives import consistency_loss
+from lightning_diff.runs import recipe
 from lightning_diff.weighting import AdaptiveWeight, Uniform
 
 STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64}"

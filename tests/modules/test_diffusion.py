@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.data import Stream, Toy
-from lightning_diff.errors import UserError
-from lightning_diff.metrics_table import read
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import DiffusionModule
 from lightning_diff.nets import MLP
 from lightning_diff.noise import LogNormal, log_snr_to_sigma

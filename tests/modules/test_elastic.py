@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
-from lightning_diff import checkpoint_format, recipe, run
+from lightning_diff.artifacts import checkpoints
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 RECIPE = """
 seed: 5
@@ -43,7 +45,7 @@ def drawn(name: str) -> list[str]:
 
 
 def weights(name: str) -> torch.Tensor:
-    state = checkpoint_format.read(Path("runs", name, "checkpoints", "step_00000012.ckpt"))
+    state = checkpoints.read(Path("runs", name, "checkpoints", "step_00000012.ckpt"))
     averages = state["callbacks"]["lightning_diff.EMA"]["averages"]["ema"]
     parts = [value for name, value in state["state_dict"].items() if name.startswith("denoiser")] + list(
         averages.values()

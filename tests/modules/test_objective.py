@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.data import Stream, Toy
-from lightning_diff.metrics_table import read
 from lightning_diff.modules import DiffusionModule
 from lightning_diff.nets import MLP
 from lightning_diff.noise import AdaptiveNoise, LogNormal, log_snr_to_sigma, sigma_to_log_snr, stratified

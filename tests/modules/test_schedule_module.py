@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_diff import recipe
-from lightning_diff.errors import UserError
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.artifacts.schedule import load_schedule
+from lightning_diff.artifacts.step_policy import load_step_policy
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules.schedule import learn_schedule
+from lightning_diff.runs import recipe
 from lightning_diff.samplers import check_sigmas
-from lightning_diff.schedule_file import load_schedule
-from lightning_diff.step_policy_file import load_step_policy
 
-GAME = "{_target_: lightning_diff.schedules.rewards.EndPoint, solver: heun, substeps: 4}"
+GAME = "{_target_: lightning_diff.schedules.environments.EndPoint, solver: heun, substeps: 4}"
 STICK = f"{{_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 8, game: {GAME}}}"
 PAPER = "{_target_: lightning_diff.schedules.ActorCritic, steps: 6, width: 8}"
 SPEND = "{_target_: lightning_diff.schedules.StepPolicy, max_steps: 5, width: 8, reference_steps: 4}"

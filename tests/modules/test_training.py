@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_diff import recipe, run
-from lightning_diff.errors import UserError
-from lightning_diff.metrics_table import read
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.foundation.errors import UserError
+from lightning_diff.runs import recipe
+from lightning_diff.runs import train as run
 
 RECIPE = """
 name: {name}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_diff.denoiser import Denoiser
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.nets import MLP, DiT, UNet
 from lightning_diff.nets.layers import Conv, Linear
 from lightning_diff.precision import (

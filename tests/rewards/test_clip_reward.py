@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.rewards import ClipReward, scored
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_diff.errors import UserError
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.rewards import (
     Brightness,
     ClassLogProbability,

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lightning_diff.denoiser import Denoiser
-from lightning_diff.guidance import guided
 from lightning_diff.nets import MLP
 from lightning_diff.oracle import Gaussian, GaussianMixture
+from lightning_diff.samplers.guidance import guided
 from lightning_diff.schedules.monitor import flow, monitor
 
 

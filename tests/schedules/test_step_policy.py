@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from lightning_diff import rng
-from lightning_diff.errors import UserError
+from lightning_diff.foundation import rng
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.oracle import Gaussian
 from lightning_diff.samplers import euler
 from lightning_diff.schedules.step_policy import StepPolicy

@@ -5,8 +5,8 @@ import torch
 
 from lightning_diff.oracle import GaussianMixture
 from lightning_diff.samplers import named
+from lightning_diff.samplers.stepwise import Stepwise
 from lightning_diff.schedules.costs import ORDERS
-from lightning_diff.schedules.stepwise import Stepwise
 
 ORACLE = GaussianMixture(
     torch.tensor([0.3, 0.7]).double(), torch.tensor([[-1.0], [0.5]]).double(), torch.tensor([0.1, 0.2])

@@ -9,7 +9,7 @@ import torch
 from lightning_diff import schedules
 from lightning_diff.oracle import Gaussian
 from lightning_diff.samplers import check_sigmas, euler
-from lightning_diff.schedules.rewards import EndPoint, Outcome, StepError, Surrogate
+from lightning_diff.schedules.environments import EndPoint, Outcome, StepError, Surrogate
 from lightning_diff.schedules.stick_breaking import StickBreaking
 
 ONE = Gaussian(torch.zeros(1, dtype=torch.float64), 1.0)

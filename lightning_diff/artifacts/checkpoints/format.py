@@ -1,0 +1,77 @@
+"""What a checkpoint holds, by version, and how older ones are read."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...foundation.errors import UserError
+
+FORMAT = 2  # raised with each change of what a checkpoint holds; `_MIGRATIONS` says how to read the one before
+META = "meta.pt"  # in a sharded checkpoint, which is a folder, the file of all that is not sharded
+_KEYS = {"images_seen", "global_step", "callbacks"}
+
+
+def stamp(checkpoint: dict[str, Any], settings: Mapping[str, Any] | None) -> None:
+    """Write version and recipe into a checkpoint; None for a training that no recipe describes."""
+    checkpoint["format"] = FORMAT
+    checkpoint["recipe"] = settings
+    checkpoint["recipe_hash"] = None if settings is None else recipe_hash(settings)
+
+
+def recipe_hash(settings: Mapping[str, Any]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a recipe, in an order that does not depend on how it was written."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _from_1(checkpoint: dict[str, Any]) -> None:
+    """Format 1 had neither version nor recipe."""
+    checkpoint["recipe"], checkpoint["recipe_hash"] = None, None
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1}
+
+
+def migrate(checkpoint: Any, path: Path | str) -> dict[str, Any]:
+    """Bring a checkpoint of any earlier format to this one, in place.
+
+    Raises:
+        UserError: it was written by a newer lightning_diff, or is no checkpoint of a training.
+    """
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _KEYS:
+        raise UserError(f"{path}: is no checkpoint of a training")
+    version = checkpoint.get("format", 1)
+    if not isinstance(version, int) or not 1 <= version <= FORMAT:
+        raise UserError(
+            f"{path}: has format {version!r}; this lightning_diff reads up to {FORMAT}, a newer one is needed"
+        )
+    while version < FORMAT:
+        _MIGRATIONS[version](checkpoint)
+        version += 1
+    checkpoint["format"] = FORMAT
+    return checkpoint
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content in this format, without the shards of a sharded one. Nothing in the file is run.
+
+    Tensors stay on the disk until they are used.
+
+    Args:
+        path: the file, or the folder of a sharded checkpoint.
+
+    Raises:
+        UserError: the file is damaged, no checkpoint of a training, of a newer format, or asks for code to be run.
+    """
+    try:
+        file = path / META if path.is_dir() else path
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: holds more than tensors and plain values; nothing in it was run") from error
+    except (OSError, EOFError, RuntimeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{path}: is damaged, or no checkpoint of a training") from error
+    return migrate(state, path)

@@ -1,0 +1,37 @@
+"""How Lightning writes and reads our checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from . import format, sharded
+
+
+class CheckpointFiles(CheckpointIO):
+    """Straight to the file; read without running anything, in any format that we have written.
+
+    Lightning's own builds the whole file in memory first, as large as the network, its averages and the optimiser's state.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any | None = None) -> None:
+        try:
+            with Path(path).open("wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's writer complains of its position when a write has failed
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            if cause is None:
+                raise
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+    def load_checkpoint(
+        self, path: Path | str, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        state = format.read(Path(path))
+        return sharded.filled(state, Path(path)) if Path(path).is_dir() else state
+
+    def remove_checkpoint(self, path: Path | str) -> None:
+        Path(path).unlink(missing_ok=True)

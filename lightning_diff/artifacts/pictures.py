@@ -1,0 +1,125 @@
+"""Samples as files: a grid for people, a folder of PNGs or one npz for programs. Each file is whole or not there."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..foundation.atomic import replacing
+from ..foundation.errors import UserError
+
+SEPARATOR = (70, 100, 150)  # blue, so that a white stroke at the edge of a grey image does not run into the next one
+
+
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """[-1, 1] to 0..255 with EDM's rounding, clip(127.5 x + 128): the inverse of uint8 / 127.5 - 1. Beyond the range is
+    clipped.
+
+    Raises UserError for NaN, which no byte stands for.
+    """
+    if images.isnan().any():
+        raise UserError(
+            "The images contain NaN: the model has diverged or was not loaded right; look at the training loss."
+        )
+    return (images.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def save_grid(
+    path: Path | str,
+    images: Float[Tensor, "n c h w"],
+    columns: int | None = None,
+    scale: int | None = None,
+    *,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> None:
+    """All images in one PNG, row by row, a thin line between them.
+
+    Args:
+        path: of the PNG; folders are made.
+        images: n >= 1, in [-1, 1], grey (c = 1) or RGB (c = 3).
+        columns: images in a row. None: about as many as rows.
+        scale: every pixel becomes scale x scale pixels, without smoothing. None: the smallest that makes an image 64
+            pixels wide.
+        row_names, column_names: short captions to the left and above, from the first on; may be fewer than rows or
+            columns.
+    """
+    n, _, h, w = images.shape
+    if n == 0:
+        raise ValueError("save_grid: there is no image to show")
+    columns = math.ceil(math.sqrt(n)) if columns is None else columns
+    scale = math.ceil(64 / w) if scale is None else scale
+    if columns < 1 or scale < 1:
+        raise ValueError(f"save_grid: columns and scale must be at least 1, got {columns} and {scale}")
+    rows = math.ceil(n / columns)
+    line = max(1, w * scale // 16)
+    step_y, step_x = h * scale + line, w * scale + line
+
+    font = ImageFont.load_default()
+    text_width = max((math.ceil(font.getlength(name)) for name in row_names), default=-6) + 6
+    text_height = 16 if column_names else 0
+    canvas = Image.new("RGB", (text_width + columns * step_x + line, text_height + rows * step_y + line), SEPARATOR)
+    draw = ImageDraw.Draw(canvas)
+    if row_names:
+        draw.rectangle((0, 0, text_width - 1, canvas.height), fill="white")
+    if column_names:
+        draw.rectangle((0, 0, canvas.width, text_height - 1), fill="white")
+    for row, name in enumerate(row_names[:rows]):
+        draw.text((3, text_height + line + row * step_y + h * scale // 2), name, "black", font, anchor="lm")
+    for column, name in enumerate(column_names[:columns]):
+        draw.text(
+            (text_width + line + column * step_x + w * scale // 2, text_height // 2), name, "black", font, anchor="mm"
+        )
+    for i, picture in enumerate(_pictures(images)):
+        place = (text_width + line + i % columns * step_x, text_height + line + i // columns * step_y)
+        canvas.paste(picture.resize((w * scale, h * scale), Image.Resampling.NEAREST), place)
+    with _writing(path) as temporary:
+        canvas.save(temporary, "PNG")
+
+
+def save_folder(folder: Path | str, images: Float[Tensor, "n c h w"], numbers: Sequence[int] | None = None) -> None:
+    """One PNG for each image, named by its number with six digits or more: 000000.png, 000001.png, ... (EDM's
+    names)."""
+    numbers = range(len(images)) if numbers is None else numbers
+    for number, picture in zip(numbers, _pictures(images), strict=True):
+        with _writing(Path(folder) / f"{number:06d}.png") as temporary:
+            picture.save(temporary, "PNG")
+
+
+def save_npz(path: Path | str, samples: Float[Tensor, "n ..."], labels: Int64[Tensor, " n"] | None = None) -> None:
+    """All samples in one npz in the layout that guided-diffusion's evaluation and its successors read: `arr_0`, uint8
+    (n, h, w, c), and `arr_1`, the labels. Samples that are no grey or RGB images (points, latents) stay float32 in
+    their own shape."""
+    if samples.ndim == 4 and samples.shape[1] in (1, 3):
+        arrays = [to_uint8(samples).permute(0, 2, 3, 1).numpy()]
+    else:
+        arrays = [samples.float().numpy()]
+    if labels is not None:
+        arrays.append(labels.numpy())
+    with _writing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, *arrays)
+
+
+def _pictures(images: Float[Tensor, "n c h w"]) -> list[Image.Image]:
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"pictures: images must be grey (1 channel) or RGB (3), got {images.shape[1]} channels")
+    pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in pixels]
+
+
+@contextmanager
+def _writing(path: Path | str) -> Iterator[Path]:
+    """`replacing`, with a sentence for the person whose folder cannot be written to."""
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
+        ) from error

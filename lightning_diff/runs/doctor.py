@@ -1,0 +1,195 @@
+"""What is in a run folder, what is broken, and what `resume=auto` would do."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..artifacts import RECORD, WEIGHTS, checkpoints, ema_snapshots, metrics_table
+from ..foundation.atomic import sha256
+from ..foundation.errors import UserError
+from . import lock, recipe
+from .finished import is_finished
+from .resume import holds_a_run
+
+MARKS = {"ok": "  ", "note": "- ", "broken": "! "}
+
+
+class Finding(NamedTuple):
+    """About one file or the whole run: ok, note or broken."""
+
+    kind: str
+    what: str
+    text: str
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Look at everything in a run folder and change nothing.
+
+    Raises:
+        UserError: it is no run folder.
+    """
+    if not folder.is_dir() or not any((folder / name).exists() for name in ("recipe.yaml", "checkpoints", WEIGHTS)):
+        raise UserError(f"{folder}: is no run folder: it has neither a recipe, nor checkpoints, nor a model")
+    if (who := lock.holder(folder)) is not None:  # its files come and go
+        return [Finding("ok", folder.name, f"is being trained by {who.rstrip(',')}; look again when that has stopped")]
+    findings = list(_checkpoints(folder / "checkpoints"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are named above
+        newest = checkpoints.newest(folder / "checkpoints")
+    state = _state(newest)
+    findings += [_recipe(folder, state), *_model(folder, state), *_metrics(folder), *_snapshots(folder)]
+    findings += _room(folder, newest)
+    findings += [
+        Finding(
+            "note",
+            path.name,
+            "a checkpoint from ahead of a step that training went back to; delete it when you do not want it back",
+        )
+        for path in sorted((folder / "checkpoints").glob("*.ckpt.aside*"))
+    ]
+    findings += [
+        Finding(
+            "note",
+            path.relative_to(folder).as_posix(),
+            "left by a process that was killed while writing; may be deleted",
+        )
+        for path in sorted(folder.rglob(".*.tmp*"))
+    ]
+    return [_whole(folder, newest, state), *findings]
+
+
+def as_text(findings: list[Finding]) -> str:
+    width = max(len(finding.what) for finding in findings)
+    return "\n".join(f"{MARKS[kind]}{what:<{width}}  {text}" for kind, what, text in findings)
+
+
+def _whole(folder: Path, newest: Path | None, state: dict[str, Any] | None) -> Finding:
+    """Where the run stands, and what resuming it would do."""
+    if newest is None:
+        if holds_a_run(folder):
+            return Finding(
+                "broken",
+                folder.name,
+                "no checkpoint is usable; resume=auto would move this folder aside and start anew",
+            )
+        return Finding("note", folder.name, "no checkpoint yet; resume=auto would start at step 0")
+    if state is None:
+        return Finding("broken", folder.name, f"{newest.name} cannot be used; resume=auto would refuse")
+    step, wanted = state["global_step"], ((state["recipe"] or {}).get("trainer") or {}).get("max_steps")
+    where = f"step {step:,}" + (f" of {wanted:,}" if wanted else "") + f", {state['images_seen']:,} images"
+    if wanted is not None and step >= wanted:
+        if is_finished(folder, step):
+            return Finding("ok", folder.name, f"finished at {where}; resume=auto would do nothing")
+        return Finding(
+            "note", folder.name, f"trained to {where}, but not finished; resume=auto would write what is missing"
+        )
+    return Finding("ok", folder.name, f"stopped at {where}; resume=auto would continue from {newest.name}")
+
+
+def _checkpoints(folder: Path) -> Iterator[Finding]:
+    for path in sorted(folder.glob(checkpoints.PATTERN), reverse=True):
+        if (problem := checkpoints.fault(path)) is not None:
+            yield Finding("broken", path.name, f"damaged: {problem}")
+            continue
+        try:
+            state = checkpoints.read(path)
+        except UserError as error:
+            yield Finding("broken", path.name, str(error).removeprefix(f"{path}: "))
+            continue
+        yield Finding(
+            "ok",
+            path.name,
+            f"step {state['global_step']:,}, {state['images_seen']:,} images, {_bytes(_size(path))}, checksum right",
+        )
+    for path in sorted(folder.glob("step_*.json")):
+        if not path.with_suffix(".ckpt").exists():
+            yield Finding("note", path.name, "belongs to no checkpoint")
+
+
+def _state(path: Path | None) -> dict[str, Any] | None:
+    try:
+        return None if path is None else checkpoints.read(path)
+    except UserError:
+        return None
+
+
+def _recipe(folder: Path, state: dict[str, Any] | None) -> Finding:
+    path = folder / "recipe.yaml"
+    stored = state["recipe"] if state else None
+    lost = "the newest checkpoint holds it, and resuming writes it again" if stored else "it is lost"
+    if not path.is_file():
+        return Finding("broken", path.name, f"missing; {lost}")
+    try:
+        settings = recipe.read_yaml(path, "model", "data")
+    except UserError as error:
+        return Finding("broken", path.name, f"{str(error).removeprefix(f'{path}: ')}; {lost}")
+    if stored and (changes := recipe.changes(stored, settings)):
+        return Finding("note", path.name, f"differs from the newest checkpoint's: {'; '.join(map(str, changes))}")
+    return Finding("ok", path.name, f"hash {checkpoints.recipe_hash(settings)}")
+
+
+def _model(folder: Path, state: dict[str, Any] | None) -> Iterator[Finding]:
+    weights, record = folder / WEIGHTS, folder / RECORD
+    again = "; lightning-diff export writes both again" if state else ""
+    if not weights.exists() and not record.exists():
+        return
+    try:
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        digest, images, ema = facts["sha256"], facts["images"], facts["ema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        yield Finding("broken", RECORD, f"cannot be read{again}")
+        return
+    if not weights.is_file():
+        yield Finding("broken", WEIGHTS, f"missing{again}")
+    elif sha256(weights) != digest:
+        yield Finding("broken", WEIGHTS, f"its checksum is wrong{again}")
+    else:
+        yield Finding(
+            "ok", WEIGHTS, f"{images:,} images, weights {ema}, {_bytes(weights.stat().st_size)}, checksum right"
+        )
+
+
+def _metrics(folder: Path) -> Iterator[Finding]:
+    path = folder / "metrics.csv"
+    if not path.exists():
+        yield Finding("note", path.name, "not there")
+        return
+    try:
+        rows = metrics_table.read(path)
+    except UserError as error:
+        yield Finding("broken", path.name, str(error).removeprefix(f"{path}: "))
+        return
+    yield Finding(
+        "ok", path.name, f"{len(rows):,} rows" + (f", the last at {rows[-1]['images']} images" if rows else "")
+    )
+
+
+def _snapshots(folder: Path) -> Iterator[Finding]:
+    if (folder / "ema").is_dir():
+        try:
+            found = ema_snapshots.load_snapshots(folder / "ema")
+            yield Finding("ok", "ema", f"{len(found)} snapshots, the last at {found[-1].images:,} images")
+        except (ValueError, UserError) as error:
+            yield Finding("broken", "ema", str(error).splitlines()[0])
+
+
+def _room(folder: Path, newest: Path | None) -> Iterator[Finding]:
+    if newest is not None:
+        free, needed = shutil.disk_usage(folder).free, _size(newest)
+        text = f"{_bytes(free)} free; a checkpoint takes {_bytes(needed)}"
+        yield Finding("ok" if free > 2 * needed else "broken", "disk", text)
+
+
+def _size(checkpoint: Path) -> int:
+    return sum(file.stat().st_size for file in ([checkpoint] if checkpoint.is_file() else checkpoint.iterdir()))
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000  # type: ignore[assignment]
+    return f"{size:.3g} GB"

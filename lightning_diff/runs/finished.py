@@ -1,0 +1,49 @@
+"""The end of a run: a file that says it was reached, and a way to do it again when a run was killed on the way there.
+
+At the last step a checkpoint is saved. Then come the last pictures, figures, tables and the model. A run is finished when all of
+them are there.
+"""
+
+import json
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
+
+from ..foundation.atomic import replacing
+
+FINISHED = "finished.json"  # {"step", "images"}, in the run folder; the last file that a training writes
+
+
+def is_finished(folder: Path, step: int) -> bool:
+    """Whether a training came to its end at this step."""
+    try:
+        return bool(json.loads((folder / FINISHED).read_text())["step"] == step)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def mark_finished(folder: Path, step: int, images: int) -> None:
+    """Say that the training came to its end."""
+    with replacing(folder / FINISHED) as temporary:
+        temporary.write_text(json.dumps({"step": step, "images": images}))
+
+
+def mark_unfinished(folder: Path) -> None:
+    """Before a training continues."""
+    (folder / FINISHED).unlink(missing_ok=True)
+
+
+class _LoopWithoutSteps(_FitLoop):
+    """Lightning leaves a training with no step to do before any hook; this one starts it and ends it."""
+
+    @property
+    def skip(self) -> bool:
+        return False
+
+
+def end_again(trainer: Trainer) -> None:
+    """Let `trainer.fit` from a checkpoint at or after max_steps do what comes before and after the steps, and no step."""
+    loop = _LoopWithoutSteps(trainer, trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs)
+    loop.epoch_loop = trainer.fit_loop.epoch_loop
+    trainer.fit_loop = loop

@@ -1,0 +1,113 @@
+"""Draw images: each starts from its own number's noise, so that it depends on no batch and no process."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..foundation import rng
+from . import Solver, named, nfe
+from .guidance import guided
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Callable[..., Tensor],
+    shape: Sequence[int],
+    seeds: rng.Positions,
+    labels: Int64[Tensor, " n"] | None = None,
+    *,
+    sigmas: Float[Tensor, " nodes"],
+    solver: str | Solver = "heun",
+    seed: int = 0,
+    guidance: float = 1.0,
+    guide: Callable[..., Tensor] | None = None,
+    interval: tuple[float, float] = (0.0, math.inf),
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = False,
+    **solver_options: Any,
+) -> Float32[Tensor, "n ..."]:
+    """One sample for each number in `seeds`.
+
+    Sample i starts at x_T = sigmas[0] * rng.normal(seed, "sample", [i], shape), and a stochastic solver's fresh noise
+    at step k is rng.normal(seed, f"churn {k}", [i], shape). Both are the same bits in any batch on any number of
+    processes (give each process its part of `seeds`), so the samples agree up to the network's order of summation.
+
+    Args:
+        denoiser: callable (x, sigma, label) -> x0, usually a `Denoiser`. Modules are put into eval mode and given back
+            as they were.
+        shape: of one sample, (C, H, W) for images.
+        seeds: n whole numbers, the samples' own; any order, repetitions allowed.
+        labels: one class for each sample, or None.
+        sigmas: grid of noise levels that ends in 0 (see `schedules`).
+        solver: a name in `samplers.SOLVERS` or a function with their signature.
+        seed: of the whole set: another one gives other samples for the same numbers.
+        guidance, guide, interval: scale, guiding denoiser and noise levels (see `guidance.guided`).
+        batch: samples at a time, >= 1; memory grows with it.
+        device: where to compute. None: where the denoiser's weights are, or the CPU if it has none. The denoiser is not
+            moved.
+        dtype: of x while it is being solved for; float32 suffices for a float32 network (see `samplers`).
+        progress: show a bar on a terminal, in denoiser calls.
+        solver_options: for the solver, S_churn for instance.
+
+    Returns:
+        Samples on the CPU in the order of `seeds`, neither clipped nor rounded.
+    """
+    if batch < 1:
+        raise ValueError(f"generate: batch must be at least 1, got {batch}")
+    if labels is not None and len(labels) != len(seeds):
+        raise ValueError(f"generate: need one label for each sample, got {len(labels)} for {len(seeds)} seeds")
+    solve = named(solver)
+    device = device_of(denoiser) if device is None else torch.device(device)
+    samples = torch.empty(len(seeds), *shape)
+    batches = range(0, len(seeds), batch)
+    # disable=None: tqdm's own word for "unless this is a terminal"
+    calls = len(batches) * nfe(solve, sigmas, **solver_options)
+    with (
+        evaluating(denoiser, guide),
+        tqdm(total=calls, desc="sampling", unit="call", leave=False, disable=None if progress else True) as bar,
+    ):
+        for start in batches:
+            numbers = seeds[start : start + batch]
+            label = None if labels is None else labels[start : start + batch].to(device)
+            denoise = guided(denoiser, label, scale=guidance, guide=guide, interval=interval)
+
+            def counted(x: Tensor, sigma: Tensor, denoise: Callable[..., Tensor] = denoise) -> Tensor:
+                bar.update()
+                return denoise(x, sigma)
+
+            def churn(x: Tensor, step: int, numbers: rng.Positions = numbers) -> Tensor:
+                return rng.normal(seed, f"churn {step}", numbers, shape).to(x.device, x.dtype)
+
+            eps = rng.normal(seed, "sample", numbers, shape).to(device, dtype)
+            x = solve(counted, sigmas[0].item() * eps, sigmas, generator=churn, **solver_options)
+            samples[start : start + batch] = x.to("cpu", torch.float32)
+    return samples
+
+
+@contextmanager
+def evaluating(*models: object) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule is in the mode it was in, a frozen one inside a training one too."""
+    modules = [module for model in models if isinstance(model, nn.Module) for module in model.modules()]
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def device_of(model: object) -> torch.device:
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,88 @@
+"""Draw with a policy that chooses each sample's own noise levels, from the noise that `generate` would draw it from."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+from tqdm import tqdm
+
+from ..foundation import rng
+from ..samplers.generate import device_of, evaluating
+from ..samplers.guidance import guided
+from . import StepPolicy
+
+
+class Spending(NamedTuple):
+    """A policy that spends steps, where a `Sampling` could stand.
+
+    Args:
+        policy: the policy.
+        name: solver and gamma for a protocol: heun/policy_0.97.
+    """
+
+    policy: StepPolicy
+    name: str
+
+    @property
+    def solver(self) -> str:
+        return self.policy.solver
+
+    @property
+    def steps(self) -> int:
+        """At most."""
+        return self.policy.max_steps
+
+
+@torch.no_grad()
+def spend(
+    denoiser: Callable[..., Tensor],
+    shape: Sequence[int],
+    seeds: rng.Positions,
+    labels: Int64[Tensor, " n"] | None = None,
+    *,
+    policy: StepPolicy,
+    seed: int = 0,
+    guidance: float = 1.0,
+    guide: Callable[..., Tensor] | None = None,
+    interval: tuple[float, float] = (0.0, math.inf),
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"]]:
+    """One sample for each number in `seeds`, by the policy's most likely choices, and the steps that each took.
+
+    Args:
+        policy: moved to where it is computed.
+        denoiser, shape, seeds, labels, seed, guidance, guide, interval, batch, device: see `generate.generate`.
+        progress: show a bar on a terminal, in samples.
+
+    A sample that has ended is not computed any further, so that the model is asked as often as the policy's `evaluations` says. Not
+    for a sharded network, which has to be asked by all processes alike.
+
+    Returns:
+        Both on the CPU in the order of `seeds`.
+    """
+    if batch < 1:
+        raise ValueError(f"spend: batch must be at least 1, got {batch}")
+    if labels is not None and len(labels) != len(seeds):
+        raise ValueError(f"spend: need one label for each sample, got {len(labels)} for {len(seeds)} seeds")
+    device = device_of(denoiser) if device is None else torch.device(device)
+    samples, steps = torch.empty(len(seeds), *shape), torch.empty(len(seeds), dtype=torch.int64)
+    bar = tqdm(total=len(seeds), desc="sampling", unit="sample", leave=False, disable=None if progress else True)
+    with evaluating(denoiser, guide), bar:
+        for start in range(0, len(seeds), batch):
+            numbers = seeds[start : start + batch]
+            stop = start + len(numbers)
+
+            def asked(x: Tensor, sigma: Tensor, label: Tensor | None, stop: int = stop) -> Tensor:
+                bar.update(stop - len(x) - bar.n)  # those that it is not asked about have ended
+                return guided(denoiser, label, scale=guidance, guide=guide, interval=interval)(x, sigma)
+
+            eps = rng.normal(seed, "sample", numbers, shape).to(device, torch.float32)
+            label = None if labels is None else labels[start:stop].to(device)
+            spent = policy.to(device).sample(asked, eps, label)
+            samples[start:stop], steps[start:stop] = spent.x.to("cpu", torch.float32), spent.steps.cpu()
+    return samples, steps

@@ -1,0 +1,164 @@
+"""What a time grid may be rewarded for: the games that a schedule learner plays.
+
+A game starts an episode for a batch of noises. The learner then names each sample's next level, and the episode answers with where
+the sample is and what the step cost; at the end it may add an outcome. The return is the outcome minus all costs.
+
+    Surrogate     ART's cost |Q| h^2 / 2 for each step: Euler's error to leading order
+    StepError     what one step of the solver at hand loses, measured
+    EndPoint      minus the distance between the solver's end and a fine solution's, in pixels or in somebody's features
+    Outcome       anybody's reward of the images that the solver ends at: any callable (images, label) -> (B,)
+
+EndPoint and Outcome take the very steps that the sampler of that name takes.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..rewards import Reward, scored
+from ..samplers import Denoise
+from ..samplers.stepwise import Stepwise
+from .actor_critic import Label
+from .costs import ORDERS, Past, local_error, reference, step
+
+Levels = Float[Tensor, " b"]
+
+
+@runtime_checkable
+class Episode(Protocol):
+    """A batch of samples under way."""
+
+    def step(
+        self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels
+    ) -> tuple[Tensor, Float[Tensor, " b"]]:
+        """Where x is at sigma_next, and the cost >= 0 of getting there. D and q are D(x; sigma) and |Q| there, known already."""
+        ...
+
+    def end(self, x: Tensor) -> Float[Tensor, " b"]:
+        """The outcome for x at level 0; zeros where the costs were all."""
+        ...
+
+
+@runtime_checkable
+class Game(Protocol):
+    """How episodes begin: `denoise` is a callable (x, sigma (B,)) -> x0, x starts at level sigma_max and makes `steps` steps."""
+
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode: ...
+
+
+class Surrogate:
+    """|Q| h^2 / 2 for each step, along Euler's path (ART, arXiv 2601.18681, eq. 8).
+
+    A Riemann sum: play it with 32 steps or more and resample the grid. The optimum at few steps is the sum's, not the solver's.
+    """
+
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
+        return _Surrogate(denoise)
+
+
+class _Surrogate:
+    def __init__(self, denoise: Denoise):
+        self.denoise = denoise
+
+    def step(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
+        return step(self.denoise, x, sigma, sigma_next, "euler", denoised=D), q * (sigma - sigma_next) ** 2 / 2
+
+    def end(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x))
+
+
+class StepError:
+    """What one step of the solver loses, from the exact trajectory to the exact trajectory: true of long steps, too.
+
+    Args:
+        solver: a name in `costs.ORDERS`.
+        substeps: of the fine solution of each step, two calls each.
+    """
+
+    def __init__(self, solver: str = "heun", substeps: int = 4):
+        self.solver, self.substeps = _known("StepError", solver), substeps
+
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
+        return _StepError(self, denoise)
+
+
+class _StepError:
+    def __init__(self, game: StepError, denoise: Denoise):
+        self.game, self.denoise = game, denoise
+        self.past: Past | None = None
+
+    def step(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
+        game = self.game
+        done = local_error(
+            self.denoise, x, sigma, sigma_next, game.solver, past=self.past, substeps=game.substeps, denoised=D
+        )
+        self.past = done.past
+        return done.exact, done.error
+
+    def end(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x))
+
+
+class Outcome:
+    """A reward of the images that the solver ends at.
+
+    Args:
+        reward: a `rewards.Reward`, any callable (images (B, ...) in [-1, 1], label (B,)) -> (B,), greater is better; its scale does
+            not matter. Samples are clipped for it; without classes, labels are 0.
+        solver: a name in `costs.ORDERS`.
+    """
+
+    def __init__(self, reward: Reward, solver: str = "heun"):
+        self.reward, self.solver = reward, _known("Outcome", solver)
+
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
+        def outcome(end: Tensor) -> Tensor:
+            asked = end.new_zeros(len(end), dtype=torch.int64) if label is None else label
+            return scored(self.reward, end.clamp(-1, 1), asked)
+
+        return _Solve(denoise, self.solver, steps, outcome)
+
+
+class EndPoint:
+    """Minus the root mean square distance between where the solver ends and where a fine solution of the same noise does.
+
+    Args:
+        solver: a name in `costs.ORDERS`.
+        substeps: Heun steps of the fine solution, two calls each.
+        features: callable images -> (B, ...), in which the distance is measured; None for the images themselves.
+    """
+
+    def __init__(self, solver: str = "heun", substeps: int = 64, features: Callable[[Tensor], Tensor] | None = None):
+        self.solver, self.substeps, self.features = _known("EndPoint", solver), substeps, features
+
+    def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Label = None, *, steps: int) -> Episode:
+        start = torch.full((len(x),), sigma_max, dtype=torch.float64, device=x.device)
+        target = self._seen(reference(denoise, x, start, torch.zeros_like(start), self.substeps))
+        return _Solve(
+            denoise, self.solver, steps, lambda end: -(self._seen(end) - target).flatten(1).square().mean(1).sqrt()
+        )
+
+    def _seen(self, x: Tensor) -> Tensor:
+        return x if self.features is None else self.features(x)
+
+
+class _Solve:
+    """The solver's own steps, which cost nothing, and an outcome."""
+
+    def __init__(self, denoise: Denoise, solver: str, steps: int, outcome: Callable[[Tensor], Tensor]):
+        self.solution, self.outcome = Stepwise(denoise, solver, steps), outcome
+
+    def step(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels, q: Levels) -> tuple[Tensor, Tensor]:
+        return self.solution(x, sigma, sigma_next, denoised=D), torch.zeros_like(q)
+
+    def end(self, x: Tensor) -> Tensor:
+        return self.outcome(x)
+
+
+def _known(name: str, solver: str) -> str:
+    if solver not in ORDERS:
+        raise ValueError(f"{name}: solver must be one of {', '.join(ORDERS)}, got {solver!r}")
+    return solver

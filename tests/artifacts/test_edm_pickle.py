@@ -1,0 +1,223 @@
+"""EDM snapshots, fabricated here in their layout: persistent objects whose source text would end the process if it ran."""
+
+import os
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_diff.artifacts.edm_pickle import load_edm_pickle
+from lightning_diff.denoiser import Denoiser
+from lightning_diff.foundation.errors import UserError
+from lightning_diff.nets import UNet
+
+POISON = "import os; os._exit(66)"
+KWARGS = {
+    "img_resolution": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "label_dim": 4,
+    "augment_dim": 5,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [8],
+    "embedding_type": "positional",
+    "resample_filter": [1, 1],
+}
+
+
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError("the reader called the file's own function")
+
+
+class EasyDict(dict):
+    pass
+
+
+EasyDict.__module__ = "dnnlib.util"
+_reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+
+
+@pytest.fixture(autouse=True)
+def _edm_modules(monkeypatch):
+    """Modules of EDM's names, so that pickle writes what EDM writes."""
+    for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    sys.modules["dnnlib.util"].EasyDict = EasyDict
+
+
+class Persistent(torch.nn.Module):
+    """A module that pickles as EDM's persistent classes do: class name, source text, state."""
+
+    def __init__(self, class_name, **attributes):
+        super().__init__()
+        self.class_name = class_name
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def __reduce__(self):
+        state = {name: value for name, value in self.__dict__.items() if name != "class_name"}
+        meta = {"type": "class", "version": 6, "module_src": POISON, "class_name": self.class_name, "state": state}
+        return _reconstruct_persistent_obj, (meta,)
+
+
+def parameter(tensor):
+    return torch.nn.Parameter(tensor.detach().clone(), requires_grad=False)
+
+
+def layer(ours, kernel=False):
+    bias = None if ours.bias is None else parameter(ours.bias)
+    weight = ours.weight[..., None, None] if kernel else ours.weight
+    return Persistent(type(ours).__name__, weight=parameter(weight), bias=bias)
+
+
+def block(ours):
+    layers = {name: layer(getattr(ours, name)) for name in ("norm0", "conv0", "affine", "norm1", "conv1")}
+    layers["skip"] = None if ours.skip is None else layer(ours.skip)
+    if ours.attends:
+        qkv = layer(ours.attention.qkv, kernel=True)
+        for each in (qkv.weight, qkv.bias):  # q, k, v side by side within a channel
+            each.data = torch.stack(each.data.chunk(3), dim=1).flatten(0, 1)
+        layers |= {"norm2": layer(ours.norm2), "qkv": qkv, "proj": layer(ours.attention.proj, kernel=True)}
+    heads = int(ours.attends)
+    return Persistent("UNetBlock", num_heads=heads, skip_scale=np.sqrt(0.5), dropout=0.1, **layers)
+
+
+def snapshot(net, model_class="SongUNet", precond_class="EDMPrecond", **changes):
+    """A dict as EDM saves it, of our network's weights in EDM's names and order."""
+    encoder = {"conv": layer(net.input)} | {f"block{i}": block(each) for i, each in enumerate(net.down)}
+    decoder = {f"block{i}": block(each) for i, each in enumerate([*net.middle, *net.up])}
+    decoder |= {"aux_norm": layer(net.output_norm), "aux_conv": layer(net.output)}
+    conditioning = net.conditioning
+    model = Persistent(
+        model_class,
+        map_noise=Persistent("PositionalEmbedding"),
+        map_label=layer(conditioning.label),
+        map_augment=layer(conditioning.augment),
+        map_layer0=layer(conditioning.layer0),
+        map_layer1=layer(conditioning.layer1),
+        enc=torch.nn.ModuleDict(encoder),
+        dec=torch.nn.ModuleDict(decoder),
+        _init_args=(),
+        _init_kwargs=KWARGS | changes,
+    )
+    ema = Persistent(precond_class, model=model, sigma_data=0.6, use_fp16=True)
+    return {"ema": ema, "loss_fn": Persistent("EDMLoss"), "dataset_kwargs": EasyDict(path="x.zip", flags={"a"})}
+
+
+def network():
+    net = UNet((3, 8, 8), 4, 5, channels=8, channel_mult=(1, 2), num_blocks=1, attention=(8,), dropout=0.1)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return net
+
+
+def write(path, content, protocol=4):
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_a_snapshot_becomes_the_same_denoiser(tmp_path, protocol):
+    net = network()
+    loaded = load_edm_pickle(write(tmp_path / "edm.pkl", snapshot(net), protocol))
+    expected = Denoiser(net, sigma_data=0.6).eval()
+    assert not loaded.training
+    x, sigma, label = torch.randn(3, 3, 8, 8), torch.tensor([0.01, 1.0, 50.0]), torch.tensor([0, 3, 4])
+    augment = torch.randn(3, 5)
+    assert torch.equal(loaded(x, sigma, label, augment=augment), expected(x, sigma, label, augment=augment))
+
+
+def test_the_attention_is_edms(tmp_path):
+    """EDM's own formula on EDM's own layout: channel c of a head holds q, k, v at 3c, 3c + 1, 3c + 2."""
+    net = network()
+    attention = snapshot(net)["ema"].model.dec["block0"]
+    tokens = torch.randn(2, 16, 10)
+    qkv = attention.qkv.weight[..., 0, 0] @ tokens + attention.qkv.bias[:, None]
+    q, k, v = qkv.reshape(2, 16, 3, 10).unbind(2)
+    out = v @ torch.softmax(q.transpose(1, 2) @ k / 4, -1).transpose(1, 2)
+    out = attention.proj.weight[..., 0, 0] @ out + attention.proj.bias[:, None]
+    loaded = load_edm_pickle(write(tmp_path / "edm.pkl", snapshot(net)))
+    assert torch.allclose(loaded.net.middle[0].attention(tokens.transpose(1, 2)).transpose(1, 2), out, atol=1e-5)
+
+
+class Malicious:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        (os.system, ("touch {path}",)),
+        (eval, ("open('{path}', 'w')",)),
+        (exec, ("open('{path}', 'w')",)),
+        (getattr, ("text", "format")),  # what chains of attributes begin with
+        (torch.load, ("{path}",)),
+        (np.load, ("{path}",)),
+    ],
+)
+def test_a_malicious_file_is_refused_and_nothing_of_it_runs(tmp_path, call, arguments):
+    arguments = [argument.format(path=tmp_path / "pwned") for argument in arguments]
+    content = snapshot(network()) | {"loss_fn": Malicious(call, *arguments)}
+    path = write(tmp_path / "evil.pkl", content)
+    with pytest.raises(UserError, match="does not need; nothing of it was run"):
+        load_edm_pickle(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_malicious_pickle_inside_a_storage_is_refused(tmp_path):
+    """`torch.storage._load_from_bytes` is a pickle in the pickle."""
+    inner = pickle.dumps(Malicious(os.system, f"touch {tmp_path / 'pwned'}"), protocol=2)
+    content = {"ema": Malicious(torch.storage._load_from_bytes, inner)}
+    with pytest.raises(UserError, match="not a readable EDM network pickle"):
+        load_edm_pickle(write(tmp_path / "evil.pkl", content))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_one_file_cannot_change_how_the_next_is_read(tmp_path):
+    """A pickle may set attributes of a class it names (opcode b, with a tuple of states)."""
+    attack = b"ctorch.nn.modules.container\nModuleDict\n(N}(V__setstate__\nccollections\nOrderedDict\nutb."
+    (tmp_path / "attack.pkl").write_bytes(attack)
+    with pytest.raises(UserError, match="not laid out as an EDM snapshot"):
+        load_edm_pickle(tmp_path / "attack.pkl")
+    load_edm_pickle(write(tmp_path / "edm.pkl", snapshot(network())))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_class": "DhariwalUNet"}, "holds the architecture DhariwalUNet; only SongUNet"),
+        ({"precond_class": "VPPrecond"}, "preconditioning VPPrecond"),
+        ({"embedding_type": "fourier"}, "embedding_type='fourier'; only DDPM"),
+        ({"resample_filter": [1, 3, 3, 1]}, "resample_filter"),
+        ({"num_blocks": 2}, "weight tensors|laid out"),
+        ({"label_dim": 7}, "laid out"),
+        ({"img_resolution": 9}, "divisible by 2"),
+    ],
+)
+def test_another_network_is_refused_in_words(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        load_edm_pickle(write(tmp_path / "other.pkl", snapshot(network(), **changes)))
+
+
+def test_what_is_no_snapshot_is_refused_in_words(tmp_path):
+    with pytest.raises(UserError, match=r"missing.pkl: cannot be read"):
+        load_edm_pickle(tmp_path / "missing.pkl")
+    (tmp_path / "text.pkl").write_text("hello")
+    with pytest.raises(UserError, match=r"text.pkl: is not a readable"):
+        load_edm_pickle(tmp_path / "text.pkl")
+    with pytest.raises(UserError, match="not laid out as an EDM snapshot"):
+        load_edm_pickle(write(tmp_path / "other.pkl", {"weights": [1, 2]}))
+    whole = write(tmp_path / "cut.pkl", snapshot(network())).read_bytes()
+    (tmp_path / "cut.pkl").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cut.pkl: is not a readable"):
+        load_edm_pickle(tmp_path / "cut.pkl")

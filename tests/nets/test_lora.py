@@ -1,0 +1,79 @@
+"""Adapters: they start as nothing, train alone, and become plain weights."""
+
+import copy
+
+import pytest
+import torch
+
+from lightning_diff.nets import DiT, UNet
+from lightning_diff.nets.lora import LoRA, adapted, merged
+
+NETS = {
+    "unet": lambda: UNet((1, 8, 8), num_classes=3, channels=8, channel_mult=[1], num_blocks=1, attention=[8]),
+    "dit": lambda: DiT((1, 8, 8), num_classes=3, patch_size=4, width=16, depth=1, heads=2),
+}
+
+
+@pytest.fixture(params=NETS)
+def nets(request):
+    plain = NETS[request.param]()
+    for weight in plain.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    net = copy.deepcopy(plain)
+    LoRA(rank=4, alpha=8.0).adapt(net)
+    return plain, net
+
+
+def output(net):
+    generator = torch.Generator().manual_seed(1)
+    return net(torch.randn(4, 1, 8, 8, generator=generator), torch.linspace(-1, 1, 4), torch.tensor([0, 1, 2, 0]))
+
+
+def train(net):
+    optimizer = torch.optim.SGD([weight for weight in net.parameters() if weight.requires_grad], lr=0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        output(net).square().mean().backward()
+        optimizer.step()
+
+
+def test_adapters_change_nothing_at_first_and_merge_into_plain_weights_later(nets):
+    plain, net = nets
+    assert torch.equal(output(net), output(plain))
+    train(net)
+    assert not torch.allclose(output(net), output(plain), atol=1e-3)
+    other = copy.deepcopy(plain)
+    other.load_state_dict(merged(net.state_dict()))
+    assert torch.allclose(output(net), output(other), atol=1e-5)
+
+
+def test_only_adapters_train(nets):
+    plain, net = nets
+    train(net)
+    trained = {name for name, weight in net.named_parameters() if weight.requires_grad}
+    assert all(name.endswith((".0.A", ".0.B")) for name in trained)
+    kept = {
+        name.replace(".parametrizations.weight.original", ".weight"): v
+        for name, v in net.state_dict().items()
+        if name not in trained
+    }
+    assert all(torch.equal(value, kept[name]) for name, value in plain.state_dict().items())
+
+
+def test_a_plain_state_finds_its_places(nets):
+    plain, net = nets
+    other = {name: value + 1 for name, value in plain.state_dict().items()}
+    net.load_state_dict(adapted(other, net))
+    assert all(torch.equal(value, other[name]) for name, value in merged(net.state_dict()).items())
+    assert adapted(other, plain).keys() == other.keys()
+    assert merged(other).keys() == other.keys()
+
+
+def test_layers_are_chosen_by_name():
+    net = NETS["dit"]()
+    LoRA(rank=2, layers=["*qkv"]).adapt(net)
+    assert {
+        name.rpartition(".parametrizations")[0].rpartition(".")[2] for name in net.state_dict() if "parametr" in name
+    } == {"qkv"}
+    with pytest.raises(ValueError, match=r"no linear layer or convolution is named like nothing"):
+        LoRA(layers=["nothing"]).adapt(NETS["dit"]())

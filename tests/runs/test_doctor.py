@@ -1,0 +1,91 @@
+"""doctor names what is there and what is broken, and says what resuming then does."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lightning_diff.cli import main
+from lightning_diff.foundation.errors import UserError
+from lightning_diff.runs import doctor, lock
+
+SAVE = "callbacks=[{_target_: lightning_diff.callbacks.Checkpoint, every_images: 32}]"
+
+
+@pytest.fixture
+def folder(train):
+    """A finished run."""
+    return train("run", SAVE)
+
+
+def told(folder: Path) -> dict[str, tuple[str, str]]:
+    return {what: (kind, text) for kind, what, text in doctor.examine(folder)}
+
+
+def test_a_finished_run(folder):
+    found = told(folder)
+    assert {kind for kind, _ in found.values()} == {"ok"}
+    assert found["run"][1] == "finished at step 8 of 8, 128 images; resume=auto would do nothing"
+    assert found["step_00000008.ckpt"][1].startswith("step 8, 128 images, ")
+    assert doctor.as_text(doctor.examine(folder)).startswith("  run                 finished at step 8 of 8")
+
+
+def test_one_that_is_not_finished(folder):
+    (folder / "finished.json").unlink()
+    assert told(folder)["run"] == (
+        "note",
+        "trained to step 8 of 8, 128 images, but not finished; resume=auto would write what is missing",
+    )
+    for path in (folder / "checkpoints").glob("step_00000008.*"):
+        path.unlink()
+    assert told(folder)["run"] == (
+        "ok",
+        "stopped at step 6 of 8, 96 images; resume=auto would continue from step_00000006.ckpt",
+    )
+    with lock.locked(folder):
+        assert told(folder)["run"][1].startswith("is being trained by process ")
+    shutil.rmtree(folder / "checkpoints")
+    assert told(folder)["run"][0] == "broken"  # the model would be overwritten
+    (folder / "model.safetensors").unlink()
+    assert told(folder)["run"] == ("note", "no checkpoint yet; resume=auto would start at step 0")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("checkpoints/step_00000008.ckpt", "damaged: it has 5 bytes"),
+        ("checkpoints/step_00000008.json", ""),
+        ("recipe.yaml", "the newest checkpoint holds it"),
+        ("model.safetensors", "its checksum is wrong; lightning-diff export writes both again"),
+        ("model.json", "cannot be read; lightning-diff export"),
+        ("metrics.csv", "its columns are not those"),
+    ],
+)
+def test_what_is_broken_is_named(folder, name, text, capsys):
+    (folder / name).write_bytes(b"hello")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["doctor", str(folder)]) == 1
+    shown = capsys.readouterr().out
+    broken = [line for line in shown.splitlines() if line.startswith("! ")]
+    assert len(broken) == 1
+    assert text in broken[0]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_without_any_usable_checkpoint(folder):
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(b"")
+    assert told(folder)["run"][0] == "broken"
+
+
+def test_what_is_left_over_is_named(folder):
+    (folder / ".metrics.1234.tmp.csv").write_text("")
+    (folder / "checkpoints" / "step_00000009.ckpt.aside").write_text("")
+    (folder / "checkpoints" / "step_00000009.json").write_text("{}")
+    kinds = {what: kind for kind, what, _ in doctor.examine(folder) if kind == "note"}
+    assert kinds.keys() == {".metrics.1234.tmp.csv", "step_00000009.ckpt.aside", "step_00000009.json"}
+
+
+def test_no_run_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no run folder"):
+        doctor.examine(tmp_path)

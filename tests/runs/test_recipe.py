@@ -1,0 +1,310 @@
+"""Recipes compose, interpolate, check and come back from the disk the same; a mistake is one line with file and key."""
+# ruff: noqa: E501 (messages stand on one line)
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_diff.foundation.errors import UserError
+from lightning_diff.runs import recipe
+
+BASE = """
+name: base
+seed: 7
+model:
+  _target_: parts_of_test.Model
+  net: {_target_: parts_of_test.Net, channels: 4}
+  law: {_target_: lightning_diff.noise.LogNormal, mean: -1.0}
+  optimizer: {_target_: torch.optim.Adam, _partial_: true, lr: 1e-3}
+data: {_target_: lightning_diff.data.Digits, batch_size: 32}
+callbacks:
+  - {_target_: lightning.pytorch.callbacks.Timer}
+  - {_target_: lightning.pytorch.callbacks.LearningRateMonitor, logging_interval: step}
+trainer: {max_steps: 10}
+"""
+PARTS = """
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from lightning_diff.noise import LogNormal, NoiseLaw
+
+
+class Net(nn.Module):
+    def __init__(self, shape: Sequence[int], num_classes: int = 0, channels: int = 8):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, *shape))
+        self.num_classes = num_classes
+
+
+class Model(LightningModule):
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        law: NoiseLaw = LogNormal(),
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        sigma_data: float = 0.5,
+    ):
+        super().__init__()
+        self.net, self.law, self.make_optimizer, self.sigma_data = net, law, optimizer, sigma_data
+"""
+FACTS = {"shape": (1, 8, 8), "num_classes": 10, "sigma_data": 0.752, "augment_dim": 0}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of the user's with a recipe and its own classes, and the working folder."""
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "parts_of_test.py").write_text(PARTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("parts_of_test", None)
+
+
+def write(folder: Path, text: str, name: str = "child.yaml") -> str:
+    (folder / name).write_text(text)
+    return name
+
+
+def message(*arguments, function=recipe.compose) -> str:
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_defaults_are_filled_in_and_the_name_is_the_files(folder):
+    write(folder, "model: {a: 1}\ndata: {b: 2}\n", "tiny.yaml")
+    assert recipe.compose("tiny.yaml") == {
+        "name": "tiny",
+        "seed": 0,
+        "runs_dir": "runs",
+        "resume": "auto",
+        "model": {"a": 1},
+        "data": {"b": 2},
+        "callbacks": [],
+        "trainer": {},
+    }
+
+
+def test_overrides_are_yaml_and_the_later_one_wins(folder):
+    made = recipe.compose(
+        "base.yaml",
+        [
+            "seed=1",
+            "seed=2",
+            "model.optimizer.lr=3e-4",
+            "model.net={channels: 16}",
+            "callbacks.0.duration={hours: 1}",
+            "callbacks.2={_target_: a.B}",
+            "trainer.devices=[0, 1]",
+            "trainer.profiler=null",
+            "name='007'",
+            "model.law.std=${seed}",
+        ],
+    )
+    assert made["seed"] == 2
+    assert made["model"]["optimizer"]["lr"] == 3e-4
+    assert made["model"]["net"] == {"_target_": "parts_of_test.Net", "channels": 16}
+    assert made["callbacks"][0] == {"_target_": "lightning.pytorch.callbacks.Timer", "duration": {"hours": 1}}
+    assert made["callbacks"][2] == {"_target_": "a.B"}
+    assert made["trainer"] == {"max_steps": 10, "devices": [0, 1], "profiler": None}
+    assert made["name"] == "007"
+    assert made["model"]["law"]["std"] == 2
+
+
+def test_a_changed_target_drops_the_old_targets_keys_in_any_order(folder):
+    for overrides in (
+        ["model.law._target_=lightning_diff.noise.LogUniform", "model.law.low=0.1"],
+        ["model.law.low=0.1", "model.law._target_=lightning_diff.noise.LogUniform"],
+        ["model.law={_target_: lightning_diff.noise.LogUniform, low: 0.1}"],
+    ):
+        law = recipe.compose("base.yaml", overrides)["model"]["law"]
+        assert law == {"_target_": "lightning_diff.noise.LogUniform", "low": 0.1}
+
+
+def test_extends_merges_by_key_replaces_lists_and_does_not_inherit_the_name(folder):
+    (folder / "more").mkdir()
+    child = "extends: ../base.yaml\nmodel: {law: {std: 1.5}}\ncallbacks: []\ntrainer: {max_steps: 20}\n"
+    made = recipe.compose(f"more/{Path(write(folder, child, 'more/child.yaml')).name}", ["trainer.max_steps=30"])
+    assert "extends" not in made
+    assert (made["name"], made["seed"], made["callbacks"], made["trainer"]["max_steps"]) == ("child", 7, [], 30)
+    assert made["model"]["law"] == {"_target_": "lightning_diff.noise.LogNormal", "mean": -1.0, "std": 1.5}
+
+
+def test_extends_goes_one_level(folder):
+    write(folder, "extends: base.yaml\n", "child.yaml")
+    write(folder, "extends: child.yaml\n", "grandchild.yaml")
+    assert message("grandchild.yaml") == (
+        "grandchild.yaml: extends: child.yaml itself extends base.yaml; one level is the limit"
+    )
+
+
+def test_interpolation_reads_the_composed_recipe(folder, monkeypatch):
+    monkeypatch.setenv("WHERE", "there")
+    write(
+        folder,
+        "extends: base.yaml\nruns_dir: ${oc.env:WHERE}/${name}\ntrainer: {log_every_n_steps: '${data.batch_size}'}\n",
+    )
+    made = recipe.compose("child.yaml", ["data.batch_size=64"])
+    assert (made["runs_dir"], made["trainer"]["log_every_n_steps"]) == ("there/child", 64)
+    assert all(type(value) in (dict, list, str, int) for value in made.values())  # nothing of OmegaConf's is left
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "digits_tiny.yaml").write_text(BASE.replace("name: base\n", ""))
+    monkeypatch.setattr(recipe, "files", lambda package: {"lightning_diff.recipes": shelf}[package])
+
+
+def test_a_packaged_recipe_is_found_by_name(folder, packaged):
+    assert recipe.compose("digits_tiny")["name"] == "digits_tiny"
+    assert recipe.compose("digits_tiny.yaml")["seed"] == 7
+    write(folder, "extends: digits_tiny\nseed: 8\n")
+    assert recipe.compose("child.yaml")["data"]["batch_size"] == 32
+    write(folder, "seed: 9\n", "digits_tiny.yaml")
+    assert recipe.compose("digits_tiny.yaml")["seed"] == 9  # a file that is there comes first
+
+
+def test_a_recipe_that_is_not_there(folder, packaged):
+    assert message("digits_tniy") == "digits_tniy: no such recipe; did you mean digits_tiny?"
+    assert message("zzz.yaml") == "zzz.yaml: no such recipe; packaged ones are digits_tiny"
+    assert message(".") == ".: is a folder, not a recipe"
+    write(folder, "extends: zzz\n")
+    assert message("child.yaml") == "child.yaml: extends: zzz: no such recipe; packaged ones are digits_tiny"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\nmodel: b: c\n", "child.yaml:2: not YAML: mapping values are not allowed in this context"),
+        ("seed: 1\nseed: 2\n", "child.yaml:2: not YAML: found duplicate key seed"),
+        ("- a\n- b\n", "child.yaml: a recipe is a YAML mapping, this is a list"),
+        ("just words\n", f"child.yaml: just words: unknown key of a recipe; a recipe has {', '.join(recipe.KEYS)}"),
+        ("3\n", "child.yaml: a recipe is a YAML mapping"),
+        ("modle: 3\n", "child.yaml: modle: unknown key of a recipe; did you mean model?"),
+        ("3: 3\n", f"child.yaml: 3: unknown key of a recipe; a recipe has {', '.join(recipe.KEYS)}"),
+        ("seed: ${sede}\n", "child.yaml: seed: Interpolation key 'sede' not found"),
+        ("data:\n  path: ???\n", "child.yaml: data.path: left open (???); give it as data.path=..."),
+    ],
+)
+def test_a_file_that_is_no_recipe(folder, text, expected):
+    assert message(write(folder, text)) == expected
+
+
+def test_a_file_that_is_not_text(folder):
+    (folder / "child.yaml").write_bytes(b"\xff\xfe\x00")
+    assert message("child.yaml").startswith("child.yaml: not YAML: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("modle.net=3", "base.yaml: modle: unknown key of a recipe; did you mean model?"),
+        ("extends=other", "base.yaml: extends: is written in the file, not on the command line"),
+        ("callbacks.7.x=3", "command line: callbacks.7.x: callbacks has 2 entries, numbered from 0; no entry 7"),
+        ("callbacks.EMA.x=3", "command line: callbacks.EMA.x: callbacks has 2 entries, numbered from 0; no entry EMA"),
+        ("seed.x=3", "command line: seed.x: seed is 7, which has no keys"),
+        ("seed={", "command line: seed={: the value is not YAML; quote it"),
+        ("seed", "command line: seed: expected dotted.key=value"),
+    ],
+)
+def test_an_override_that_leads_nowhere(folder, override, expected):
+    assert message("base.yaml", [override]) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.net.chanels=3", "model.net.chanels: unknown key of parts_of_test.Net; did you mean channels?"),
+        ("model.nett.channels=3", "model.nett: unknown key of parts_of_test.Model; did you mean net?"),
+        ("model.net.channels=wide", "model.net.channels: expected int, got 'wide'"),
+        ("model.net._target_=parts_of_test.Nett", "model.net._target_: cannot import parts_of_test.Nett; did you mean parts_of_test.Net?"),
+        ("model._target_=parts_of_test.Net", "model: expected LightningModule, got parts_of_test.Net, which is not one"),
+        ("model=null", "model: missing; a recipe needs it"),
+        ("data={_target_: lightning_diff.data.PhotoPatches}", "data.batch_size: missing; lightning_diff.data.PhotoPatches needs it"),
+        ("data.size=9", "data.size: expected one of 8, 16, got 9"),
+        ("data._target_=parts_of_test.Net", "data: expected Data, got parts_of_test.Net, which is not one"),
+        ("callbacks=3", "callbacks: expected a list of Callback, got 3"),
+        ("callbacks=[{x: 3}]", "callbacks.0: expected Callback, got a mapping without _target_"),
+        ("callbacks.1.log_momentun=true", "callbacks.1.log_momentun: unknown key of lightning.pytorch.callbacks.LearningRateMonitor; did you mean log_momentum?"),
+        ("trainer.max_step=3", "trainer.max_step: unknown key of lightning.Trainer; did you mean max_steps?"),
+        ("trainer.max_steps=many", "trainer.max_steps: expected int, got 'many'"),
+        ("trainer={max_steps: -1}", "trainer.max_steps: the number of optimiser steps, a positive integer, is missing"),
+        ("trainer.max_epochs=3", "trainer.max_epochs: not for a recipe to set: training is counted in optimiser steps; set trainer.max_steps"),
+        ("trainer.logger=tensorbord", "trainer.logger: 'tensorbord' is not one of tensorboard, wandb; did you mean tensorboard?"),
+        ("trainer.logger=[wandbb]", "trainer.logger.0: 'wandbb' is not one of tensorboard, wandb; did you mean wandb?"),
+        ("trainer.precision=bf17-mixed", "trainer.precision: 'bf17-mixed' is not one of 64, 32, 16, transformer-engine, transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16; did you mean bf16-mixed?"),
+        ("seed=-1", "seed: expected a number of at least 0, got -1"),
+        ("seed=x", "seed: expected int, got 'x'"),
+        ("name=a/b", "name: 'a/b' is not the name of a folder"),
+    ],
+)  # fmt: skip
+def test_a_mistake_anywhere_is_found_before_anything_is_built(folder, override, expected):
+    assert message("base.yaml", [override], function=recipe.load) == f"base.yaml: {expected}"
+
+
+def test_a_logger_that_is_not_installed(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert message("base.yaml", ["trainer.logger=wandb"], function=recipe.load) == (
+        "base.yaml: trainer.logger: wandb is not installed; pip install 'lightning_diff[wandb]'"
+    )
+
+
+def test_a_constructors_complaint_names_the_key(folder):
+    settings = recipe.load("base.yaml", ["model.law.std=-1"])
+    with pytest.raises(UserError) as error:
+        recipe.build(settings["model"]["law"], "model.law", "base.yaml")
+    assert str(error.value) == "base.yaml: model.law: LogNormal: std must be positive, got -1.0"
+
+
+def test_facts_reach_every_node_that_takes_them_and_never_what_the_recipe_says(folder):
+    settings = recipe.load("base.yaml", ["model.net.num_classes=3"])
+    filled = recipe.fill_facts(settings, FACTS)
+    assert filled["model"]["net"] == settings["model"]["net"] | {"shape": [1, 8, 8]}
+    assert filled["model"]["sigma_data"] == 0.752
+    assert "augment_dim" not in str(filled)
+    assert "shape" not in settings["model"]["net"]  # a copy
+
+
+def test_the_saved_recipe_is_the_same_recipe_and_builds_the_same_model(folder):
+    settings = recipe.fill_facts(recipe.load("base.yaml", ["model.law.std=1e-3"]), FACTS)
+    recipe.save(settings, folder / "runs" / "base" / "recipe.yaml")
+    again = recipe.load(folder / "runs" / "base" / "recipe.yaml")
+    assert again == settings == recipe.read_yaml(folder / "runs" / "base" / "recipe.yaml")
+    models = []
+    for made in (settings, again):
+        torch.manual_seed(0)
+        models.append(recipe.build(made["model"], "model"))
+    assert torch.equal(models[0].net.weight, models[1].net.weight)
+    assert models[1].net.weight.shape == (4, 1, 8, 8)
+    assert (models[1].net.num_classes, models[1].sigma_data, models[1].law.std) == (10, 0.752, 1e-3)
+
+
+def test_changes_are_named_by_their_keys():
+    before = {"net": {"_target_": "A", "a": 1, "b": [1, {"c": 2}]}}
+    for after, expected in [
+        ({}, []),
+        ({"a": 2}, ["model.net.a was 1, is 2"]),
+        ({"a": 2, "b": [0, {"c": 3}]}, ["model.net.a was 1, is 2", "model.net.b.0 was 1, is 0", "model.net.b.1.c was 2, is 3"]),
+        ({"b": [1]}, ["model.net.b was [1, {'c': 2}], is [1]"]),
+        ({"d": 0}, ["model.net.d was left out, is 0"]),
+        ({"_target_": "B"}, ["model.net was 'A', is 'B'"]),
+    ]:  # fmt: skip
+        found = recipe.changes(before, {"net": before["net"] | after}, "model")
+        assert [str(change) for change in found] == expected
+    (left_out,) = recipe.changes({"a": 1, "b": 2}, {"a": 1})
+    assert str(left_out) == "b was 2, is left out"
+
+
+def test_what_the_command_line_takes_for_an_override():
+    assert all(map(recipe.is_override, ("seed=1", "model.net.channels=3", "callbacks.0.every=5", "name=")))
+    assert not any(map(recipe.is_override, ("digits_edm", "a/b=c.yaml", "./x=y.yaml", "=3")))

@@ -1,0 +1,200 @@
+"""What a run may change and go on, what it may not, and what it says."""
+
+import copy
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_diff.artifacts import checkpoints, metrics_table
+from lightning_diff.foundation.errors import UserError
+from lightning_diff.runs import recipe, resume
+
+NUMPY_STATE = """
+import numpy as np
+from lightning.pytorch import Callback
+
+class NumpyState(Callback):
+    def state_dict(self):
+        return {"best": np.float64(1.0)}
+"""
+EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA, profiles: {%s}}]"
+LEVELS = "callbacks=[{_target_: lightning_diff.callbacks.NoiseLevels}]"
+PROFILE = "%s: {_target_: lightning_diff.ema.HalfLife, images: %d}"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.read(checkpoints.newest(folder / "checkpoints"))["state_dict"]
+
+
+def test_harmless_changes_go_on_and_are_named(train, capsys):
+    whole = weights(train("whole"))
+    train("parts", "trainer.max_steps=4")
+    capsys.readouterr()
+    folder = train("parts", "trainer.log_every_n_steps=2", "data.workers=1", LEVELS)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "runs/parts: continuing from runs/parts/checkpoints/step_00000004.ckpt, step 4"
+    for change in (
+        "trainer.max_steps was 4, is 8",
+        "trainer.log_every_n_steps was 1, is 2",
+        "callbacks.NoiseLevels was left out, is",
+    ):
+        assert any(line.startswith(f"changed: {change}") for line in said), change
+    assert all(torch.equal(value, whole[name]) for name, value in weights(folder).items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["model.label_dropout=0.5"], ["model.label_dropout was left out, is 0.5"]),
+        (["seed=4", "data.batch_size=32"], ["seed was 3, is 4", "data.batch_size was 16, is 32"]),
+        (["trainer.gradient_clip_val=1.0"], ["trainer.gradient_clip_val was left out, is 1.0"]),
+    ],
+)  # fmt: skip
+def test_changes_that_decide_what_is_trained_need_a_word(train, overrides, named):
+    train("run", "trainer.max_steps=2")
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="resume=force") as refused:
+        train("run", *overrides)
+    assert all(change in str(refused.value) for change in named)
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
+    folder = train("run", *overrides, "resume=force")
+    assert checkpoints.read(checkpoints.newest(folder / "checkpoints"))["global_step"] == 8
+    train("run", *overrides, "trainer.max_steps=9")  # is the run's own recipe from now on
+
+
+def test_another_optimiser_cannot_go_on_with_the_state_of_the_first(train):
+    train("run", "trainer.max_steps=2")
+    other = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.1}"
+    with pytest.raises(UserError, match=r"model.optimizer was left out, is 'torch.optim.SGD'.*resume=force"):
+        train("run", other)
+    with pytest.raises(UserError, match=r"state is of another optimiser, without .*momentum"):
+        train("run", other, "resume=force")
+
+
+def learning_rates(folder: Path) -> list[float]:
+    return [
+        float(row["value"])
+        for row in metrics_table.read(folder / "metrics.csv")
+        if row["metric"] == "train/learning_rate"
+    ]
+
+
+def test_a_forced_change_of_the_optimisers_options_is_made(train, state):
+    adam = "model.optimizer={_target_: torch.optim.AdamW, _partial_: true, lr: %s, weight_decay: %s}"
+    train("run", "trainer.max_steps=2", adam % (1e-3, 0.1))
+    folder = train("run", "trainer.max_steps=4", adam % (1e-4, 0.5), "resume=force")
+    assert learning_rates(folder) == [1e-3, 1e-3, 1e-4, 1e-4]
+    (group,) = state(folder)["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == 0.5
+
+
+def test_a_run_whose_checkpoints_were_deleted_is_moved_aside_not_overwritten(train):
+    folder = train("run")
+    model = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoints")
+    train("run", "trainer.max_steps=2")
+    assert Path("runs/run.1/model.safetensors").read_bytes() == model
+
+
+def test_a_path_to_a_damaged_checkpoint_is_refused(train):
+    folder = train("run", "trainer.max_steps=2")
+    path = folder / "checkpoints" / "step_00000002.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"resume: .*step_00000002.ckpt: is damaged: its checksum is wrong"):
+        train("run", f"resume={path}")
+
+
+@pytest.mark.parametrize("word", ["never", "runs/run/checkpoints/step_00000002.ckpt"])
+def test_a_job_that_is_started_again_goes_on_from_where_it_was(train, monkeypatch, capsys, word):
+    train("run", "trainer.max_steps=2")
+    train("run", "trainer.max_steps=4")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train("run", f"resume={word}")
+    assert "continuing from runs/run/checkpoints/step_00000004.ckpt" in capsys.readouterr().out
+
+
+def test_a_state_that_could_not_be_read_again_is_refused_at_the_first_save(train):
+    Path("numpy_state.py").write_text(NUMPY_STATE)
+    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+        train("run", "callbacks=[{_target_: numpy_state.NumpyState}]")
+
+
+def test_an_average_may_be_added_or_dropped_but_not_changed_under_its_name(train):
+    two = ", ".join([PROFILE % ("a", 100), PROFILE % ("b", 200)])
+    train("run", "trainer.max_steps=2", EMA % (PROFILE % ("a", 100)))
+    with pytest.warns(UserWarning, match="no average b"):
+        train("run", "trainer.max_steps=3", EMA % two)
+    with pytest.raises(UserError, match=r"callbacks.EMA.profiles.b.images was 200, is 300.*resume=force"):
+        train("run", EMA % ", ".join([PROFILE % ("a", 100), PROFILE % ("b", 300)]))
+    train("run", EMA % (PROFILE % ("b", 200)))
+
+
+def test_an_average_that_was_left_to_its_default_may_not_change_either(train):
+    train("run", "trainer.max_steps=2", "callbacks=[{_target_: lightning_diff.callbacks.EMA}]")
+    with pytest.raises(UserError, match=r"callbacks.EMA.profiles.ema.images was 500000, is 300"):
+        train("run", EMA % (PROFILE % ("ema", 300)))
+    train("run", "callbacks=[{_target_: lightning_diff.callbacks.ema.EMA}]")
+
+
+def test_other_images_are_refused_whatever_is_said(train):
+    train("run", "trainer.max_steps=2")
+    for word in ("force", "runs/run/checkpoints/step_00000002.ckpt"):
+        with pytest.raises(UserError, match="training images are not those"):
+            train("run", "data.n=128", f"resume={word}")
+
+
+def test_a_lost_recipe_is_read_from_the_checkpoint(train):
+    folder = train("run", "trainer.max_steps=2")
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(UserError, match="seed was 3, is 4"):
+        train("run", "seed=4")
+    train("run")
+    assert recipe.read_yaml(folder / "recipe.yaml")["seed"] == 3
+
+
+def test_a_checkpoint_of_the_first_format_resumes_and_of_a_later_one_is_refused(train, state):
+    whole = weights(train("whole"))
+    folder = train("run", "trainer.max_steps=4")
+    path = checkpoints.newest(folder / "checkpoints")
+    first = state(folder)
+    assert first["recipe_hash"] == checkpoints.recipe_hash(first["recipe"])
+    later = copy.deepcopy(first) | {"format": 99}
+    for key in ("format", "recipe", "recipe_hash"):
+        del first[key]
+    checkpoints.write(path, lambda temporary: torch.save(later, temporary), step=4, images=64)
+    with pytest.raises(UserError, match=r"format 99; this lightning_diff reads up to"):
+        train("run")
+    checkpoints.write(path, lambda temporary: torch.save(first, temporary), step=4, images=64)
+    with pytest.raises(UserError, match="seed was 3, is 4"):  # from the recipe beside it
+        train("run", "seed=4")
+    assert all(torch.equal(value, whole[name]) for name, value in weights(train("run")).items())
+
+
+class Malice:
+    def __reduce__(self):
+        return os.system, ("touch it_ran",)
+
+
+def test_a_checkpoint_that_asks_for_code_to_be_run_is_refused(train, state):
+    folder = train("run", "trainer.max_steps=4")
+    path = checkpoints.newest(folder / "checkpoints")
+    content = state(folder) | {"payload": Malice()}
+    checkpoints.write(
+        path, lambda temporary: torch.save(content, temporary), step=4, images=64
+    )  # its checksum is right
+    with pytest.raises(UserError, match="holds more than tensors and plain values; nothing in it was run"):
+        train("run")
+    assert not Path("it_ran").exists()
+
+
+def test_the_order_of_callbacks_says_nothing():
+    one, two = {"_target_": "x.A", "every": 1}, {"_target_": "x.B"}
+    assert resume.comparable({"callbacks": [one, two]}) == resume.comparable({"callbacks": [two, one]})
+    same = [one, one | {"every": 2}]
+    found = resume.comparable({"callbacks": same})["callbacks"]
+    assert found == {"A": {"_target_": "A", "every": 1}, "A'": {"_target_": "A", "every": 2}}
