@@ -6,6 +6,8 @@ The names below are loaded when first used, so that the mathematics can be impor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .foundation.moved import serve_old_files
+
 if TYPE_CHECKING:
     from .artifacts import load_denoiser, save_denoiser
     from .denoiser import Denoiser
@@ -23,6 +25,8 @@ _HOME = {
     "load_denoiser": "artifacts",
     "save_denoiser": "artifacts",
 }
+
+serve_old_files()
 
 __all__ = [
     "AlignmentModule",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from .errors import UserError
+from .moved import current
 
 # What a constructor may raise because of its arguments, as opposed to because of its code.
 USERS_FAULT = (UserError, ValueError, ImportError, OSError)
@@ -127,7 +128,7 @@ def locate(name: Any, key: str) -> Callable[..., Any]:
     """Import the class or function with this dotted path; UserError with the nearest path that exists."""
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"{key}: expected the import path of a class or function, got {_show(name)}")
-    parts = name.split(".")
+    parts = current(name).split(".")
     found: Any = None
     for i, part in enumerate(parts):
         here = ".".join(parts[: i + 1])

@@ -1,10 +1,5 @@
 """Learning when to ask a trained model: a time grid, or a policy that spends steps, as a run like any other."""
 
-import hashlib
-import json
-import time
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,8 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from ..artifacts import load_denoiser, read_record
-from ..artifacts.schedule import NAME, Schedule, load_schedule, save_schedule
+from ..artifacts import load_denoiser
+from ..artifacts.schedule import Schedule, save_schedule
 from ..artifacts.step_policy import LearnedPolicy, save_step_policy
 from ..denoiser import Denoiser
 from ..foundation import rng
@@ -23,18 +18,15 @@ from ..foundation.processes import from_all
 from ..learning_rate import Constant, LearningRate
 from ..noise import sigma_to_log_snr
 from ..rewards import name_of
-from ..runs import recipe
 from ..samplers.guidance import guided
 from ..schedules.actor_critic import ActorCritic
 from ..schedules.environments import EndPoint
-from ..schedules.returns import through_angles
 from ..schedules.step_policy import StepPolicy
 from ..schedules.stick_breaking import StickBreaking
 from . import pretrained
 from .base import CountedModule, Optimizer
 from .sharding import ShardedStrategy
 
-RECIPES = {"art_rl": "digits_art", "end_point": "digits_end_point"}  # how `learn_schedule` trains, for any model
 AVERAGING = ("EMA", "Evaluate", "NoiseLevels", "SampleGrid", "Tangents")  # callbacks that watch a denoiser in training
 
 
@@ -207,59 +199,3 @@ class ScheduleModule(CountedModule):
                 f"the checkpoint is of a schedule for another model: its weights have the hash {checkpoint['model'][:12]}, "
                 f"those of {self.model_path} {self._record['sha256'][:12]}; put the old one back, or choose another name"
             )
-
-
-def learn_schedule(
-    model: Path | str,
-    method: str,
-    steps: int,
-    solver: str = "heun",
-    *,
-    seed: int = 0,
-    guidance: float = 1.0,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    accelerator: str = "auto",
-    overrides: Sequence[str] = (),
-) -> Schedule:
-    """A grid for a model, by a run of its own in its folder's schedules/; an interrupted one goes on, a finished one is read.
-
-    Args:
-        model: run folder or model file.
-        method: key of `RECIPES`. "art_rl" has one run for all steps and solvers.
-        steps, solver: what the grid is for.
-        seed, guidance, sigma_min, sigma_max: see `scheduling.find`.
-        accelerator: Lightning's.
-        overrides: further words for the recipe, `key=value`.
-    """
-    from ..runs.train import train
-
-    model, record = Path(model), read_record(model)
-    options = {"model": record["sha256"], "seed": seed, "guidance": guidance, "range": [sigma_min, sigma_max]}
-    key = hashlib.sha256(json.dumps(options | {"words": list(overrides)}).encode()).hexdigest()[:8]
-    of_steps = [] if method == "art_rl" else [f"model.learner.steps={steps}", f"model.learner.game.solver={solver}"]
-    folder = (model if model.is_dir() else model.parent) / "schedules"
-    name = f"{method}_{key}" if method == "art_rl" else f"{method}_{solver}_{steps}_{key}"
-    words = [
-        f"name={name}",
-        f"runs_dir={json.dumps(str(folder))}",
-        f"seed={seed}",
-        f"model.model={json.dumps(str(model))}",
-        f"data.model={json.dumps(str(model))}",
-        f"model.guidance={guidance}",
-        f"model.learner.sigma_min={sigma_min}",
-        f"model.learner.sigma_max={sigma_max}",
-        f"trainer.accelerator={accelerator}",
-        *of_steps,
-        *overrides,
-    ]
-    started = time.perf_counter()
-    if not (folder / name / NAME).is_file():
-        source = recipe.find(RECIPES[method])
-        train(recipe.load(source, words), source)
-    found = load_schedule(folder / name)
-    grid = through_angles(found.grid(), steps, record["sigma_data"])
-    seconds = found.costs.get("seconds", time.perf_counter() - started)
-    found = replace(found, costs=found.costs | {"seconds": round(seconds, 3)})
-    save_schedule(folder / name, found)
-    return replace(found, sigmas=grid.tolist(), method=method, solver=solver)

@@ -10,7 +10,6 @@ What was found on other weights or by another protocol is found again; a measure
 import json
 import time
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +207,8 @@ def _trained(path: Path, denoiser: Denoiser, wanted: Schedule, steps: int) -> Sc
     """By a run of its own beside the others' files."""
     if steps == 1:
         return replace(wanted, sigmas=[wanted.protocol["sigma_max"], 0.0])
-    module = import_module("lightning_diff.modules.schedule")  # which imports Lightning: 4 s
+    from .learn_schedule import learn_schedule  # Lightning: 4 s
+
     accelerator = "gpu" if next(denoiser.parameters()).is_cuda else "cpu"
-    found = module.learn_schedule(path, wanted.method, steps, wanted.solver, accelerator=accelerator, **wanted.protocol)
+    found = learn_schedule(path, wanted.method, steps, wanted.solver, accelerator=accelerator, **wanted.protocol)
     return replace(found, protocol=found.protocol | wanted.protocol)

@@ -9,6 +9,7 @@ replaced, and a node whose `_target_` changes is replaced whole, because the oth
 import importlib.util
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from ..foundation.atomic import replacing
 from ..foundation.binding import bind, construct, is_node, locate, nearest, signature
 from ..foundation.errors import UserError
+from ..foundation.moved import modern
 
 KEYS = ("name", "seed", "runs_dir", "resume", "extends", "model", "data", "callbacks", "trainer")
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")
@@ -95,7 +97,10 @@ def compose(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     recipe = defaults | recipe
     for key, empty in (("callbacks", []), ("trainer", {})):
         recipe[key] = recipe.get(key) or empty
-    return _resolve({key: recipe[key] for key in KEYS if key in recipe}, source)
+    recipe, remarks = modern({key: recipe[key] for key in KEYS if key in recipe})
+    for remark in remarks:
+        warnings.warn(f"{source}: {remark}", FutureWarning, stacklevel=2)
+    return _resolve(recipe, source)
 
 
 def check(recipe: dict[str, Any], source: Path | str) -> None:
@@ -195,8 +200,8 @@ def save(recipe: dict[str, Any], path: Path | str) -> None:
 
 
 def read_yaml(path: Path | str, *needed: str) -> dict[str, Any]:
-    """A saved recipe, unchecked. UserError if the file is missing, not YAML or lacks one of the keys that are needed."""
-    recipe = _resolve(_read(Path(path)), path)
+    """A saved recipe in the names of today, unchecked. UserError if the file is missing, not YAML or lacks a key that is needed."""
+    recipe, _ = modern(_resolve(_read(Path(path)), path))
     for key in needed:
         if key not in recipe:
             raise UserError(f"{path}: {key}: missing; this is not the recipe that the run saved")

@@ -132,13 +132,12 @@ QUICK = ("model.learner.width=8", "trainer.max_steps=2", "data.batch_size=8", "c
 @pytest.fixture
 def quick(monkeypatch):
     """Trained grids in two updates; what was trained is counted."""
-    from lightning_diff.modules import schedule
-    from lightning_diff.runs import train as run
+    from lightning_diff.runs import learn_schedule as learning
 
     trained = []
-    learn, train = schedule.learn_schedule, run.train
-    monkeypatch.setattr(schedule, "learn_schedule", partial(learn, overrides=QUICK))
-    monkeypatch.setattr(run, "train", lambda *words, **more: [trained.append(1), train(*words, **more)])
+    learn, train = learning.learn_schedule, learning.train
+    monkeypatch.setattr(learning, "learn_schedule", partial(learn, overrides=QUICK))
+    monkeypatch.setattr(learning, "train", lambda *words, **more: [trained.append(1), train(*words, **more)])
     return trained
 
 

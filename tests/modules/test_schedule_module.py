@@ -12,8 +12,8 @@ from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.artifacts.schedule import load_schedule
 from lightning_diff.artifacts.step_policy import load_step_policy
 from lightning_diff.foundation.errors import UserError
-from lightning_diff.modules.schedule import learn_schedule
 from lightning_diff.runs import recipe
+from lightning_diff.runs.learn_schedule import learn_schedule
 from lightning_diff.samplers import check_sigmas
 
 GAME = "{_target_: lightning_diff.schedules.environments.EndPoint, solver: heun, substeps: 4}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_noise_report import LEVELS, report
+from noise_reports import LEVELS, report
 
 from lightning_diff.artifacts.metrics_table import MetricsTable
 from lightning_diff.cli import app as cli

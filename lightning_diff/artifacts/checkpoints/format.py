@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...foundation.errors import UserError
+from ...foundation.moved import modern
 
 FORMAT = 2  # raised with each change of what a checkpoint holds; `_MIGRATIONS` says how to read the one before
 META = "meta.pt"  # in a sharded checkpoint, which is a folder, the file of all that is not sharded
@@ -53,6 +54,7 @@ def migrate(checkpoint: Any, path: Path | str) -> dict[str, Any]:
         _MIGRATIONS[version](checkpoint)
         version += 1
     checkpoint["format"] = FORMAT
+    checkpoint["recipe"], _ = modern(checkpoint["recipe"])
     return checkpoint
 
 

@@ -1,0 +1,136 @@
+"""Names that were changed: what recipes, checkpoints and models stored under the old ones is found under the new ones.
+
+Stored names are read in silence, for good. In a recipe that a person wrote, and in `import`, an old name works for one more version
+and says what it is called now.
+"""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+PACKAGE = __name__.partition(".")[0]
+
+# Files of version 0.1, below the package.
+_FILES = {
+    "options": "cli.options",
+    "run": "runs.train",
+    "recipe": "runs.recipe",
+    "resume": "runs.resume",
+    "lock": "runs.lock",
+    "memory": "runs.memory",
+    "doctor": "runs.doctor",
+    "export": "runs.export",
+    "compare": "runs.compare",
+    "ending": "runs.finished",
+    "schedule_report": "runs.schedule_figure",
+    "scheduling": "runs.find_schedule",
+    "modules.counted": "modules.base",
+    "modules.rolling": "modules.reward_epoch",
+    "modules.starting": "modules.pretrained",
+    "modules.policies": "rollouts.policies",
+    "sharding": "modules.sharding",
+    "rollout_plan": "rollouts.plan",
+    "selection": "rollouts.selection",
+    "scoring": "rollouts.scoring",
+    "advantages": "rollouts.advantages",
+    "ranking": "rollouts.ranking",
+    "steering": "rollouts.steering",
+    "old_policy": "rollouts.old_policy",
+    "edm_pickle": "artifacts.edm_pickle",
+    "ema_snapshots": "artifacts.ema_snapshots",
+    "metrics_table": "artifacts.metrics_table",
+    "pictures": "artifacts.pictures",
+    "schedule_file": "artifacts.schedule",
+    "step_policy_file": "artifacts.step_policy",
+    "noise_report": "artifacts.noise_levels",
+    "checkpoints": "artifacts.checkpoints",
+    "checkpoint_format": "artifacts.checkpoints.format",
+    "checkpoint_files": "artifacts.checkpoints.io",
+    "sharded_files": "artifacts.checkpoints.sharded",
+    "errors": "foundation.errors",
+    "rng": "foundation.rng",
+    "atomic": "foundation.atomic",
+    "binding": "foundation.binding",
+    "processes": "foundation.processes",
+    "level_moments": "noise.moments",
+    "generate": "samplers.generate",
+    "guidance": "samplers.guidance",
+    "samplers.nodes": "samplers.protocol",
+    "schedules.stepwise": "samplers.stepwise",
+    "schedules.nodes": "schedules.grids",
+    "schedules.rewards": "schedules.environments",
+    "sampling": "schedules.sampling",
+    "spending": "schedules.adaptive_sampling",
+    "lora": "nets.lora",
+    "metrics.sampled": "metrics.evaluate_denoiser",
+    "metrics.samples": "metrics.two_samples",
+}
+FILES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _FILES.items()}
+
+# Classes and functions whose own name changed, by import path (of a file's name of today).
+NAMES: dict[str, str] = {}
+
+# Arguments that a recipe may give: import path of the target (today's) -> old name -> new name.
+ARGUMENTS: dict[str, dict[str, str]] = {}
+
+
+def current(name: str) -> str:
+    """The import path of today for one that may be old."""
+    parts = name.split(".")
+    for length in range(len(parts), 1, -1):
+        if (start := ".".join(parts[:length])) in FILES:
+            name = ".".join([FILES[start], *parts[length:]])
+            break
+    return NAMES.get(name, name)
+
+
+def modern(value: Any, key: str = "") -> tuple[Any, list[str]]:
+    """A recipe, or part of one, in the names of today, and a sentence for each that was old.
+
+    An old argument beside its new name goes on top of it: it came from the command line.
+    """
+    if isinstance(value, list):
+        parts = [modern(item, f"{key}.{i}" if key else str(i)) for i, item in enumerate(value)]
+        return [part for part, _ in parts], [remark for _, remarks in parts for remark in remarks]
+    if not isinstance(value, Mapping):
+        return value, []
+    remarks: list[str] = []
+    node = dict(value)
+    target = node.get("_target_")
+    if isinstance(target, str):
+        node["_target_"] = current(target)
+        if node["_target_"] != target:
+            remarks.append(f"{key}._target_: {target} is now {node['_target_']}")
+        for old, new in ARGUMENTS.get(node["_target_"], {}).items():
+            if old in node:
+                remarks.append(f"{key}.{old}: is now called {new}")
+                given = node.pop(old)
+                both = isinstance(given, Mapping) and isinstance(node.get(new), Mapping)
+                node[new] = {**node[new], **given} if both else given
+    for name, item in node.items():
+        node[name], more = modern(item, f"{key}.{name}" if key else str(name))
+        remarks += more
+    return node, remarks
+
+
+class _OldFiles(MetaPathFinder, Loader):
+    """`import` of a file by its old name."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in FILES else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = FILES[module.__name__]
+        warnings.warn(f"{module.__name__} is now {new}; the old name goes with the next version", FutureWarning, 2)
+        module.__dict__["__getattr__"] = lambda name: getattr(import_module(new), name)
+
+
+def serve_old_files() -> None:
+    """Let old files be imported from now on."""
+    if not any(isinstance(finder, _OldFiles) for finder in sys.meta_path):
+        sys.meta_path.append(_OldFiles())
