@@ -7,9 +7,8 @@ Python's own path: a file cannot bring code along, but it can name a module that
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,9 +17,10 @@ from torch import nn
 
 from ..denoiser import Denoiser
 from ..foundation.atomic import replacing, sha256
-from ..foundation.binding import Mismatch, bind, construct, is_node, locate
+from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
 from ..nets import lora
+from . import record
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
@@ -41,10 +41,10 @@ class ModelRecord:
         sha256: of the weights' file.
     """
 
-    net: dict[str, Any]
+    net: record.Node
     sigma_data: float
     time: str
-    kind: str = "denoiser"
+    kind: str = "denoiser"  # missing from files that were written before there were others
     shape: tuple[int, ...]
     num_classes: int
     levels: dict[int, list[float]] = field(default_factory=dict)
@@ -53,23 +53,10 @@ class ModelRecord:
     sha256: str
 
 
-_FIELDS = {
-    "sigma_data": float,
-    "time": str,
-    "kind": str,
-    "shape": tuple[int, ...],
-    "num_classes": int,
-    "levels": dict[str, list[float]],  # JSON has no other keys
-    "ema": str,
-    "images": int,
-    "sha256": str,
-}
-
-
 def save_denoiser(
     folder: Path | str,
     denoiser: Denoiser,
-    net: dict[str, Any],
+    net: record.Node,
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
     shape: tuple[int, ...] | list[int],
@@ -104,20 +91,18 @@ def save_denoiser(
             digest = sha256(temporary)
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         raise UserError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
-    record = {
-        "format": FORMAT,
-        "net": net,
-        "sigma_data": denoiser.sigma_data,
-        "time": denoiser.time,
-        "kind": denoiser.kind,
-        "shape": list(shape),
-        "num_classes": num_classes,
-        "ema": ema,
-        "images": images,
-        "sha256": digest,
-    }
-    with replacing(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    described = ModelRecord(
+        net=net,
+        sigma_data=denoiser.sigma_data,
+        time=denoiser.time,
+        kind=denoiser.kind,
+        shape=tuple(shape),
+        num_classes=num_classes,
+        ema=ema,
+        images=images,
+        sha256=digest,
+    )
+    record.write(folder / RECORD, asdict(described), FORMAT)
     return folder / WEIGHTS
 
 
@@ -131,21 +116,21 @@ def load_denoiser(path: Path | str) -> Denoiser:
         UserError: a file is missing, damaged, of a newer format, names something that is no network, or the weights are
             not those of the network.
     """
-    record = read_record(path)
+    described = read_record(path)
     weights, source = _files(Path(path))
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")
-    if sha256(weights) != record.sha256:
+    if sha256(weights) != described.sha256:
         raise UserError(f"{weights}: is damaged or not the file that {source} describes; make both again with export")
     try:
         tensors = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights}: cannot be read: {error}") from error
     try:
-        _refuse_all_but_networks(record.net, "net")
+        _refuse_all_but_networks(described.net, "net")
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; nobody's random numbers change
-            net = construct(bind(record.net, nn.Module, "net"))
-        denoiser = Denoiser(net, record.sigma_data, record.time, record.kind)
+            net = construct(bind(described.net, nn.Module, "net"))
+        denoiser = Denoiser(net, described.sigma_data, described.time, described.kind)
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
     load_weights(denoiser.net, tensors, weights)
@@ -163,20 +148,10 @@ def read_record(path: Path | str) -> ModelRecord:
         raise UserError(
             f"{weights.parent}: has no {source.name}; it is written when training ends, or by lightning-diff export"
         )
-    try:
-        record = json.loads(source.read_text(encoding="utf-8"))
-        if record["format"] > FORMAT:
-            raise UserError(f"{source}: is of format {record['format']}; this version reads up to {FORMAT}: update it")
-        if not is_node(record["net"]):
-            raise UserError(f"{source}: net: expected a network's _target_ and arguments")
-        record = {"kind": "denoiser", "levels": {}} | record  # written since there are others
-        bound = {name: bind(record[name], hint, name) for name, hint in _FIELDS.items()}
-        levels = {int(steps): values for steps, values in bound.pop("levels").items()}
-        return ModelRecord(net=record["net"], levels=levels, **bound)
-    except Mismatch as error:
-        raise UserError(f"{source}: {error}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{source}: is no record of a model ({type(error).__name__}: {error})") from error
+    found = record.read(source, ModelRecord, FORMAT, "record of a model")
+    if not is_node(found.net):
+        raise UserError(f"{source}: net: expected a network's _target_ and arguments")
+    return found
 
 
 def keep_levels(path: Path | str, levels: list[float]) -> None:
@@ -188,10 +163,7 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
     """
     kept = read_record(path).levels | {len(levels) + 1: levels}
     source = _files(Path(path))[1]
-    record = json.loads(source.read_text(encoding="utf-8"))
-    record["levels"] = {str(steps): values for steps, values in kept.items()}
-    with replacing(source) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, FORMAT)
 
 
 def load_weights(net: nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:
@@ -212,7 +184,7 @@ def _files(path: Path) -> tuple[Path, Path]:
     return path / WEIGHTS, path / RECORD
 
 
-def _refuse_all_but_networks(value: Any, key: str) -> None:
+def _refuse_all_but_networks(value: object, key: str) -> None:
     """A model's file may come from anywhere: building it must not be able to call anything but networks."""
     if isinstance(value, list):
         for i, item in enumerate(value):
@@ -220,7 +192,7 @@ def _refuse_all_but_networks(value: Any, key: str) -> None:
     if not isinstance(value, dict):
         return
     if is_node(value):
-        target: Any = locate(value["_target_"], f"{key}._target_")
+        target = locate(value["_target_"], f"{key}._target_")
         if not (isinstance(target, type) and issubclass(target, nn.Module)):
             raise UserError(f"{key}._target_: {value['_target_']} is no network; a model's file may name no other code")
     for name, item in value.items():
