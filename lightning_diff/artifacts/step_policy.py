@@ -1,4 +1,4 @@
-"""Policies that spend steps, as files: `step_policy.safetensors`, weights with what builds the policy and where it comes from.
+"""Step policies as files: `step_policy.safetensors`, weights with what builds the policy and where it comes from.
 
 The description is JSON in the file's own header. A policy's reward is named there and not kept: samples do not need it.
 """

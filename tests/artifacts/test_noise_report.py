@@ -88,9 +88,9 @@ def test_a_curve_has_gaps_where_nothing_was_seen_and_error_bars_elsewhere():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "no such file; the run needs the callback NoiseLevels"),
-        ("log_snr,count\n1,2\n", "not a table of this version"),
-        (",".join(noise_levels.COLUMNS) + "\n" + "x," * 11 + "x\n", "damaged: could not convert string to float"),
+        (None, "NoiseLevels"),
+        ("log_snr,count\n1,2\n", "log_snr, sigma, count"),
+        (",".join(noise_levels.COLUMNS) + "\n" + "x," * 11 + "x\n", "damaged"),
         (",".join(noise_levels.COLUMNS) + "\n" + "1\n", "damaged"),
         (",".join(noise_levels.COLUMNS) + "\n", "holds no noise levels"),
     ],
