@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
-from ..artifacts import noise_levels
+from ..artifacts import noise_levels, noise_levels_figure
 from ..artifacts.metrics_table import MetricsTable
 from ..data.stream import Stream
 from ..foundation import rng
@@ -133,14 +133,14 @@ class NoiseLevels(Callback):
             return
         path = Path(trainer.default_root_dir)
         report = self.report(path.name, pl_module.denoiser.sigma_data)
-        report.write(path)
+        noise_levels_figure.write(path, report)
         print(report.sentence(), flush=True)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):  # W&B
                 logger.log_image(key="noise_levels", images=[str(path / "noise_levels.png")], step=trainer.global_step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(
-                    "noise_levels", noise_levels.draw(report), trainer.global_step, close=False
+                    "noise_levels", noise_levels_figure.draw(report), trainer.global_step, close=False
                 )
 
     def _add_details(self, names: list[str]) -> None:
@@ -191,7 +191,7 @@ class NoiseLevels(Callback):
             self._log(trainer, loss)
             if time.monotonic() - self._written > REDRAW_SECONDS:
                 path = Path(trainer.default_root_dir)
-                self.report(path.name, pl_module.denoiser.sigma_data).write(path)
+                noise_levels_figure.write(path, self.report(path.name, pl_module.denoiser.sigma_data))
                 self._written = time.monotonic()
 
     # --- gradients ---

@@ -35,15 +35,22 @@ MATHEMATICS = (
     "weighting",
 )
 
-WITHOUT = """
+LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric", "omegaconf")
+
+ABSENT = """
 import importlib, sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_fabric", "omegaconf"):
-            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"{{name}} is not installed here", name=name)
 
 sys.meta_path.insert(0, Absent())
+"""
+
+WITHOUT = (
+    ABSENT.format(names=LIGHTNING)
+    + """
 try:
     import lightning_diff.modules
 except ModuleNotFoundError:
@@ -51,6 +58,7 @@ except ModuleNotFoundError:
 else:
     raise AssertionError("Lightning can still be imported, so that this test would prove nothing")
 """
+)
 
 ONE_STEP_AND_SAMPLES = """
 import torch
@@ -70,6 +78,33 @@ samples = generate(denoiser, (1, 8, 8), range(2), torch.tensor([0, 1]), sigmas=s
 assert samples.shape == (2, 1, 8, 8) and samples.isfinite().all()
 """
 
+# What a program that only samples from a saved model needs not have.
+OF_TRAINING = (*LIGHTNING, "matplotlib", "scipy", "sklearn", "typer", "tensorboard")
+
+# `statistics` needs of torchmetrics the one class; the real one would bring matplotlib and scipy along.
+TORCHMETRICS = """
+import types, torch
+stub = sys.modules["torchmetrics"] = types.ModuleType("torchmetrics")
+stub.Metric = torch.nn.Module
+"""
+
+A_MODEL_SAVED_AND_LOADED = """
+import tempfile, torch
+from lightning_diff import Denoiser, nets
+from lightning_diff.artifacts import checkpoints, load_denoiser, load_schedule, noise_levels, save_denoiser, save_schedule
+from lightning_diff.artifacts import ema_snapshots, edm_pickle, pictures, step_policy
+from lightning_diff.artifacts.schedule import Schedule
+
+node = {"_target_": "lightning_diff.nets.MLP", "shape": [2], "width": 8, "depth": 1}
+denoiser = Denoiser(nets.MLP((2,), width=8, depth=1)).eval()
+with tempfile.TemporaryDirectory() as folder:
+    save_denoiser(folder, denoiser, node, shape=(2,))
+    save_schedule(folder, Schedule([80.0, 0.0], "edm", "heun", {}, "abc"))
+    loaded, schedule = load_denoiser(folder), load_schedule(folder)
+x = torch.randn(3, 2)
+assert torch.equal(loaded(x, torch.tensor(1.0)), denoiser(x, torch.tensor(1.0))) and schedule.steps == 1
+"""
+
 PUBLIC_NAMES = """
 import inspect, lightning_diff
 for name in lightning_diff.__all__:
@@ -87,6 +122,10 @@ def python(code: str) -> None:
 def test_the_mathematics_works_without_lightning_and_omegaconf():
     imports = "".join(f"importlib.import_module('lightning_diff.{name}')\n" for name in MATHEMATICS)
     python(WITHOUT + imports + ONE_STEP_AND_SAMPLES)
+
+
+def test_a_model_is_saved_and_loaded_without_what_training_and_pictures_need():
+    python(ABSENT.format(names=OF_TRAINING) + TORCHMETRICS + A_MODEL_SAVED_AND_LOADED)
 
 
 def test_every_public_name_is_a_class_or_a_function():

@@ -3,10 +3,8 @@
 import csv
 import io
 import os
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -41,7 +39,7 @@ class MetricsTable(Logger):
         return ""
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """The recipe is a file of its own."""
 
     @rank_zero_only
@@ -59,7 +57,7 @@ class MetricsTable(Logger):
         )
 
     @rank_zero_only
-    def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_rows(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Append rows with any columns of the header; a row that stands there from before an interruption is replaced."""
         new = []
         for row in rows:
@@ -128,7 +126,7 @@ class MetricsTable(Logger):
             writer.writerows(rows)
 
 
-def read(path: Path | str) -> list[dict[str, str]]:
+def read(path: Path | str) -> list[Row]:
     """The rows of a metrics.csv; lines that a crash cut short are left out."""
     try:
         with Path(path).open(newline="") as file:
@@ -140,7 +138,7 @@ def read(path: Path | str) -> list[dict[str, str]]:
         raise UserError(f"{path}: is no table of metrics ({error}); move it away") from error
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.8g}" if isinstance(value, float) else str(value)

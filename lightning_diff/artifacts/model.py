@@ -7,8 +7,8 @@ Python's own path: a file cannot bring code along, but it can name a module that
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,29 +17,46 @@ from torch import nn
 
 from ..denoiser import Denoiser
 from ..foundation.atomic import replacing, sha256
-from ..foundation.binding import Mismatch, bind, construct, is_node, locate
+from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
 from ..nets import lora
+from . import record
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
-_FIELDS = {
-    "sigma_data": float,
-    "time": str,
-    "kind": str,
-    "shape": list[int],
-    "num_classes": int,
-    "levels": dict[str, list[float]],
-    "ema": str,
-    "images": int,
-    "sha256": str,
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """How to rebuild a model, and what its weights are: the content of `model.json`.
+
+    Args:
+        net: the recipe's node that builds the network.
+        sigma_data, time, kind: see `Denoiser`.
+        shape: of one example.
+        num_classes: 0 for none.
+        levels: noise levels of a consistency model's steps after the first that were found best, by number of steps.
+        ema: name of the average that the weights are, "none" for the last step's own.
+        images: images seen in training.
+        sha256: of the weights' file.
+    """
+
+    net: record.Node
+    sigma_data: float
+    time: str
+    kind: str = "denoiser"  # missing from files that were written before there were others
+    shape: tuple[int, ...]
+    num_classes: int
+    levels: dict[int, list[float]] = field(default_factory=dict)
+    ema: str
+    images: int
+    sha256: str
 
 
 def save_denoiser(
     folder: Path | str,
     denoiser: Denoiser,
-    net: dict[str, Any],
+    net: record.Node,
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
     shape: tuple[int, ...] | list[int],
@@ -74,20 +91,18 @@ def save_denoiser(
             digest = sha256(temporary)
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         raise UserError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
-    record = {
-        "format": FORMAT,
-        "net": net,
-        "sigma_data": denoiser.sigma_data,
-        "time": denoiser.time,
-        "kind": denoiser.kind,
-        "shape": list(shape),
-        "num_classes": num_classes,
-        "ema": ema,
-        "images": images,
-        "sha256": digest,
-    }
-    with replacing(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    described = ModelRecord(
+        net=net,
+        sigma_data=denoiser.sigma_data,
+        time=denoiser.time,
+        kind=denoiser.kind,
+        shape=tuple(shape),
+        num_classes=num_classes,
+        ema=ema,
+        images=images,
+        sha256=digest,
+    )
+    record.write(folder / RECORD, asdict(described), FORMAT)
     return folder / WEIGHTS
 
 
@@ -101,31 +116,29 @@ def load_denoiser(path: Path | str) -> Denoiser:
         UserError: a file is missing, damaged, of a newer format, names something that is no network, or the weights are
             not those of the network.
     """
-    record = read_record(path)
+    described = read_record(path)
     weights, source = _files(Path(path))
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")
-    if sha256(weights) != record["sha256"]:
+    if sha256(weights) != described.sha256:
         raise UserError(f"{weights}: is damaged or not the file that {source} describes; make both again with export")
     try:
         tensors = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights}: cannot be read: {error}") from error
     try:
-        _refuse_all_but_networks(record["net"], "net")
+        _refuse_all_but_networks(described.net, "net")
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; nobody's random numbers change
-            net = construct(bind(record["net"], nn.Module, "net"))
-        denoiser = Denoiser(net, record["sigma_data"], record["time"], record["kind"])
+            net = construct(bind(described.net, nn.Module, "net"))
+        denoiser = Denoiser(net, described.sigma_data, described.time, described.kind)
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
     load_weights(denoiser.net, tensors, weights)
     return denoiser.eval()
 
 
-def read_record(path: Path | str) -> dict[str, Any]:
-    """What `model.json` says: net, sigma_data, time, kind, shape, num_classes, levels, ema, images, sha256.
-
-    `levels` are the noise levels of a consistency model's steps after the first that were found best, by number of steps.
+def read_record(path: Path | str) -> ModelRecord:
+    """What `model.json` says.
 
     Args:
         path: as for `load_denoiser`.
@@ -135,18 +148,10 @@ def read_record(path: Path | str) -> dict[str, Any]:
         raise UserError(
             f"{weights.parent}: has no {source.name}; it is written when training ends, or by lightning-diff export"
         )
-    try:
-        record = json.loads(source.read_text(encoding="utf-8"))
-        if record["format"] > FORMAT:
-            raise UserError(f"{source}: is of format {record['format']}; this version reads up to {FORMAT}: update it")
-        if not is_node(record["net"]):
-            raise UserError(f"{source}: net: expected a network's _target_ and arguments")
-        record = {"kind": "denoiser", "levels": {}} | record  # written since there are others
-        return record | {name: bind(record[name], hint, name) for name, hint in _FIELDS.items()}
-    except Mismatch as error:
-        raise UserError(f"{source}: {error}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{source}: is no record of a model ({type(error).__name__}: {error})") from error
+    found = record.read(source, ModelRecord, FORMAT, "record of a model")
+    if not is_node(found.net):
+        raise UserError(f"{source}: net: expected a network's _target_ and arguments")
+    return found
 
 
 def keep_levels(path: Path | str, levels: list[float]) -> None:
@@ -156,10 +161,9 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
         path: as for `load_denoiser`.
         levels: after the first, decreasing.
     """
-    record = read_record(path)
-    record["levels"][str(len(levels) + 1)] = levels
-    with replacing(_files(Path(path))[1]) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    kept = read_record(path).levels | {len(levels) + 1: levels}
+    source = _files(Path(path))[1]
+    record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, FORMAT)
 
 
 def load_weights(net: nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:
@@ -180,7 +184,7 @@ def _files(path: Path) -> tuple[Path, Path]:
     return path / WEIGHTS, path / RECORD
 
 
-def _refuse_all_but_networks(value: Any, key: str) -> None:
+def _refuse_all_but_networks(value: object, key: str) -> None:
     """A model's file may come from anywhere: building it must not be able to call anything but networks."""
     if isinstance(value, list):
         for i, item in enumerate(value):
@@ -188,7 +192,7 @@ def _refuse_all_but_networks(value: Any, key: str) -> None:
     if not isinstance(value, dict):
         return
     if is_node(value):
-        target: Any = locate(value["_target_"], f"{key}._target_")
+        target = locate(value["_target_"], f"{key}._target_")
         if not (isinstance(target, type) and issubclass(target, nn.Module)):
             raise UserError(f"{key}._target_: {value['_target_']} is no network; a model's file may name no other code")
     for name, item in value.items():

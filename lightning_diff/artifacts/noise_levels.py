@@ -1,10 +1,10 @@
-"""The loss at each noise level as files and as pictures: what the callback `NoiseLevels` writes and `compare` reads.
+"""The loss at each noise level, as tables: what the callback `NoiseLevels` writes and `compare` reads.
 
     noise_levels.csv           one row per bin of log-SNR, over the last quarter of the training; after the columns below, means
                                of what else the training step measured: a consistency model's tangent_norm, dF_dt, warmup
     noise_levels_history.csv   count, mean and variance per window of the training and bin: the heatmap
     noise_levels.json          the images that the table covers, and the suggested noise law
-    noise_levels.png           all of it
+    noise_levels.png           all of it, see `noise_levels_figure`
 
 A cell of a bin in which too little was seen to know is empty, and the curve has a gap there.
 """
@@ -14,19 +14,15 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
-from ..noise import log_snr_to_sigma, sigma_to_t
+from ..noise import log_snr_to_sigma
 from ..statistics import NoiseLevelMoments
 
 COLUMNS = (
@@ -45,12 +41,6 @@ COLUMNS = (
 )
 HISTORY = ("images", "log_snr", "count", "mean", "variance")
 RULE = "mean and standard deviation of ln sigma under p(sigma) w(sigma) sqrt(E[loss^2 | sigma])"
-SIGMA_LABEL = "noise level σ"
-LOSS_LABEL = "|F − target|², per pixel\n(an output of zero has about 1)"
-SHOWN = 8  # samples that a cell of the heatmap needs: the variance of fewer is mostly noise
-COLOUR_LABEL = f"log10 of the variance   (blank: fewer than {SHOWN} samples)"
-T_LABEL = "angle t = arctan(σ / σ_data)        ← cleaner      noisier →"
-LOG_SNR_LABEL = "log-SNR  λ = ln(σ_data² / σ²)        ← noisier      cleaner →"
 
 
 class Suggestion(NamedTuple):
@@ -60,7 +50,7 @@ class Suggestion(NamedTuple):
     P_std: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class NoiseReport:
     """One run's measurement.
 
@@ -138,13 +128,8 @@ class NoiseReport:
             "where p · w · √E[loss²] lies, for the least noisy gradient of this objective"
         )
 
-    def write(self, folder: Path) -> None:
-        """Tables and picture."""
-        self.write_tables(folder)
-        with replacing(folder / "noise_levels.png") as temporary:
-            draw(self).savefig(temporary, dpi=110)
-
     def write_tables(self, folder: Path) -> None:
+        """The three tables, each whole or not at all."""
         with replacing(folder / "noise_levels.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             table = {name: self.columns[name] for name in COLUMNS} | self.details
@@ -158,10 +143,10 @@ class NoiseReport:
                     if cells[0] != "0":
                         writer.writerow([images, f"{level:.6g}", *cells])
         suggestion = self.suggestion()
-        record: dict[str, Any] = {"images": [self.since, self.images[-1]], "suggestion": None}
+        suggested = None
         if suggestion is not None:
-            record["suggestion"] = {name: round(value, 4) for name, value in suggestion._asdict().items()}
-            record["suggestion"]["rule"] = RULE
+            suggested = {name: round(value, 4) for name, value in suggestion._asdict().items()} | {"rule": RULE}
+        record = {"images": [self.since, self.images[-1]], "suggestion": suggested}
         with replacing(folder / "noise_levels.json") as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -246,156 +231,3 @@ def _read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, float]]:
 
 def _cells(rows: Tensor) -> list[list[str]]:
     return [["" if value != value else f"{value:.6g}" for value in row] for row in rows.tolist()]
-
-
-# --- pictures ---
-
-
-def draw(report: NoiseReport) -> Figure:
-    """One run: the loss, its variance, where the effort goes, and the variance through training."""
-    rows = 3 if report.details else 2
-    figure = Figure(figsize=(13.5, 4.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, 2)
-    (top_left, top_right), (bottom_left, bottom_right) = panels[:2]
-    figure.suptitle(
-        f"{report.name}: the training loss at each noise level\n"
-        f"curves are averages over images {_number(report.since)} to {_number(report.images[-1])} of the training",
-        fontsize=12,
-    )
-    figure.supxlabel(report.sentence(), fontsize=10)
-    draw_mean(top_left, report, label="mean ± standard error")
-    top_left.legend(frameon=False, fontsize=8)
-    draw_variance(top_right, report)
-    draw_effort(bottom_left, report)
-    frame(top_left, [report], "Unweighted loss", LOSS_LABEL)
-    frame(top_right, [report], "Variance of the unweighted loss", "variance between samples of one level")
-    frame(bottom_left, [report], "Where the training effort goes", "share per unit of log-SNR")
-    mesh = draw_heatmap(bottom_right, report, colour_limits([report]))
-    bottom_right.set(ylim=report.span)
-    bottom_right.set_title("Variance of the unweighted loss, through training", fontweight="bold", fontsize=11)
-    bottom_right.set_ylabel("log-SNR  λ        ← noisier      cleaner →")
-    figure.colorbar(mesh, ax=bottom_right, label=COLOUR_LABEL, extend="both")
-    if report.details:
-        draw_details(panels[2, 0], panels[2, 1], report)
-    return figure
-
-
-def draw_details(left: Axes, right: Axes, report: NoiseReport) -> None:
-    """What a consistency model's training measures, over TrigFlow's angle t: the tangent; the loss and its weight."""
-    t = sigma_to_t(report.columns["sigma"], report.sigma_data).numpy()
-    labels = {"tangent_norm": "tangent |g|, before it is normalised", "dF_dt": "|dF/dt|"}
-    shares = {name: column for name, column in report.details.items() if name == "warmup"}
-    for name, column in report.details.items():
-        if name not in shares:
-            left.plot(t, column.numpy(), "o-", ms=3, lw=1.2, label=labels.get(name, name))
-    for name, label in (("mean", "unweighted loss"), ("weight", "its weight")):
-        right.plot(t, report.columns[name].numpy(), "o-", ms=3, lw=1.2, label=label)
-    share = "".join(f" (warm-up share {float(column.nanmean()):.2f})" for column in shares.values())
-    for axes, title in ((left, f"Tangents{share}"), (right, "Loss and weight")):
-        axes.set(yscale="log", xlabel=T_LABEL)
-        axes.set_title(title, fontweight="bold", fontsize=11)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
-
-
-def draw_mean(axes: Axes, report: NoiseReport, **style: Any) -> None:
-    """Curve with error bars."""
-    columns = {name: report.columns[name].numpy() for name in ("log_snr", "mean", "standard_error")}
-    axes.errorbar(
-        columns["log_snr"], columns["mean"], columns["standard_error"], fmt="o-", ms=3, lw=1.2, capsize=2, **style
-    )
-    axes.set_yscale("log")
-
-
-def draw_variance(axes: Axes, report: NoiseReport, **style: Any) -> None:
-    axes.plot(report.levels.numpy(), report.columns["variance"].numpy(), "o-", ms=3, lw=1.2, **style)
-    axes.set_yscale("log")
-
-
-def draw_effort(axes: Axes, report: NoiseReport) -> None:
-    """Densities over log-SNR that integrate to one."""
-    x, columns = report.levels.numpy(), report.columns
-    axes.fill_between(
-        x, columns["density"].numpy(), color="0.82", step="mid", label="how often a level is drawn (noise law p)"
-    )
-    axes.plot(x, columns["effective_weight"].numpy(), lw=1.6, label="times its weight (p · w, scaled to area one)")
-    share = columns["gradient_share"] / report.width
-    if bool(share.isfinite().any()):
-        axes.plot(x, share.numpy(), lw=1.6, color="C3", label="its share of the squared gradient norm")
-    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
-
-
-def frame(axes: Axes, reports: list[NoiseReport], title: str, ylabel: str) -> None:
-    """Limits and labels; sigma on top, where the runs agree on sigma_data."""
-    spans = [report.span for report in reports]
-    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
-    axes.set(xlim=(low, high), xlabel=LOG_SNR_LABEL, ylabel=ylabel)
-    axes.set_title(title, fontweight="bold", fontsize=11)
-    axes.grid(alpha=0.3)
-    if axes.get_yscale() == "log":
-        _fit_height(axes, low, high)
-    if any(abs(report.sigma_data / reports[0].sigma_data - 1) > 1e-3 for report in reports):
-        return
-    scale = 2 * math.log(10)  # log-SNR per factor of ten of sigma
-    origin = 2 * math.log(reports[0].sigma_data)
-
-    def to_log_sigma(log_snr: Any) -> Any:
-        return (origin - log_snr) / scale
-
-    def to_log_snr(log_sigma: Any) -> Any:
-        return origin - scale * log_sigma
-
-    top = axes.secondary_xaxis("top", functions=(to_log_sigma, to_log_snr))
-    top.set_xticks(
-        [k / 2 for k in range(-10, 11)], [f"{float(f'{10 ** (k / 2):.1g}'):g}" for k in range(-10, 11)], fontsize=8
-    )
-    top.set_xlabel(SIGMA_LABEL, fontsize=8)
-
-
-def _fit_height(axes: Axes, low: float, high: float) -> None:
-    """The curves inside the limits fill the panel; an error bar that reaches zero must not stretch a log axis."""
-    seen: list[float] = []
-    for line in axes.get_lines():
-        if line.get_linestyle() != "None":  # those are the error bars' caps
-            x, y = (np.asarray(values, float) for values in line.get_data())
-            seen += y[(x >= low) & (x <= high) & (y > 0)].tolist()
-    if seen:
-        axes.set_ylim(min(seen) / 1.5, max(seen) * 1.5)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        narrow = max(seen) / min(seen) < 100  # one or two powers of ten are too few labels
-        labelled = "235" if narrow else ""
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:.1g}" if f"{y:.0e}"[0] in labelled else ""))
-
-
-def draw_heatmap(axes: Axes, report: NoiseReport, limits: tuple[float, float]) -> Any:
-    """log10 variance, training time by log-SNR; blank where fewer than `SHOWN` samples fell."""
-    edges_x = torch.tensor([0, *report.images], dtype=torch.float64) / 1000
-    half = report.width / 2
-    edges_y = torch.cat([report.levels - half, report.levels[-1:] + half])
-    axes.set_facecolor("0.93")
-    mesh = axes.pcolormesh(
-        edges_x.numpy(),
-        edges_y.numpy(),
-        torch.where(report.history[:, 0] >= SHOWN, report.history[:, 2], torch.nan).log10().T.numpy(),
-        cmap="viridis",
-        vmin=limits[0],
-        vmax=limits[1],
-        rasterized=True,
-    )
-    axes.set_xlabel("thousand training images seen")
-    return mesh
-
-
-def colour_limits(reports: list[NoiseReport]) -> tuple[float, float]:
-    """A scale of log10 variance for all: without the few extremes that bins of a handful of samples give."""
-    values = torch.cat([report.history[:, 2][report.history[:, 0] >= SHOWN].flatten() for report in reports])
-    values = values[values > 0].log10()
-    if not len(values):
-        return -4.0, 0.0
-    low, high = (float(values.quantile(q)) for q in (0.02, 0.98))
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _number(images: int) -> str:
-    return f"{images / 1e6:.3g} million" if images >= 10**6 else f"{images:,}"

@@ -1,19 +1,16 @@
 """Time grids as files: `schedule.json`, the noise levels with how they were found and on which model."""
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ..foundation.atomic import replacing
-from ..foundation.binding import Mismatch, bind
 from ..foundation.errors import UserError
 from ..samplers import check_sigmas
+from . import record
 
 FORMAT = 1  # raised when a program that knows the old one could not read the new one
 NAME = "schedule.json"
@@ -25,7 +22,7 @@ class Schedule:
 
     Args:
         sigmas: noise levels from the largest to 0, strictly decreasing; one more than there are steps.
-        method: how they were found, see `schedules.search.METHODS` and `scheduling.TRAINED`.
+        method: how they were found, see `schedules.search.METHODS` and `runs.find_schedule.TRAINED`.
         solver: which they were found for, by name.
         protocol: what else they depend on: seed, trajectories, sigma_min, sigma_max, guidance.
         model: SHA-256 of the weights of the model that they were learned on.
@@ -35,7 +32,7 @@ class Schedule:
     sigmas: list[float]
     method: str
     solver: str
-    protocol: dict[str, Any]
+    protocol: record.Protocol
     model: str
     costs: dict[str, float] = field(default_factory=dict)
 
@@ -48,16 +45,6 @@ class Schedule:
         return torch.tensor(self.sigmas, dtype=torch.float64)
 
 
-_FIELDS = {
-    "sigmas": list[float],
-    "method": str,
-    "solver": str,
-    "protocol": dict[str, Any],
-    "model": str,
-    "costs": dict[str, float],
-}
-
-
 def save_schedule(path: Path | str, schedule: Schedule) -> Path:
     """Write it, whole or not at all; a folder gets a `schedule.json`. Returns the file's path.
 
@@ -67,12 +54,7 @@ def save_schedule(path: Path | str, schedule: Schedule) -> Path:
     """
     path = _file(Path(path))
     check_sigmas(schedule.grid())
-    record = {"format": FORMAT, "steps": schedule.steps, **asdict(schedule)}
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    record.write(path, {"steps": schedule.steps, **asdict(schedule)}, FORMAT)
     return path
 
 
@@ -85,19 +67,14 @@ def load_schedule(path: Path | str) -> Schedule:
     path = _file(Path(path))
     if not path.is_file():
         raise UserError(f"{path}: no such file; lightning-diff schedule RUN makes one")
+    found = record.read(path, Schedule, FORMAT, "schedule")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] > FORMAT:
-            raise UserError(f"{path}: is of format {record['format']}; this version reads up to {FORMAT}: update it")
-        found = Schedule(**{name: bind(record[name], hint, name) for name, hint in _FIELDS.items()})
         check_sigmas(found.grid())
         if not all(map(math.isfinite, found.costs.values())):
             raise ValueError("costs: every number must be finite")
-        return found
-    except Mismatch as error:
-        raise UserError(f"{path}: {error}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is no schedule ({type(error).__name__}: {error})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no schedule ({error})") from error
+    return found
 
 
 def _file(path: Path) -> Path:

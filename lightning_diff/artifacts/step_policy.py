@@ -1,14 +1,12 @@
-"""Policies that spend steps, as files: `step_policy.safetensors`, weights with what builds the policy and where it comes from.
+"""Step policies as files: `step_policy.safetensors`, weights with what builds the policy and where it comes from.
 
 The description is JSON in the file's own header. A policy's reward is named there and not kept: samples do not need it.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..foundation.atomic import replacing
-from ..foundation.binding import Mismatch, bind, signature
+from ..foundation.binding import bind, signature
 from ..foundation.errors import UserError
 from ..schedules import StepPolicy
+from . import record
 from .model import load_weights
 
 FORMAT = 1  # raised when a program that knows the old one could not read the new one
@@ -38,12 +37,20 @@ class LearnedPolicy:
     """
 
     policy: StepPolicy
-    protocol: dict[str, Any]
+    protocol: record.Protocol
     model: str
     costs: dict[str, float] = field(default_factory=dict)
 
 
-_FIELDS = {"arguments": dict[str, Any], "protocol": dict[str, Any], "model": str, "costs": dict[str, float]}
+@dataclass(frozen=True)
+class _Header:
+    """What the file says of the policy; `arguments` are its constructor's, `sha256` is of its weights."""
+
+    arguments: dict[str, object]
+    protocol: record.Protocol
+    model: str
+    costs: dict[str, float]
+    sha256: str
 
 
 def save_step_policy(path: Path | str, learned: LearnedPolicy) -> Path:
@@ -54,17 +61,10 @@ def save_step_policy(path: Path | str, learned: LearnedPolicy) -> Path:
     """
     path = _file(Path(path))
     tensors = {name: value.detach().cpu().contiguous() for name, value in learned.policy.state_dict().items()}
-    record = {
-        "format": FORMAT,
-        "arguments": learned.policy.arguments,
-        "protocol": learned.protocol,
-        "model": learned.model,
-        "costs": learned.costs,
-        "sha256": _digest(tensors),
-    }
+    header = _Header(learned.policy.arguments, learned.protocol, learned.model, learned.costs, _digest(tensors))
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={HEADER: json.dumps(record)})
+            save_file(tensors, temporary, metadata={HEADER: record.as_json(asdict(header), FORMAT)})
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         raise UserError(f"{path}: cannot be written: {error}") from error
     return path
@@ -81,21 +81,19 @@ def load_step_policy(path: Path | str) -> LearnedPolicy:
         raise UserError(f"{path}: no such file; training a recipe with the learner StepPolicy makes one (digits_steps)")
     try:
         with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})[HEADER])
+            text = (file.metadata() or {})[HEADER]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if record["format"] > FORMAT:
-            raise UserError(f"{path}: is of format {record['format']}; this version reads up to {FORMAT}: update it")
-        fields = {name: bind(record[name], hint, name) for name, hint in _FIELDS.items()}
-        policy = _built(fields.pop("arguments"))
-        digest = record["sha256"]
-    except Mismatch as error:
-        raise UserError(f"{path}: {error}") from error
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: is damaged or no step policy ({type(error).__name__}: {error})") from error
+    header = record.parse(text, _Header, FORMAT, "step policy", path)
+    try:
+        policy = _built(header.arguments)
+    except (UserError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
     load_weights(policy, tensors, path)
-    if _digest(tensors) != digest:
+    if _digest(tensors) != header.sha256:
         raise UserError(f"{path}: is damaged: its weights are not those that were saved")
-    return LearnedPolicy(policy.eval(), **fields)
+    return LearnedPolicy(policy.eval(), header.protocol, header.model, header.costs)
 
 
 def holds_step_policy(path: Path) -> bool:
@@ -103,7 +101,7 @@ def holds_step_policy(path: Path) -> bool:
     return path.suffix == ".safetensors" or (path.is_dir() and (path / NAME).is_file())
 
 
-def _built(arguments: Mapping[str, Any]) -> StepPolicy:
+def _built(arguments: Mapping[str, object]) -> StepPolicy:
     """The policy, its weights yet to be filled in; ValueError for arguments that build none."""
     parameters = signature(StepPolicy) or {}
     if set(arguments) != set(parameters) - {"reward"}:

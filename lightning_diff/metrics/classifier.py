@@ -58,11 +58,13 @@ class Classifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """The 64 features of images in [-1, 1]."""
-        return self.body(images).mean((2, 3))
+        maps: Tensor = self.body(images)
+        return maps.mean((2, 3))
 
     def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
         """Class scores from the features."""
-        return self.head(features)
+        scores: Tensor = self.head(features)
+        return scores
 
     def frozen(self) -> "Classifier":
         """Ready to measure with. The hash is of the weights: machines that round the training differently show it."""

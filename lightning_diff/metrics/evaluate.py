@@ -194,8 +194,8 @@ def evaluate(
     """Every metric of the generated images against the training split, then of held-out images (rows named ..._floor).
 
     With F the feature space: frechet_F, kernel_F, precision_F, recall_F, density_F, coverage_F; memorisation and
-    nearest_train (both in pixels); label_agreement, the share of images that the classifier gives the label they were
-    asked for (feature space "classifier" only). The Fréchet distance and the two in pixels compare with the whole
+    nearest_train (both in pixels); label_agreement, the share of images that the classifier gives the label that they
+    were conditioned on (feature space "classifier" only). The Fréchet distance and the two in pixels compare with the whole
     reference; the others with n real images, the same choice every time, as their papers do.
 
     Floors are at the same n if there are so many held-out images, else at all of them; their rows say which. They leave
@@ -207,7 +207,7 @@ def evaluate(
     Args:
         generated: images in [-1, 1].
         reference: what to measure against.
-        labels: the labels that were asked for.
+        labels: those that the images were conditioned on.
         protocol: how the images were sampled; n and reference are filled in here.
 
     Raises:

@@ -1,11 +1,11 @@
-"""Draw from a denoiser and measure what was drawn: what the command line and the callback share."""
+"""Samples of a denoiser and their metrics: what the command line and the callback share."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..artifacts.pictures import to_uint8
@@ -34,14 +34,14 @@ def evaluate_denoiser(
 ) -> list[Row]:
     """n samples, and every metric of them with its protocol and floor (see `evaluate`).
 
-    Sample i is asked for the label of held-out image i, so that samples and floor have the same classes. Under a
+    Sample i is conditioned on the label of held-out image i, so that samples and floor have the same classes. Under a
     process group every process calls this, draws its share, and gets the figures of all.
 
     Args:
         denoiser: the model.
         reference: what to measure against.
         n: samples; None for as many as there are held-out images, which puts figures and floors at the same n.
-        sampling: solver and noise levels; None for what suits the model (see `sampling.choose`). A policy that spends steps
+        sampling: solver and noise levels; None for what suits the model (see `schedules.sampling.choose`). A step policy
             instead adds the figures steps_mean and steps_std; nfe is then the mean over the samples.
         guidance, seed, batch, device, progress: see `generate`.
         ema: name of the weight average in place, for the protocol.
@@ -51,30 +51,80 @@ def evaluate_denoiser(
         n = len(data.test if data.test is not None else data.train)
     sampling = choose(denoiser) if sampling is None else sampling
     rank, world = rank_and_world()
+    # All processes draw equally many, because a sharded network runs on all or none; what is beyond n is dropped.
     most = -(-n // world)
     labels = requested_labels(data, most * world)
-    my_labels = None if labels is None else labels[rank::world]
-    # All processes draw equally many, because a sharded network runs on all or none; what is beyond n is dropped below.
-    seeds, mine = range(rank, most * world, world), range(rank, n, world)
-    how: dict[str, Any] = {"guidance": guidance, "seed": seed, "batch": batch, "device": device, "progress": progress}
+    images, steps = _samples(
+        denoiser,
+        data.shape,
+        range(rank, most * world, world),
+        None if labels is None else labels[rank::world],
+        sampling=sampling,
+        guidance=guidance,
+        seed=seed,
+        batch=batch,
+        device=device,
+        progress=progress,
+    )
+    mine = range(rank, n, world)
     passes = 1 if guidance == 1 or takes_scale(denoiser) else 2
-    figures: dict[str, float] = {}
+    protocol, figures = Protocol(seed=seed, solver=sampling.name, ema=ema), {}
     if isinstance(sampling, Spending):
-        images, taken = spend(denoiser, data.shape, seeds, my_labels, policy=sampling.policy, **how)
-        taken = rows_of_all(taken[: len(mine)], mine, n, reference.device)
+        assert steps is not None
+        taken = rows_of_all(steps[: len(mine)], mine, n, reference.device)
         figures = {"steps_mean": taken.double().mean().item(), "steps_std": taken.double().std(correction=0).item()}
-        calls = passes * sampling.policy.evaluations(taken).double().mean().item()
-        protocol = Protocol(seed=seed, solver=sampling.name, nfe=calls, ema=ema)
+        protocol = replace(protocol, nfe=passes * sampling.policy.evaluations(taken).double().mean().item())
     else:
-        how |= {"sigmas": sampling.sigmas, "solver": sampling.solver}
-        images = generate(denoiser, data.shape, seeds, my_labels, **how)
-        calls = passes * nfe(sampling.solver, sampling.sigmas)
-        protocol = Protocol(seed=seed, solver=sampling.name, steps=sampling.steps, nfe=calls, ema=ema)
-    images, my_labels = images[: len(mine)], None if my_labels is None else my_labels[: len(mine)]
-    if len(data.shape) == 3 and data.shape[0] in (1, 3):
-        images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
-    rows = evaluate(images, reference, my_labels, protocol)
+        protocol = replace(protocol, steps=sampling.steps, nfe=passes * nfe(sampling.solver, sampling.sigmas))
+    rows = evaluate(images[: len(mine)], reference, None if labels is None else labels[rank:n:world], protocol)
     return rows + [Row(metric, value, rows[0].protocol) for metric, value in figures.items()]
+
+
+def _samples(
+    denoiser: Callable[..., Tensor],
+    shape: Sequence[int],
+    seeds: range,
+    labels: Int64[Tensor, " n"] | None,
+    *,
+    sampling: Sampling | Spending,
+    guidance: float,
+    seed: int,
+    batch: int,
+    device: torch.device | str | None,
+    progress: bool,
+) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
+    """This process's samples, and the steps that each took, where a policy chose them."""
+    steps = None
+    if isinstance(sampling, Spending):
+        images, steps = spend(
+            denoiser,
+            shape,
+            seeds,
+            labels,
+            policy=sampling.policy,
+            guidance=guidance,
+            seed=seed,
+            batch=batch,
+            device=device,
+            progress=progress,
+        )
+    else:
+        images = generate(
+            denoiser,
+            shape,
+            seeds,
+            labels,
+            sigmas=sampling.sigmas,
+            solver=sampling.solver,
+            guidance=guidance,
+            seed=seed,
+            batch=batch,
+            device=device,
+            progress=progress,
+        )
+    if len(shape) == 3 and shape[0] in (1, 3):
+        images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
+    return images, steps
 
 
 def search_levels(
@@ -84,7 +134,11 @@ def search_levels(
     *,
     steps: int = 2,
     sigma_max: float = 80.0,
-    **options: Any,
+    guidance: float = 1.0,
+    seed: int = 0,
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    progress: bool = False,
 ) -> list[float]:
     """The noise levels after the first at which a consistency model's samples have the least Fréchet distance.
 
@@ -93,7 +147,7 @@ def search_levels(
     distance. All are tried with the same noise. Report figures from another seed than the one searched with.
 
     Args:
-        denoiser, reference, n, options: see `evaluate_denoiser`.
+        denoiser, reference, n, guidance, seed, batch, device, progress: see `evaluate_denoiser`.
         steps: of the sampler, >= 1; there are steps - 1 levels.
         sigma_max: the first level.
     """
@@ -103,7 +157,17 @@ def search_levels(
     def distance(angle: float) -> float:
         levels = [sigma_data * math.tan(t) for t in (*angles, angle)]
         sampling = choose(denoiser, "consistency", levels=levels, sigma_max=sigma_max)
-        rows = evaluate_denoiser(denoiser, reference, n, sampling=sampling, **options)
+        rows = evaluate_denoiser(
+            denoiser,
+            reference,
+            n,
+            sampling=sampling,
+            guidance=guidance,
+            seed=seed,
+            batch=batch,
+            device=device,
+            progress=progress,
+        )
         return next(row.value for row in rows if row.metric.startswith("frechet_"))
 
     above = math.atan(sigma_max / sigma_data)

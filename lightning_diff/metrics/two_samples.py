@@ -1,7 +1,5 @@
 """Two samples, generated and real, gathered whole from every process: what the distance-based metrics stand on."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +25,7 @@ class TwoSamples(Metric):
     generated: list[Tensor]
     real: list[Tensor]
 
-    def __init__(self, dim: int, **kwargs: Any):
+    def __init__(self, dim: int, **kwargs: object):
         super().__init__(**kwargs)
         self.dim = dim
         self.add_state("generated", default=[], dist_reduce_fx="cat")

@@ -72,7 +72,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(checkpoint_path)
-        state = checkpoints.read(path)
+        state: dict[str, Any] = dict(checkpoints.read(path))
         if path.is_dir():
             return sharded.filled(state, path, mesh=self.mesh)
         assert self.lightning_module is not None

@@ -3,14 +3,13 @@
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ..artifacts import noise_levels
+from ..artifacts import noise_levels, noise_levels_figure
 from ..artifacts.noise_levels import NoiseReport
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
@@ -23,7 +22,7 @@ Row = dict[str, str]  # of metrics.csv
 Protocol = tuple[str, ...]  # the columns COMPARABLE
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     """What a run folder says of itself.
 
@@ -66,13 +65,12 @@ def read(folders: Sequence[Path]) -> list[Run]:
     """UserError for a folder given twice, or without the tables of `NoiseLevels`."""
     from ..artifacts.metrics_table import read as read_metrics  # imports Lightning: 4 s
 
-    reports = [noise_levels.read(folder) for folder in folders]
     names = [folder.resolve().name for folder in folders]
     runs = []
-    for folder, name, report in zip(folders, names, reports, strict=True):
+    for folder, name in zip(folders, names, strict=True):
         if sum(other.resolve() == folder.resolve() for other in folders) > 1:
             raise UserError(f"{folder}: named twice")
-        report.name = name if names.count(name) == 1 else str(folder)
+        report = replace(noise_levels.read(folder), name=name if names.count(name) == 1 else str(folder))
         path = folder / "metrics.csv"
         runs.append(Run(report.name, report, read_metrics(path) if path.is_file() else []))
     return runs
@@ -147,37 +145,42 @@ def draw(runs: Sequence[Run]) -> Figure:
     columns = min(len(runs), HEATMAPS_IN_A_ROW)
     rows = -(-len(runs) // HEATMAPS_IN_A_ROW)
     figure = Figure(figsize=(15, 5.4 + 3.3 * rows), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[5.4, 3.3 * rows])
-    top, bottom = parts
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[5.4, 3.3 * rows])[:, 0]
 
     mean, variance, effort = top.subplots(1, 3)
     palette = colormaps["tab10" if len(runs) <= 10 else "turbo"]
     for index, report in enumerate(reports):
-        style = {"color": palette(index if len(runs) <= 10 else index / (len(runs) - 1)), "label": report.name}
-        noise_levels.draw_mean(mean, report, **style)
-        noise_levels.draw_variance(variance, report, **style)
-        effort.plot(report.levels.numpy(), report.columns["effective_weight"].numpy(), lw=1.4, **style)
+        color = palette(index if len(runs) <= 10 else index / (len(runs) - 1))
+        noise_levels_figure.draw_mean(mean, report, report.name, color)
+        noise_levels_figure.draw_variance(variance, report, report.name, color)
+        effort.plot(
+            report.levels.numpy(), report.columns["effective_weight"].numpy(), lw=1.4, label=report.name, color=color
+        )
     effort.set_ylim(bottom=0)
-    noise_levels.frame(mean, reports, "Unweighted loss: mean ± standard error", noise_levels.LOSS_LABEL)
-    noise_levels.frame(variance, reports, "Variance of the unweighted loss", "variance between samples of one level")
-    noise_levels.frame(effort, reports, "Training effort: p · w, scaled to area one", "share per unit of log-SNR")
+    noise_levels_figure.frame(mean, reports, "Unweighted loss: mean ± standard error", noise_levels_figure.LOSS_LABEL)
+    noise_levels_figure.frame(
+        variance, reports, "Variance of the unweighted loss", "variance between samples of one level"
+    )
+    noise_levels_figure.frame(
+        effort, reports, "Training effort: p · w, scaled to area one", "share per unit of log-SNR"
+    )
     handles, labels = effort.get_legend_handles_labels()
     top.suptitle("The training loss at each noise level, over the last quarter of each training", fontsize=12)
     top.legend(handles, labels, loc="outside lower center", ncols=min(len(runs), 6), frameon=False)
 
-    limits = noise_levels.colour_limits(reports)
+    limits = noise_levels_figure.colour_limits(reports)
     span = (min(report.span[0] for report in reports), max(report.span[1] for report in reports))
     bottom.suptitle("Variance of the unweighted loss through training, all on one colour scale", fontsize=12)
     maps = bottom.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in maps.flat[len(runs) :]:
         axes.set_axis_off()
     for axes, report in zip(maps.flat, reports, strict=False):
-        mesh = noise_levels.draw_heatmap(axes, report, limits)
+        mesh = noise_levels_figure.draw_heatmap(axes, report, limits)
         axes.set(ylim=span, xlim=(0, max(other.images[-1] for other in reports) / 1000))
         axes.set_title(report.name, fontweight="bold", fontsize=11)
     for axes in maps[:, 0]:
         axes.set_ylabel("log-SNR   ← noisier   cleaner →")
-    bottom.colorbar(mesh, ax=maps, label=noise_levels.COLOUR_LABEL.replace("   (", "\n("), extend="both")
+    bottom.colorbar(mesh, ax=maps, label=noise_levels_figure.COLOUR_LABEL.replace("   (", "\n("), extend="both")
     return figure
 
 

@@ -1,13 +1,12 @@
 """What is in a run folder, what is broken, and what `resume=auto` would do."""
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..artifacts import RECORD, WEIGHTS, checkpoints, ema_snapshots, metrics_table
+from ..artifacts import RECORD, WEIGHTS, checkpoints, ema_snapshots, metrics_table, read_record
 from ..foundation.atomic import sha256
 from ..foundation.errors import UserError
 from . import lock, recipe
@@ -42,23 +41,18 @@ def examine(folder: Path) -> list[Finding]:
     state = _state(newest)
     findings += [_recipe(folder, state), *_model(folder, state), *_metrics(folder), *_snapshots(folder)]
     findings += _room(folder, newest)
-    findings += [
-        Finding(
-            "note",
-            path.name,
-            "a checkpoint from ahead of a step that training went back to; delete it when you do not want it back",
-        )
-        for path in sorted((folder / "checkpoints").glob("*.ckpt.aside*"))
-    ]
-    findings += [
-        Finding(
-            "note",
-            path.relative_to(folder).as_posix(),
-            "left by a process that was killed while writing; may be deleted",
-        )
-        for path in sorted(folder.rglob(".*.tmp*"))
-    ]
+    findings += _left_over(folder)
     return [_whole(folder, newest, state), *findings]
+
+
+def _left_over(folder: Path) -> Iterator[Finding]:
+    """What no resume will read, and nobody has deleted."""
+    for path in sorted((folder / "checkpoints").glob("*.ckpt.aside*")):
+        text = "a checkpoint later than the one that training was resumed from; delete it if you do not need it"
+        yield Finding("note", path.name, text)
+    for path in sorted(folder.rglob(".*.tmp*")):
+        text = "left by a process that was killed while writing; may be deleted"
+        yield Finding("note", path.relative_to(folder).as_posix(), text)
 
 
 def as_text(findings: list[Finding]) -> str:
@@ -66,7 +60,7 @@ def as_text(findings: list[Finding]) -> str:
     return "\n".join(f"{MARKS[kind]}{what:<{width}}  {text}" for kind, what, text in findings)
 
 
-def _whole(folder: Path, newest: Path | None, state: dict[str, Any] | None) -> Finding:
+def _whole(folder: Path, newest: Path | None, state: checkpoints.Checkpoint | None) -> Finding:
     """Where the run stands, and what resuming it would do."""
     if newest is None:
         if holds_a_run(folder):
@@ -109,14 +103,14 @@ def _checkpoints(folder: Path) -> Iterator[Finding]:
             yield Finding("note", path.name, "belongs to no checkpoint")
 
 
-def _state(path: Path | None) -> dict[str, Any] | None:
+def _state(path: Path | None) -> checkpoints.Checkpoint | None:
     try:
         return None if path is None else checkpoints.read(path)
     except UserError:
         return None
 
 
-def _recipe(folder: Path, state: dict[str, Any] | None) -> Finding:
+def _recipe(folder: Path, state: checkpoints.Checkpoint | None) -> Finding:
     path = folder / "recipe.yaml"
     stored = state["recipe"] if state else None
     lost = "the newest checkpoint holds it, and resuming writes it again" if stored else "it is lost"
@@ -131,25 +125,23 @@ def _recipe(folder: Path, state: dict[str, Any] | None) -> Finding:
     return Finding("ok", path.name, f"hash {checkpoints.recipe_hash(settings)}")
 
 
-def _model(folder: Path, state: dict[str, Any] | None) -> Iterator[Finding]:
+def _model(folder: Path, state: checkpoints.Checkpoint | None) -> Iterator[Finding]:
     weights, record = folder / WEIGHTS, folder / RECORD
     again = "; lightning-diff export writes both again" if state else ""
     if not weights.exists() and not record.exists():
         return
     try:
-        facts = json.loads(record.read_text(encoding="utf-8"))
-        digest, images, ema = facts["sha256"], facts["images"], facts["ema"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_record(folder)
+    except UserError:
         yield Finding("broken", RECORD, f"cannot be read{again}")
         return
     if not weights.is_file():
         yield Finding("broken", WEIGHTS, f"missing{again}")
-    elif sha256(weights) != digest:
+    elif sha256(weights) != found.sha256:
         yield Finding("broken", WEIGHTS, f"its checksum is wrong{again}")
     else:
-        yield Finding(
-            "ok", WEIGHTS, f"{images:,} images, weights {ema}, {_bytes(weights.stat().st_size)}, checksum right"
-        )
+        size = _bytes(weights.stat().st_size)
+        yield Finding("ok", WEIGHTS, f"{found.images:,} images, weights {found.ema}, {size}, checksum right")
 
 
 def _metrics(folder: Path) -> Iterator[Finding]:
@@ -188,8 +180,9 @@ def _size(checkpoint: Path) -> int:
 
 
 def _bytes(size: int) -> str:
+    number = float(size)
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    return f"{size:.3g} GB"
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"

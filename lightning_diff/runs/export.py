@@ -1,5 +1,6 @@
 """A model from a run's newest checkpoint, with the weight average of one's choice."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +50,10 @@ def export(
     if path is None:
         raise UserError(f"{folder / 'checkpoints'}: has no usable checkpoint")
     checkpoint = checkpoints.read(path)
-    if sigma_rel is not None:
-        name, average = f"sigma_rel={sigma_rel:g}", _reconstructed(folder / "ema", sigma_rel, images)
-        seen = ema_snapshots.load_snapshots(folder / "ema")[-1].images if images is None else images
-    else:
-        name, average = _tracked(checkpoint, profile, path)
-        seen = checkpoint["images_seen"]
-    if path.is_dir():  # its tensors are only described so far; of those in shards, read what the model is made of
-        own, averaged = f"state_dict.{NETWORK}", f"callbacks.{EMA_STATE}.averages.{name}."
-        checkpoint = sharded.filled(
-            checkpoint,
-            path,
-            wanted=lambda key: (
-                key.startswith(averaged) or (key.startswith(own) and key.removeprefix(own) not in average)
-            ),
-        )
-        average = average if sigma_rel is not None else _tracked(checkpoint, name, path)[1]
-    state = checkpoint["state_dict"]
-    weights = {key.removeprefix(NETWORK): value for key, value in state.items() if key.startswith(NETWORK)}
+    ema = folder / "ema"
+    average = _reconstructed(ema, sigma_rel, images) if sigma_rel is not None else _tracked(checkpoint, profile, path)
     module = recipe.build(settings["model"], "model", folder / "recipe.yaml")
-    load_weights(module.denoiser.net, weights | average, path)
+    load_weights(module.denoiser.net, _weights(checkpoint, average, path), path)
     shape, num_classes = _facts(settings, folder / "recipe.yaml")
     return save_denoiser(
         folder if out is None else out,
@@ -76,28 +61,69 @@ def export(
         settings["model"]["net"],
         shape=shape,
         num_classes=num_classes,
-        ema=name,
-        images=seen,
+        ema=average.name,
+        images=average.images,
     )
 
 
-def _tracked(checkpoint: dict[str, Any], profile: str | None, path: Path) -> tuple[str, dict[str, torch.Tensor]]:
-    """Name and weights of an average that training kept."""
-    averages = checkpoint["callbacks"].get(EMA_STATE, {}).get("averages", {})
+@dataclass(frozen=True)
+class _Average:
+    """An average of the network's weights.
+
+    Args:
+        name: "none" for the last step's own weights.
+        images: images seen at its moment.
+        weights: by parameter name; for "none" there are none.
+        is_tracked: whether the checkpoint holds it; those of a sharded checkpoint are only described until they are read.
+    """
+
+    name: str
+    images: int
+    weights: dict[str, torch.Tensor]
+    is_tracked: bool
+
+
+def _tracked(checkpoint: checkpoints.Checkpoint, profile: str | None, path: Path) -> _Average:
+    """One that training kept."""
+    averages = _averages(checkpoint)
     if profile is None:
         profile = next(iter(averages), "none")
-    if profile == "none":
-        return profile, {}
-    if profile not in averages:
+    if profile != "none" and profile not in averages:
         raise UserError(f"{path}: has no average {profile!r}; {nearest(profile, [*averages, 'none'], 'it has')}")
-    return profile, averages[profile]
+    weights = {} if profile == "none" else averages[profile]
+    return _Average(profile, checkpoint["images_seen"], weights, is_tracked=profile != "none")
 
 
-def _reconstructed(folder: Path, sigma_rel: float, images: int | None) -> dict[str, torch.Tensor]:
+def _averages(checkpoint: checkpoints.Checkpoint) -> dict[str, dict[str, torch.Tensor]]:
+    averages: dict[str, dict[str, torch.Tensor]] = checkpoint["callbacks"].get(EMA_STATE, {}).get("averages", {})
+    return averages
+
+
+def _reconstructed(folder: Path, sigma_rel: float, images: int | None) -> _Average:
+    """One that is made from the stored snapshots."""
     try:
-        return ema_snapshots.reconstruct_from_folder(folder, sigma_rel, images)
+        weights = ema_snapshots.reconstruct_from_folder(folder, sigma_rel, images)
     except ValueError as error:
         raise UserError(f"export: {error}") from error
+    if images is None:
+        images = ema_snapshots.load_snapshots(folder)[-1].images
+    return _Average(f"sigma_rel={sigma_rel:g}", images, weights, is_tracked=False)
+
+
+def _weights(checkpoint: checkpoints.Checkpoint, average: _Average, path: Path) -> dict[str, torch.Tensor]:
+    """The network's state with the average in place of what it averages; of a sharded checkpoint, reads only that."""
+    averaged = average.weights
+    if path.is_dir():
+        own, of_average = f"state_dict.{NETWORK}", f"callbacks.{EMA_STATE}.averages.{average.name}."
+
+        def is_wanted(key: str) -> bool:
+            return key.startswith(of_average) or (key.startswith(own) and key.removeprefix(own) not in averaged)
+
+        checkpoint = sharded.filled(checkpoint, path, wanted=is_wanted)
+        if average.is_tracked:
+            averaged = _averages(checkpoint)[average.name]
+    state = checkpoint["state_dict"]
+    return {key.removeprefix(NETWORK): value for key, value in state.items() if key.startswith(NETWORK)} | averaged
 
 
 def _facts(settings: dict[str, Any], source: Path) -> tuple[list[int], int]:

@@ -4,7 +4,7 @@ import copy
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..denoiser import Denoiser
+from ..modules.denoiser_module import TrainingModule
 from ..modules.sharding import blocks, networks
 from ..noise import LogNormal
 from ..objectives import denoising_loss
@@ -40,7 +41,7 @@ class Memory(NamedTuple):
 
 
 def estimate(
-    module: Any,
+    module: nn.Module,
     shape: Sequence[int],
     images: int,
     *,
@@ -59,6 +60,8 @@ def estimate(
         precision: of autocast, None for none.
         averages: how many averages of the weights are kept.
     """
+    if not isinstance(module, TrainingModule):
+        raise ValueError(f"a {type(module).__name__} trains no denoiser")
     shares = processes if is_sharded else 1
     shared = {id(weight) for network in networks(module) for weight in network.parameters()} if is_sharded else set()
 
@@ -116,7 +119,7 @@ class _StateSizes:
         return self.known[shape, dtype]
 
 
-def _gathered(module: Any, precision: torch.dtype | None) -> int:
+def _gathered(module: TrainingModule, precision: torch.dtype | None) -> int:
     def bytes_of(weights: Iterator[nn.Parameter], dtype: torch.dtype | None = None) -> int:
         return sum(weight.numel() * (dtype.itemsize if dtype else weight.element_size()) for weight in weights)
 
@@ -148,8 +151,9 @@ def _activations(
             for name, buffer in part._buffers.items():
                 if buffer is not None:
                     part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+        live = _Live([*denoiser.parameters(), *denoiser.buffers()])
         with (
-            _Live([*denoiser.parameters(), *denoiser.buffers()]) as live,
+            live,
             torch.autocast("cpu", precision, cache_enabled=False) if precision else nullcontext(),
         ):
             image, noise = torch.empty(images, *shape), torch.empty(images, *shape)
@@ -163,7 +167,7 @@ def _activations(
 
 
 class _Live(TorchDispatchMode):
-    """Takes down when the memory of each tensor came and went, but for those that were there before."""
+    """Records when the memory of each tensor was allocated and freed, but for those that were there before."""
 
     def __init__(self, before: Sequence[Tensor]) -> None:
         super().__init__()
@@ -171,7 +175,13 @@ class _Live(TorchDispatchMode):
         self.before = [value.untyped_storage() for value in before]
         self.keys = {id(storage): -1 for storage in self.before}  # by the identity of a storage that lives
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):

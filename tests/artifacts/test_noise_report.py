@@ -7,7 +7,7 @@ import pytest
 import torch
 from noise_reports import LEVELS, SIGMA_DATA, report
 
-from lightning_diff.artifacts import noise_levels
+from lightning_diff.artifacts import noise_levels, noise_levels_figure
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.noise import LogNormal, log_snr_to_sigma
 
@@ -76,7 +76,7 @@ def test_the_variance_spread_leaves_out_bins_of_few_samples():
 
 
 def test_a_curve_has_gaps_where_nothing_was_seen_and_error_bars_elsewhere():
-    figure = noise_levels.draw(report())
+    figure = noise_levels_figure.draw(report())
     axes = figure.axes[0]
     y = torch.as_tensor(axes.containers[0].lines[0].get_ydata())
     assert bool((y.isnan() == (report().columns["count"] == 0)).all())
@@ -88,9 +88,9 @@ def test_a_curve_has_gaps_where_nothing_was_seen_and_error_bars_elsewhere():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "no such file; the run needs the callback NoiseLevels"),
-        ("log_snr,count\n1,2\n", "not a table of this version"),
-        (",".join(noise_levels.COLUMNS) + "\n" + "x," * 11 + "x\n", "damaged: could not convert string to float"),
+        (None, "NoiseLevels"),
+        ("log_snr,count\n1,2\n", "log_snr, sigma, count"),
+        (",".join(noise_levels.COLUMNS) + "\n" + "x," * 11 + "x\n", "damaged"),
         (",".join(noise_levels.COLUMNS) + "\n" + "1\n", "damaged"),
         (",".join(noise_levels.COLUMNS) + "\n", "holds no noise levels"),
     ],

@@ -60,7 +60,7 @@ def test_a_file_a_folder_and_what_is_none(path, tmp_path):
     assert holds_step_policy(path)
     assert holds_step_policy(tmp_path)
     assert not holds_step_policy(tmp_path / "schedule.json")
-    with pytest.raises(UserError, match="no such file; training a recipe with the learner StepPolicy"):
+    with pytest.raises(UserError, match="elsewhere"):
         load_step_policy(tmp_path / "elsewhere")
 
 
@@ -75,14 +75,14 @@ def rewritten(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r, t: r.pop("arguments"), "damaged or no step policy"),
-        (lambda r, t: r.update(format=99), "is of format 99"),
-        (lambda r, t: r["arguments"].update(gamma="much"), r"arguments\.gamma: expected"),
+        (lambda r, t: r.pop("arguments"), "arguments"),
+        (lambda r, t: r.update(format=99), "format 99"),
+        (lambda r, t: r["arguments"].update(gamma="much"), r"arguments\.gamma"),
         (lambda r, t: r["arguments"].update(gamma=2.0), r"gamma in \(0, 1\]"),
-        (lambda r, t: r["arguments"].pop("solver"), "its arguments are"),
-        (lambda r, t: r["arguments"].update(width=9), "weights of another network: the file has net.0.weight"),
-        (lambda r, t: t["net.0.bias"].add_(1e-6), "its weights are not those that were saved"),
-        (lambda r, t: t.pop("unit"), "the file has no unit"),
+        (lambda r, t: r["arguments"].pop("solver"), "arguments"),
+        (lambda r, t: r["arguments"].update(width=9), r"net\.0\.weight"),
+        (lambda r, t: t["net.0.bias"].add_(1e-6), "damaged"),
+        (lambda r, t: t.pop("unit"), "unit"),
     ],
 )
 def test_a_wrong_file_is_named(path, change, message):
@@ -96,11 +96,11 @@ def test_a_file_cut_short_weights_alone_and_a_folder_that_cannot_be_written(path
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"text"):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="damaged or no step policy"):
+        with pytest.raises(UserError, match=r"step_policy\.safetensors"):
             load_step_policy(path)
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="damaged or no step policy"):
+    with pytest.raises(UserError, match=r"step_policy\.safetensors"):
         load_step_policy(path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match=r"file/under"):
         save_step_policy(tmp_path / "file" / "under", learned())

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_diff.artifacts import noise_levels
+from lightning_diff.artifacts import noise_levels, noise_levels_figure
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.callbacks import Tangents
 from lightning_diff.foundation.errors import UserError
@@ -128,7 +128,7 @@ def test_the_report_shows_details_over_the_angle():
     details = {"tangent_norm": 3 * ones, "dF_dt": 4 * ones, "warmup": 0.5 * ones}
     history = torch.stack([torch.stack(moments)])
     report = noise_levels.report("run", levels, 0.6, moments, ones, nan, [1000], history, 0, details)
-    *_, tangents, weights, _ = noise_levels.draw(report).axes
+    *_, tangents, weights, _ = noise_levels_figure.draw(report).axes
     drawn = {line.get_label(): line for axes in (tangents, weights) for line in axes.get_lines()}
     assert set(drawn) == {"tangent |g|, before it is normalised", "|dF/dt|", "unweighted loss", "its weight"}
     assert "warm-up share 0.50" in tangents.get_title()
@@ -136,7 +136,12 @@ def test_the_report_shows_details_over_the_angle():
     assert x == pytest.approx((sigma / 0.6).atan().flip(0).tolist(), rel=1e-4)
     assert (y == 4).all()
     assert (
-        len(noise_levels.draw(noise_levels.report("run", levels, 0.6, moments, ones, nan, [1000], history, 0)).axes) < 9
+        len(
+            noise_levels_figure.draw(
+                noise_levels.report("run", levels, 0.6, moments, ones, nan, [1000], history, 0)
+            ).axes
+        )
+        < 9
     )
 
 

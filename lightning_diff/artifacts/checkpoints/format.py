@@ -5,9 +5,10 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
+from torch import Tensor
 
 from ...foundation.errors import UserError
 from ...foundation.moved import modern
@@ -17,27 +18,40 @@ META = "meta.pt"  # in a sharded checkpoint, which is a folder, the file of all 
 _KEYS = {"images_seen", "global_step", "callbacks"}
 
 
-def stamp(checkpoint: dict[str, Any], settings: Mapping[str, Any] | None) -> None:
+class Checkpoint(TypedDict):
+    """What is read from a checkpoint here; Lightning, the module and the callbacks put more into it."""
+
+    format: int
+    recipe: dict[str, Any] | None  # None for a training that no recipe describes
+    recipe_hash: str | None
+    images_seen: int
+    global_step: int
+    state_dict: dict[str, Tensor]
+    callbacks: dict[str, dict[str, Any]]  # by the callbacks' state_key
+    TrainingData: NotRequired[dict[str, Any]]
+
+
+def stamp(checkpoint: dict[str, object], settings: Mapping[str, object] | None) -> None:
     """Write version and recipe into a checkpoint; None for a training that no recipe describes."""
     checkpoint["format"] = FORMAT
     checkpoint["recipe"] = settings
     checkpoint["recipe_hash"] = None if settings is None else recipe_hash(settings)
 
 
-def recipe_hash(settings: Mapping[str, Any]) -> str:
+def recipe_hash(settings: Mapping[str, object]) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a recipe, in an order that does not depend on how it was written."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _from_1(checkpoint: dict[str, Any]) -> None:
+def _from_1(checkpoint: dict[str, object]) -> None:
     """Format 1 had neither version nor recipe."""
     checkpoint["recipe"], checkpoint["recipe_hash"] = None, None
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1}
+_MIGRATIONS: dict[int, Callable[[dict[str, object]], None]] = {1: _from_1}
 
 
-def migrate(checkpoint: Any, path: Path | str) -> dict[str, Any]:
+def migrate(checkpoint: object, path: Path | str) -> Checkpoint:
     """Bring a checkpoint of any earlier format to this one, in place.
 
     Raises:
@@ -55,10 +69,10 @@ def migrate(checkpoint: Any, path: Path | str) -> dict[str, Any]:
         version += 1
     checkpoint["format"] = FORMAT
     checkpoint["recipe"], _ = modern(checkpoint["recipe"])
-    return checkpoint
+    return cast(Checkpoint, checkpoint)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Checkpoint:
     """A checkpoint's content in this format, without the shards of a sharded one. Nothing in the file is run.
 
     Tensors stay on the disk until they are used.

@@ -1,7 +1,6 @@
 """How Lightning writes and reads our checkpoints."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -15,7 +14,7 @@ class CheckpointFiles(CheckpointIO):
     Lightning's own builds the whole file in memory first, as large as the network, its averages and the optimiser's state.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], path: Path | str, storage_options: object = None) -> None:
         try:
             with Path(path).open("wb") as file:
                 torch.save(checkpoint, file)
@@ -28,9 +27,9 @@ class CheckpointFiles(CheckpointIO):
             raise OSError(cause.errno, cause.strerror, str(path)) from error
 
     def load_checkpoint(
-        self, path: Path | str, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        state = format.read(Path(path))
+        self, path: Path | str, map_location: object = None, weights_only: bool | None = None
+    ) -> dict[str, object]:
+        state = dict(format.read(Path(path)))
         return sharded.filled(state, Path(path)) if Path(path).is_dir() else state
 
     def remove_checkpoint(self, path: Path | str) -> None:

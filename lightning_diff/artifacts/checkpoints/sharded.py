@@ -9,7 +9,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from torch.distributed.tensor import empty as empty_shards
 
 from ...foundation.errors import UserError
 from .format import META
+
+State = TypeVar("State", bound=Mapping[str, object])
 
 _INDEX = ".metadata"  # torch.distributed.checkpoint's name
 # What the index of a checkpoint of tensors is made of.
@@ -35,7 +37,7 @@ _ALLOWED = {
 }  # fmt: skip
 
 
-def save(state: Mapping[str, Any], folder: Path, *, is_first: bool) -> None:
+def save(state: Mapping[str, object], folder: Path, *, is_first: bool) -> None:
     """Write a checkpoint into a folder; every process of the group calls this with its own shards.
 
     Args:
@@ -68,12 +70,12 @@ def save(state: Mapping[str, Any], folder: Path, *, is_first: bool) -> None:
 
 
 def filled(
-    state: Mapping[str, Any],
+    state: State,
     folder: Path,
     *,
     mesh: DeviceMesh | None = None,
     wanted: Callable[[str], bool] = lambda key: True,
-) -> dict[str, Any]:
+) -> State:
     """A checkpoint with its tensors in place of what stands for them.
 
     Args:
@@ -96,7 +98,7 @@ def filled(
             tensors[key] = empty_shards(*value.shape, dtype=value.dtype, device_mesh=mesh, placements=[Shard(0)])
         return tensors[key]
 
-    result = _mapped(state, allocated)
+    result = cast(State, _mapped(state, allocated))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # it is not asked to take part
@@ -113,7 +115,7 @@ def filled(
 class _Reader(dcp.FileSystemReader):
     """Reads the index without running what it may ask for, and nothing but tensors inside the folder."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
         with (Path(self.path) / _INDEX).open("rb") as file:
             metadata = _Unpickler(file).load()
         if not isinstance(metadata, Metadata):
@@ -128,7 +130,7 @@ class _Reader(dcp.FileSystemReader):
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if module in ("pathlib", "pathlib._local") and name in ("PosixPath", "WindowsPath"):
             return PurePath  # where the folder was when it was written, on whatever system
         if name not in _ALLOWED.get(module, ()):
@@ -136,7 +138,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _mapped(value: Any, change: Callable[[str, Tensor], Tensor], key: str = "") -> Any:
+def _mapped(value: object, change: Callable[[str, Tensor], Tensor], key: str = "") -> object:
     """A copy of nested dicts, lists and tuples with each tensor changed."""
     if isinstance(value, Tensor):
         return change(key, value)

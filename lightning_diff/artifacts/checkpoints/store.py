@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ...foundation.atomic import delete, replacing, replacing_folder, sha256
 
@@ -23,7 +23,7 @@ def write(path: Path, save: Callable[[Path], None], *, step: int, images: int, i
     """
     with (replacing_folder if is_folder else replacing)(path) as temporary:
         save(temporary)
-        contents = {"files": _digests(temporary)} if is_folder else _digest(temporary)
+        contents = {"files": _digests(temporary)} if is_folder else dict(_digest(temporary))
         with replacing(path.with_suffix(".json")) as record:
             record.write_text(json.dumps({"step": step, "images": images, **contents}))
 
@@ -82,11 +82,16 @@ def prune(folder: Path, keep: int) -> None:
             record.unlink()
 
 
-def _digest(file: Path) -> dict[str, Any]:
+class _Digest(TypedDict):
+    bytes: int
+    sha256: str
+
+
+def _digest(file: Path) -> _Digest:
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
-def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+def _digests(folder: Path) -> dict[str, _Digest]:
     """Of all files in a folder, several at a time: hashing is slower than disks are."""
     files = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:
