@@ -29,7 +29,7 @@ class Mentor(Callback):
     """Log what each epoch drew and cost; now and then measure how well previews rank, and choose how to explore.
 
     Every epoch, from its rollout and its training steps: rewards and their spread, diversity, the distance to the reference (a
-    reward that rises while diversity falls and the distance grows is being exploited, not earned), agreement of preview and final
+    reward that rises while diversity falls and the distance grows is being hacked), agreement of preview and final
     reward among what is kept, evaluations, and seconds by phase (docs/metrics.md has the names).
 
     Every `every` epochs the whole pools of the epoch's first `groups` groups are drawn in full, and beside that by every way to

@@ -1,6 +1,5 @@
 """What a reward fine-tuning came to: the reward of the same seeds before and after, and what it cost."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,8 @@ from ..artifacts import metrics_table, pictures
 from ..denoiser import Denoiser
 from ..foundation.atomic import replacing
 from ..modules.alignment import AlignmentModule
-from ..rewards import WeightedSum, scored
+from ..rewards import WeightedSum
+from ..rollouts.scoring import score_parts
 from ..samplers.generate import generate
 from ..schedules.sampling import choose
 from .cadence import is_due, refuse_nonpositive
@@ -98,13 +98,7 @@ class RewardReport(Callback):
         """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
         images, label = self._drawn(trainer, module, self.n)
         several = module.reward if isinstance(module.reward, WeightedSum) else None
-        found: dict[str, list[Tensor]] = defaultdict(list)
-        for some, classes in zip(images.split(self.batch), label.split(self.batch), strict=True):
-            shown = some.clamp(-1, 1).to(module.device), classes.to(module.device)
-            scores = {"": scored(module.reward, *shown)} if several is None else several.parts(*shown)
-            for name, value in scores.items():
-                found[name].append(value.cpu().double())
-        parts = {name: torch.cat(value) for name, value in found.items()}
+        parts = score_parts(module.reward, images, label, self.batch, module.device)
         rewards = parts if several is None else {"": several.raw(parts)} | parts
         values: dict[str, float] = {}
         for name, reward in rewards.items():

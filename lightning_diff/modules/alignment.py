@@ -1,4 +1,4 @@
-"""Reward fine-tuning: a trained model and a reward become a model with more reward (DiffusionNFT, Sol-RL)."""
+"""Reward fine-tuning: a trained model is trained on towards images with a higher reward (DiffusionNFT, Sol-RL)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

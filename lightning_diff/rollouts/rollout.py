@@ -150,8 +150,8 @@ def draw(
 
     Args:
         denoiser: the policy.
-        reward: callable (images in [-1, 1], label) -> (B,); it is shown the images clipped, and label 0 where there are none. Of
-            a `rewards.WeightedSum` each part is standardised within the group.
+        reward: callable (images in [-1, 1], label) -> (B,), called with the images clipped, and label 0 where there are none. Of a
+            `rewards.WeightedSum` each part is standardised within the group.
         seeds: of the images.
         label: of the groups.
         plan: solver, grid, batch.
