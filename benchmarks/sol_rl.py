@@ -22,8 +22,8 @@ it took until the mean of three scores was at 100 % to stay. What is counted:
     unweighted   the same with every evaluation as one
     seconds      of the same phases; of no meaning on a machine that does something else beside it
 
-The score itself (RewardReport) is not counted. A dash: not reached. Runs that were interrupted are resumed; finished ones are not run
-again. Writes table.csv and picture.png into --runs. On a GPU: --trainer trainer.accelerator=gpu --precision fp8.
+The score itself (RewardReport) is not counted. A dash: not reached. Interrupted runs are resumed; finished ones are not run again.
+Writes table.csv and picture.png into --runs. On a GPU: --trainer trainer.accelerator=gpu --precision fp8.
 """
 
 import argparse

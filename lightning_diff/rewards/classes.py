@@ -64,7 +64,7 @@ class ReferenceDistance:
             raise ValueError(
                 f"ReferenceDistance: the references have {self.references.shape[1]} numbers each, the images {x.shape[1]}"
             )
-        distance = torch.cdist(x, self.references.to(x.device, x.dtype)) / x.shape[1] ** 0.5
+        distance: Tensor = torch.cdist(x, self.references.to(x.device, x.dtype)) / x.shape[1] ** 0.5
         if self.labels is not None:
             other = self.labels.to(x.device) != label[:, None]
             if other.all(1).any():

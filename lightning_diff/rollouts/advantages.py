@@ -46,7 +46,8 @@ class Advantages:
         if self.baseline == "pool":
             means = pool_mean(rollout.preview, rollout.selected, rollout.reward).repeat_interleave(kept)
         reward = rollout.reward.flatten()
-        return advantages(reward, group, spread=self.spread, baseline=means).unflatten(0, (groups, kept))
+        values: Tensor = advantages(reward, group, spread=self.spread, baseline=means).unflatten(0, (groups, kept))
+        return values
 
     def refuse_meaningless(self, reward: Reward, plan: Plan) -> None:
         """Refuse what has no meaning for this reward or this plan."""

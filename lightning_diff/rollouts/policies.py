@@ -14,7 +14,7 @@ from ..precision import quantized_copy, refresh
 class Policies:
     """theta_old, theta_ref, and what samples with the weights of theta_old; none of them has gradients or dropout.
 
-    Weights that do not train, such as those under adapters, are shared by all. Not a module itself, and so in no module's parameters
+    Weights that do not train, such as those under adapters, are shared by all. Not a module itself, and so in no other's parameters
     and state.
 
     Args:

@@ -260,9 +260,9 @@ def test_a_reward_that_says_nothing_of_this_model_is_refused():
 
     asks = ClassLogProbability(lambda images: images)
     make(8, [asks, asks])
-    with pytest.raises(ValueError, match="reward: .*class"):
+    with pytest.raises(ValueError, match=r"reward: .*class"):
         make(0, asks)
-    with pytest.raises(ValueError, match="spread: 0.5"):
+    with pytest.raises(ValueError, match=r"spread: 0\.5"):
         make(8, [asks, asks], advantages=Advantages(spread=0.5))
     with pytest.raises(ValueError, match="baseline: pool"):
         make(8, [asks, asks], advantages=Advantages(baseline="pool"))

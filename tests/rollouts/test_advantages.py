@@ -52,7 +52,7 @@ def test_previews_that_are_all_off_by_a_number_change_no_advantage():
 
 def test_what_has_no_meaning_is_refused():
     total, raw = (WeightedSum({"a": Brightness()}, normalise=how) for how in ("label", "none"))
-    with pytest.raises(ValueError, match="spread: 0.5"):
+    with pytest.raises(ValueError, match=r"spread: 0\.5"):
         Advantages(spread=0.5).refuse_meaningless(total, PLAN)
     with pytest.raises(ValueError, match="baseline: pool"):
         Advantages(baseline="pool").refuse_meaningless(total, PLAN)

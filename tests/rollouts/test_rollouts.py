@@ -194,7 +194,7 @@ def test_rewards_that_cannot_score_groups_one_by_one_or_need_a_class_that_is_not
         rollout(policy, batch, [0], torch.tensor([1]), PLAN, shape=SHAPE, seed=7)
     asks = ClassLogProbability(lambda images: images.flatten(1)[:, :3])
     for reward in (asks, WeightedSum({"class": asks, "ink": ink})):
-        with pytest.raises(ValueError, match="reward: .*class"):
+        with pytest.raises(ValueError, match=r"reward: .*class"):
             rollout(policy, reward, [0], None, PLAN, shape=SHAPE, seed=7)
     rollout(policy, asks, [0], torch.tensor([1]), PLAN, shape=SHAPE, seed=7)
     rollout(policy, ink, [0], None, PLAN, shape=SHAPE, seed=7)
