@@ -29,8 +29,8 @@ class Mentor(Callback):
     """Log what each epoch drew and cost; now and then measure how well previews rank, and choose how to explore.
 
     Every epoch, from its rollout and its training steps: rewards and their spread, diversity, the distance to the reference (a
-    reward that rises while diversity falls and the distance grows is being hacked), agreement of preview and final
-    reward among what is kept, evaluations, and seconds by phase (docs/metrics.md has the names).
+    reward that rises while diversity falls and the distance grows is being hacked), agreement of preview and final reward among
+    what is kept, evaluations, and seconds by phase (docs/metrics.md has the names).
 
     Every `every` epochs the whole pools of the epoch's first `groups` groups are drawn in full, and beside that by every way to
     explore that there is to choose from: `pools` x `preview_steps` x `precisions`, and without previews. The next epoch explores by
@@ -75,9 +75,8 @@ class Mentor(Callback):
         self.costs = dict(costs or {})
         self.epoch = -1  # the last one watched
         self.history: list[Choice] = []  # what was chosen
-        self._window = torch.zeros(
-            1, 2, dtype=torch.float64
-        )  # of each process: sum of the distance to the reference, examples
+        # Of each process: sum of the distance to the reference, examples.
+        self._window = torch.zeros(1, 2, dtype=torch.float64)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         plan = aligned(self, pl_module).recipe_plan

@@ -94,9 +94,11 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 
 # The `_target_` of such a node, where the recipe has no node yet: import path of the outer target -> argument -> import path.
 _ALIGNMENT_NODES = {"advantages": f"{PACKAGE}.rollouts.Advantages", "loss": f"{PACKAGE}.rollouts.RewardLoss"}
-NODES: dict[str, dict[str, str]] = dict.fromkeys(
-    [name for name, renamed in ARGUMENTS.items() if renamed is _ALIGNMENT], _ALIGNMENT_NODES
-)
+NODES: dict[str, dict[str, str]] = {
+    f"{PACKAGE}.AlignmentModule": _ALIGNMENT_NODES,
+    f"{PACKAGE}.modules.AlignmentModule": _ALIGNMENT_NODES,
+    f"{PACKAGE}.modules.alignment.AlignmentModule": _ALIGNMENT_NODES,
+}
 
 
 def current(name: str) -> str:

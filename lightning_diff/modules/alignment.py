@@ -171,7 +171,7 @@ class AlignmentModule(TrainingModule):
             network.to(self.device)
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._start.to(self.device, self.memory_format if self.memory_format is torch.channels_last else None)
+        self._start.to(self.device, self.memory_format)
         self.policies = Policies(self.denoiser, self._start.value, self.copy)
         self.reward_epoch = RewardEpoch(
             policies=self.policies,

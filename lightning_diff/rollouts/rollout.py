@@ -183,7 +183,8 @@ def draw(
 
 def joined(parts: Sequence[Rollout]) -> Rollout:
     """One rollout of several, their groups in order; what the same phase cost is added up."""
-    tensors = {name: torch.cat([dict(part.tensors())[name] for part in parts]) for name, _ in parts[0].tensors()}
+    named = [dict(part.tensors()) for part in parts]
+    tensors = {name: torch.cat([each[name] for each in named]) for name in named[0]}
     return made_of(tensors, added(count for part in parts for count in part.counts))
 
 
