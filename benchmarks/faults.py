@@ -86,7 +86,7 @@ VARIANTS = {
     ],
     "AlignmentModule": [
         "model={_target_: lightning_diff.AlignmentModule, model: ../teacher, reward: {_target_: lightning_diff.rewards.Ink}}",
-        "model.levels=2",
+        "model.loss={_target_: lightning_diff.rollouts.RewardLoss, levels: 2}",
         "model.plan={_target_: lightning_diff.rollouts.Plan, prompts: 4, pool: 12, keep: 8, steps: 4, preview_steps: 2}",
         "model.plan.precision=bf16",
         "callbacks=[{_target_: faults.Witness}, "
@@ -177,12 +177,12 @@ def witnessed(draw: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
     """`rollouts.rollout.draw`, noting its phases on the board."""
     names = {"explore": "exploring", "regenerate": "regenerating", "full": "regenerating", "measure": "measuring"}
 
-    def noting(denoiser: Any, reward: Any, *arguments: Any, phase: str, **options: Any) -> Any:
+    def noting(denoiser: Any, *, reward: Any, phase: str, **options: Any) -> Any:
         def noted(images: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             BOARD.write(names[phase], trainer.global_step + 1)
             return reward(images, label)
 
-        return draw(denoiser, noted, *arguments, phase=phase, **options)
+        return draw(denoiser, reward=noted, phase=phase, **options)
 
     return noting
 

@@ -22,8 +22,8 @@ it took until the mean of three scores was at 100 % to stay. What is counted:
     unweighted   the same with every evaluation as one
     seconds      of the same phases; of no meaning on a machine that does something else beside it
 
-The score itself (RewardReport) is not counted. A dash: not reached. Runs that were interrupted go on; finished ones are not run
-again. Writes table.csv and picture.png into --runs. On a GPU: --trainer trainer.accelerator=gpu --precision fp8.
+The score itself (RewardReport) is not counted. A dash: not reached. Interrupted runs are resumed; finished ones are not run again.
+Writes table.csv and picture.png into --runs. On a GPU: --trainer trainer.accelerator=gpu --precision fp8.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def overrides(arm: str, options: argparse.Namespace, costs: dict[str, float]) ->
     ]
     return [
         *(f"model.plan.{name}={json.dumps(value)}" for name, value in plan.items()),
-        f"model.levels={options.levels}",
+        f"model.loss.levels={options.levels}",
         f"model.optimizer.lr={options.lr}",
         f"data.batch_size={example}",
         f"callbacks={json.dumps(callbacks)}",

@@ -1,17 +1,19 @@
-"""Watching the rollouts of a reward post-training, and steering them."""
+"""Watching the rollouts of a reward fine-tuning, and steering them."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
+from ..modules.alignment import AlignmentModule
 from ..rollouts import Count, added, steering
 from ..rollouts.plan import Plan, refuse_unknown_precision
 from ..rollouts.ranking import chosen_ranks, mean_spearman
@@ -19,13 +21,16 @@ from ..rollouts.selection import ONE_SIDED, select
 from ..rollouts.steering import Option, Worth
 from .cadence import refuse_nonpositive
 
+Outputs: TypeAlias = Mapping[str, Tensor]  # of a training step
+Choice: TypeAlias = dict[str, int | float | str | None]  # epoch, pool, preview_steps, precision, agreement
+
 
 class Mentor(Callback):
     """Log what each epoch drew and cost; now and then measure how well previews rank, and choose how to explore.
 
     Every epoch, from its rollout and its training steps: rewards and their spread, diversity, the distance to the reference (a
-    reward that rises while diversity falls and the distance grows is being exploited, not earned), agreement of preview and final
-    reward among what is kept, evaluations, and seconds by phase (docs/metrics.md has the names).
+    reward that rises while diversity falls and the distance grows is being hacked), agreement of preview and final reward among
+    what is kept, evaluations, and seconds by phase (docs/metrics.md has the names).
 
     Every `every` epochs the whole pools of the epoch's first `groups` groups are drawn in full, and beside that by every way to
     explore that there is to choose from: `pools` x `preview_steps` x `precisions`, and without previews. The next epoch explores by
@@ -69,15 +74,12 @@ class Mentor(Callback):
         self.pools, self.preview_steps, self.precisions = pools, preview_steps, precisions
         self.costs = dict(costs or {})
         self.epoch = -1  # the last one watched
-        self.history: list[dict[str, Any]] = []  # what was chosen: epoch, pool, preview_steps, precision, agreement
-        self._window = torch.zeros(
-            1, 2, dtype=torch.float64
-        )  # of each process: sum of the distance to the reference, examples
+        self.history: list[Choice] = []  # what was chosen
+        # Of each process: sum of the distance to the reference, examples.
+        self._window = torch.zeros(1, 2, dtype=torch.float64)
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if not hasattr(pl_module, "rollout"):
-            raise UserError(f"Mentor: {type(pl_module).__name__} draws no rollouts; leave the callback out")
-        plan = pl_module.recipe_plan
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        plan = aligned(self, pl_module).recipe_plan
         if self.pools is None:
             self.pools = sorted({max(plan.keep, plan.pool // 2), plan.pool})
         if self.preview_steps is None:
@@ -95,17 +97,20 @@ class Mentor(Callback):
 
     # --- an epoch ---
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        epoch = pl_module.rollout_epoch
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Mapping[str, Tensor], batch_idx: int
+    ) -> None:
+        module = aligned(self, pl_module)
+        epoch = module.rollout_epoch
         if epoch == self.epoch:
             return
         self.epoch = epoch
-        values = self._watched(pl_module)
+        values = self._watched(module)
         if self.every is not None and epoch % self.every == 0:
-            values |= self._measured(pl_module)
-        elif self._is_misled(pl_module.plan, values):
-            self._choose(pl_module, steering.fallback(pl_module.plan), values["rollout/agreement_kept"])
-        self._log(trainer, pl_module, values)
+            values |= self._measured(module)
+        elif self._is_misled(module.plan, values):
+            self._choose(module, steering.fallback(module.plan), values["rollout/agreement_kept"])
+        self._log(trainer, module, values)
         self._clock = time.perf_counter()
 
     def _is_misled(self, plan: Plan, values: dict[str, float]) -> bool:
@@ -113,8 +118,9 @@ class Mentor(Callback):
         agreement = values.get("rollout/agreement_kept", 1.0)
         return self.steer and plan.select not in ONE_SIDED and agreement < self.threshold
 
-    def _watched(self, pl_module: Any) -> dict[str, float]:
-        drawn, plan = pl_module.rollout, pl_module.plan
+    def _watched(self, module: AlignmentModule) -> dict[str, float]:
+        drawn, plan = module.rollout, module.plan
+        assert drawn is not None
         explores = any(count.phase == "explore" for count in drawn.counts)
         values = {
             "reward/kept": float(drawn.raw_reward.mean()),
@@ -130,50 +136,53 @@ class Mentor(Callback):
         return values | _spent(drawn.counts)
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        kl = outputs["kl"].double()
+    def on_train_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Outputs,
+        batch: Mapping[str, Tensor],
+        batch_idx: int,
+    ) -> None:
+        module, kl = aligned(self, pl_module), outputs["kl"].double()
         self._sums += torch.stack([kl.sum(), torch.full_like(kl[0], len(kl))])
-        is_last = pl_module.rollout is None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        is_last = module.rollout is None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not is_last:
             return
         total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self._sums.zero_()
         values = {
             "seconds/train": time.perf_counter() - self._clock,
-            "evaluations/train": pl_module.epoch_images * pl_module.evaluations_per_example,
+            "evaluations/train": module.epoch_images * module.loss.evaluations,
         }
-        if pl_module.kl:
+        if module.loss.kl:
             values["train/kl"] = total / count
-        self._log(trainer, pl_module, values)
+        self._log(trainer, module, values)
 
-    def _log(self, trainer: Trainer, pl_module: Any, values: dict[str, float]) -> None:
+    def _log(self, trainer: Trainer, module: AlignmentModule, values: dict[str, float]) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics({"images": pl_module.images_seen} | values, step=trainer.global_step)
+            logger.log_metrics({"images": module.images_seen} | values, step=trainer.global_step)
 
     # --- ranking ---
 
-    def _measured(self, pl_module: Any) -> dict[str, float]:
+    def _measured(self, module: AlignmentModule) -> dict[str, float]:
         """Draw whole pools of a few groups by every way there is; steer by what comes out."""
-        assert self.pools is not None
-        assert self.preview_steps is not None
-        assert self.precisions is not None
-        plan, present_plan = pl_module.recipe_plan, pl_module.plan
-        first = pl_module.rollout_epoch * plan.prompts
-        groups = range(first, first + min(self.groups, plan.prompts))
-        keys = [rng.key(pl_module.seed, "select", group) for group in groups]
+        plan, present_plan = module.recipe_plan, module.plan
         now = Option(present_plan.pool, present_plan.preview_steps, present_plan.precision)
-        options = list(steering.options(plan, self.pools, self.preview_steps, self.precisions))
-        options += [] if now in options else [now]
+        options = self._options(plan, now)
+        first = module.rollout_epoch * plan.prompts
+        groups = range(first, first + min(self.groups, plan.prompts))
         pool = max(option.pool for option in options)
-        measure = pl_module.roller.measure
-        images, true, raw, count = measure(groups, pool, plan.steps, "full", is_final=True)
+        measure = partial(module.reward_epoch.measure, present_plan, groups, pool)
+        images, true, raw, count = measure(plan.steps, "full", is_final=True)
         counts = [count]
-        previews: dict[tuple[int | None, str], torch.Tensor] = {(None, "full"): true}
+        previews: dict[tuple[int | None, str], Tensor] = {(None, "full"): true}
         for _, steps, precision in options:
-            if (steps, precision) not in previews:
-                _, previews[steps, precision], _, count = measure(groups, pool, steps, precision)
+            if steps is not None and (steps, precision) not in previews:
+                _, previews[steps, precision], _, count = measure(steps, precision)
                 counts.append(count)
-        training = pl_module.trained_levels * pl_module.evaluations_per_example
+        training = module.trained_levels * module.loss.evaluations
+        keys = [rng.key(module.seed, "select", group) for group in groups]
         found = [
             steering.worth(plan, option, previews[option[1:]], true, keys, self.costs, training) for option in options
         ]
@@ -181,14 +190,22 @@ class Mentor(Callback):
         if self.steer:
             chosen = steering.best(found, now, self.threshold)
             if chosen.option != now:
-                self._choose(pl_module, chosen.option, chosen.agreement)
+                self._choose(module, chosen.option, chosen.agreement)
         return self._described(present, present_plan, previews[now[1:]], true) | {
             "reward/unselected": float(raw.mean()),
             "rollout/diversity_unselected": steering.diversity(images),
             **_spent(added(counts)),
         }
 
-    def _described(self, present: Worth, plan: Any, preview: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+    def _options(self, plan: Plan, now: Option) -> list[Option]:
+        """What there is to choose from, the present way to explore among it."""
+        assert self.pools is not None
+        assert self.preview_steps is not None
+        assert self.precisions is not None
+        options = list(steering.options(plan, self.pools, self.preview_steps, self.precisions))
+        return options if now in options else [*options, now]
+
+    def _described(self, present: Worth, plan: Plan, preview: Tensor, true: Tensor) -> dict[str, float]:
         """How the present way to explore ranks: over the pool, and by the true ranks of what it would keep as best and worst."""
         preview, true = preview[:, : plan.pool], true[:, : plan.pool]
         half = plan.keep // 2
@@ -198,10 +215,10 @@ class Mentor(Callback):
             values |= {"rollout/rank_top": ranks.top, "rollout/rank_bottom": ranks.bottom}
         return values
 
-    def _choose(self, pl_module: Any, option: Option, agreement: float) -> None:
-        pl_module.change_plan(**asdict(option.of(pl_module.recipe_plan)))
+    def _choose(self, module: AlignmentModule, option: Option, agreement: float) -> None:
+        module.change_plan(option.of(module.recipe_plan))
         self.history.append({"epoch": self.epoch + 1, **option._asdict(), "agreement": agreement})
-        if pl_module.trainer.is_global_zero:
+        if module.trainer.is_global_zero:
             how = "without previews" if option.preview_steps is None else f"previews of {option.preview_steps} steps"
             print(
                 f"mentor: from epoch {self.epoch + 1} on a pool of {option.pool}, {how}, {option.precision} precision "
@@ -211,13 +228,22 @@ class Mentor(Callback):
 
     # --- checkpoints ---
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         window = from_all(self._sums[None]).cpu()
         return {"epoch": self.epoch, "history": [dict(entry) for entry in self.history], "window": window}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epoch, self.history = state_dict["epoch"], [dict(entry) for entry in state_dict["history"]]
         self._window = state_dict["window"]
+
+
+def aligned(callback: Callback, pl_module: LightningModule) -> AlignmentModule:
+    """The module that a callback watches. UserError if it is of another kind."""
+    if not isinstance(pl_module, AlignmentModule):
+        raise UserError(
+            f"{type(callback).__name__}: {type(pl_module).__name__} draws no rollouts and has no reward; leave the callback out"
+        )
+    return pl_module
 
 
 def _spent(counts: Iterable[Count]) -> dict[str, float]:

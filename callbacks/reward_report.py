@@ -1,26 +1,27 @@
-"""What a reward post-training came to: the reward of the same seeds before and after, and what it cost."""
+"""What a reward fine-tuning came to: the reward of the same seeds before and after, and what it cost."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import torch
 from jaxtyping import Float
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..artifacts import metrics_table, pictures
+from ..denoiser import Denoiser
 from ..foundation.atomic import replacing
-from ..foundation.errors import UserError
-from ..rewards import WeightedSum, scored
+from ..modules.alignment import AlignmentModule
+from ..rewards import WeightedSum
+from ..rollouts.scoring import score_parts
 from ..samplers.generate import generate
 from ..schedules.sampling import choose
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
+from .mentor import Outputs, aligned
 
 COSTS = ("seconds", "evaluations", "images")  # what `Mentor` logs by phase
 
@@ -58,24 +59,31 @@ class RewardReport(Callback):
         self.every, self.n, self.steps, self.columns, self.rows = every, n, steps, columns, rows
         self.batch, self.seed = batch, seed
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if not hasattr(pl_module, "rollout"):
-            raise UserError(f"RewardReport: {type(pl_module).__name__} has no reward; leave the callback out")
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = aligned(self, pl_module)
         self._step = trainer.global_step
-        if not pl_module.images_seen:
-            self._score(trainer, pl_module)
+        if not module.images_seen:
+            self._score(trainer, module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Outputs,
+        batch: Mapping[str, Tensor],
+        batch_idx: int,
+    ) -> None:
         if trainer.global_step > self._step:
             self._step = trainer.global_step
             if is_due(pl_module, self.every) and self._step != trainer.max_steps:
-                self._score(trainer, pl_module)
+                self._score(trainer, aligned(self, pl_module))
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._score(trainer, pl_module)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = aligned(self, pl_module)
+        self._score(trainer, module)
         if not trainer.is_global_zero:
             return
-        after, before = self._shown(trainer, pl_module), self._shown(trainer, pl_module, pl_module.policies.reference)
+        after, before = self._shown(trainer, module), self._shown(trainer, module, module.policies.reference)
         folder = Path(trainer.default_root_dir)
         shape = tuple(after.shape[1:])
         if len(shape) == 3 and shape[0] in (1, 3):
@@ -86,52 +94,53 @@ class RewardReport(Callback):
         if curve := read_curve(folder / "metrics.csv"):
             draw_curve(curve, folder)
 
-    def _score(self, trainer: Trainer, pl_module: Any) -> None:
+    def _score(self, trainer: Trainer, module: AlignmentModule) -> None:
         """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
-        images, label = self._drawn(trainer, pl_module, self.n)
-        several = pl_module.reward if isinstance(pl_module.reward, WeightedSum) else None
-        found: dict[str, list[Tensor]] = defaultdict(list)
-        for some, asked in zip(images.split(self.batch), label.split(self.batch), strict=True):
-            shown = some.clamp(-1, 1).to(pl_module.device), asked.to(pl_module.device)
-            scores = {"": scored(pl_module.reward, *shown)} if several is None else several.parts(*shown)
-            for name, value in scores.items():
-                found[name].append(value.cpu().double())
-        parts = {name: torch.cat(value) for name, value in found.items()}
+        images, label = self._drawn(trainer, module, self.n)
+        several = module.reward if isinstance(module.reward, WeightedSum) else None
+        parts = score_parts(module.reward, images, label, self.batch, module.device)
         rewards = parts if several is None else {"": several.raw(parts)} | parts
         values: dict[str, float] = {}
         for name, reward in rewards.items():
             start = f"reward/{name}" if name else "reward"
             values |= {f"{start}/mean": float(reward.mean()), f"{start}/std": float(reward.std())}
         for logger in trainer.loggers:
-            logger.log_metrics({"images": pl_module.images_seen} | values, step=trainer.global_step)
+            logger.log_metrics({"images": module.images_seen} | values, step=trainer.global_step)
 
-    def _shown(self, trainer: Trainer, pl_module: Any, denoiser: Any = None) -> Float[Tensor, "n *s"]:
-        rows = min(self.rows, len(pl_module.classes)) if len(pl_module.classes) else self.rows
-        label = torch.tensor(list(pl_module.classes)[:rows] or [0] * rows).repeat_interleave(self.columns)
-        return self._drawn(trainer, pl_module, rows * self.columns, denoiser, label)[0]
+    def _shown(
+        self, trainer: Trainer, module: AlignmentModule, denoiser: Denoiser | None = None
+    ) -> Float[Tensor, "n *s"]:
+        rows = min(self.rows, len(module.classes)) if len(module.classes) else self.rows
+        label = torch.tensor(list(module.classes)[:rows] or [0] * rows).repeat_interleave(self.columns)
+        return self._drawn(trainer, module, rows * self.columns, denoiser, label)[0]
 
     def _drawn(
-        self, trainer: Trainer, pl_module: Any, n: int, denoiser: Any = None, label: Tensor | None = None
+        self,
+        trainer: Trainer,
+        module: AlignmentModule,
+        n: int,
+        denoiser: Denoiser | None = None,
+        label: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Of the averaged weights, or another denoiser's."""
-        plan, ema, classes = pl_module.recipe_plan, find_ema(trainer), list(pl_module.classes)
+        plan, ema, classes = module.recipe_plan, find_ema(trainer), list(module.classes)
         sampling = choose(
             None, plan.solver, self.steps or plan.steps, plan.grid, sigma_min=plan.sigma_min, sigma_max=plan.sigma_max
         )
         if label is None:
             label = torch.tensor([classes[i % len(classes)] if classes else 0 for i in range(n)])
-        averaged = ema.swapped(pl_module) if ema is not None and denoiser is None else nullcontext()
+        averaged = ema.swapped(module) if ema is not None and denoiser is None else nullcontext()
         with averaged:
             images = generate(
-                pl_module.denoiser if denoiser is None else denoiser,
-                pl_module.shape,
+                module.denoiser if denoiser is None else denoiser,
+                module.shape,
                 range(n),  # small numbers; those of rollouts have 63 bits
                 label if classes else None,
                 sigmas=sampling.sigmas,
                 solver=sampling.solver,
                 seed=self.seed,
                 batch=self.batch,
-                device=pl_module.device,
+                device=module.device,
             )
         return images, label
 

@@ -75,8 +75,30 @@ FILES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _FILES.items()}
 # Classes and functions whose own name changed, by import path (of a file's name of today).
 NAMES: dict[str, str] = {}
 
-# Arguments that a recipe may give: import path of the target (today's) -> old name -> new name.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+# Arguments that a recipe may give: import path of the target (today's) -> old name -> new name, which may lie in a node:
+# "advantages.spread".
+_ALIGNMENT = {
+    "advantage_clip": "advantages.clip",
+    "baseline": "advantages.baseline",
+    "eta": "loss.eta",
+    "levels": "loss.levels",
+    "objective": "loss.name",
+    "options": "loss.options",
+    "spread": "advantages.spread",
+}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    f"{PACKAGE}.AlignmentModule": _ALIGNMENT,
+    f"{PACKAGE}.modules.AlignmentModule": _ALIGNMENT,
+    f"{PACKAGE}.modules.alignment.AlignmentModule": _ALIGNMENT,
+}
+
+# The `_target_` of such a node, where the recipe has no node yet: import path of the outer target -> argument -> import path.
+_ALIGNMENT_NODES = {"advantages": f"{PACKAGE}.rollouts.Advantages", "loss": f"{PACKAGE}.rollouts.RewardLoss"}
+NODES: dict[str, dict[str, str]] = {
+    f"{PACKAGE}.AlignmentModule": _ALIGNMENT_NODES,
+    f"{PACKAGE}.modules.AlignmentModule": _ALIGNMENT_NODES,
+    f"{PACKAGE}.modules.alignment.AlignmentModule": _ALIGNMENT_NODES,
+}
 
 
 def current(name: str) -> str:
@@ -109,13 +131,22 @@ def modern(value: Any, key: str = "") -> tuple[Any, list[str]]:
         for old, new in ARGUMENTS.get(node["_target_"], {}).items():
             if old in node:
                 remarks.append(f"{key}.{old}: is now called {new}")
-                given = node.pop(old)
-                both = isinstance(given, Mapping) and isinstance(node.get(new), Mapping)
-                node[new] = {**node[new], **given} if both else given
+                _place(node, new, node.pop(old))
     for name, item in node.items():
         node[name], more = modern(item, f"{key}.{name}" if key else str(name))
         remarks += more
     return node, remarks
+
+
+def _place(node: dict[str, Any], new: str, given: Any) -> None:
+    """Put a value at an argument's new place, in a node of its own if the place is dotted."""
+    outer, _, inner = new.rpartition(".")
+    if outer:
+        there = node.get(outer)
+        node[outer] = {"_target_": NODES[node["_target_"]][outer], **(there if isinstance(there, Mapping) else {})}
+        node, new = node[outer], inner
+    both = isinstance(given, Mapping) and isinstance(node.get(new), Mapping)
+    node[new] = {**node[new], **given} if both else given
 
 
 class _OldFiles(MetaPathFinder, Loader):

@@ -1,69 +1,72 @@
-"""Reward post-training: a trained model and a reward become a model with more reward (DiffusionNFT, Sol-RL)."""
+"""Reward fine-tuning: a trained model is trained on towards images with a higher reward (DiffusionNFT, Sol-RL)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from ..artifacts import load_denoiser, load_weights
 from ..denoiser import Denoiser
-from ..foundation.binding import bind, construct
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
-from ..nets.lora import LoRA, adapted
+from ..nets.frozen import Frozen
+from ..nets.lora import LoRA
 from ..noise import sigma_to_log_snr
-from ..objectives import by_name
-from ..objectives.nft import optimality
 from ..precision import quantized_copy
 from ..rewards import Reward, as_one, networks
-from ..rollouts import Plan, Rollout
-from ..rollouts.advantages import Baseline, Spread, refuse_meaningless
+from ..rollouts import Advantages, Plan, RewardLoss, Rollout
+from ..rollouts.examples import TrainingSet, examples, training_set
 from ..rollouts.old_policy import OldPolicy, Ramp
 from ..rollouts.policies import Policies
+from ..rollouts.rollout import made_of
 from ..rollouts.scoring import refuse_unfit
 from . import pretrained
 from .denoiser_module import Optimizer, TrainingModule
-from .reward_epoch import Roller
+from .reward_epoch import RewardEpoch
 from .sharding import is_sharded
 
 
-class AlignmentModule(TrainingModule):
-    """Reward post-training of a denoiser, in epochs: draw, score, train.
+class Stored(TypedDict):
+    """What a checkpoint holds of the epoch under way, beside what every module's has."""
 
-    An epoch draws `plan.prompts` x `plan.keep` images with the old policy (see `rollouts`) and trains on each at `levels` of the
-    noise levels that it was drawn through, in any order, with fresh noise: prompts x keep x levels training examples, of which
+    model: str | None  # hash of the weights that training started from
+    old: dict[str, Tensor]  # theta_old's weights that train
+    recipe_plan: dict[str, int | float | str | None]
+    plan: dict[str, int | float | str | None]
+    rollout: dict[str, Tensor] | None
+    evaluations: dict[str, int]
+    images_drawn: dict[str, int]
+
+
+class AlignmentModule(TrainingModule):
+    """Reward fine-tuning of a denoiser, in epochs: collect a rollout, train on it, let the old policy follow.
+
+    An epoch draws `plan.prompts` x `plan.keep` images with the old policy (see `rollouts`) and trains on each at `loss.levels` of
+    the noise levels that it was drawn through, in any order, with fresh noise: prompts x keep x levels training examples, of which
     `data.batch_size` go into each optimiser step. Then the old policy follows. All of it is a function of (seed, epoch, position):
     which prompts, seeds, levels and noise does not depend on the number of processes, nor on interruptions; checkpoints hold the
     epoch's images where one is under way. Every process holds all images of the epoch, on the host.
 
     Of the data, the number of classes counts; images serve comparisons only. Dropout is off throughout: theta at theta_old has to
-    answer as theta_old.
+    give what theta_old gives.
 
     Args:
         model: run folder or model file to start from, which is also the reference; its averaged weights are what is there. A
-            checkpoint names it by its file's hash; going on with another one is refused.
+            checkpoint names it by its file's hash; resuming with another one is refused.
         net: the network; None for the model's.
         reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), or several, which count equally (see
             `rewards.WeightedSum`, each standardised within the group).
-        objective: "nft" (DiffusionNFT), "advantage_weighted" (AWM) or "policy_gradient" (DDPO and Flow-GRPO; what is kept is
-            drawn with the stochastic sampler, whose noise previews do not have: the larger `eta`, the less they know).
-        options: further arguments of the objective: beta, kl (see `objectives`).
+        loss: what trains on the images that were kept, and at how many noise levels.
         plan: of the rollouts.
+        advantages: from which rewards advantages are counted, and in what unit.
         copy: makes the copy that explores, of (network, kind), in a precision other than full: `precision.quantized_copy`, or a
             partial of it with other `rest`, `kernel`, `smallest` or `keep`.
-        levels: noise levels trained for each image; None: six tenths of what it was drawn through, Sol-RL's share.
         lora: train adapters instead of the weights.
         old_policy: optimiser steps taken -> share of itself that the old policy keeps at the end of an epoch.
-        spread: advantages are divided by the standard deviation of all rewards of the epoch, or of those of the group, or by this
-            number > 0: with the others, what hardly differs any more is told apart as sharply as what did at the start, and a
-            reward that was reached is exploited.
-        baseline: from which rewards are counted: the mean of the group's kept images, or of its whole pool (see `advantages`).
-        advantage_clip: > 0.
-        eta: noise of the stochastic sampler, in (0, 1]; for the policy gradient alone.
         classes: the classes to be prompts; None for all.
         optimizer: default AdamW at 3e-4 with weight decay 1e-4, Sol-RL's for adapters.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
@@ -80,17 +83,12 @@ class AlignmentModule(TrainingModule):
         net: nn.Module | dict[str, Any] | None = None,
         *,
         reward: Reward | Sequence[Reward],
-        objective: Literal["nft", "advantage_weighted", "policy_gradient"] = "nft",
-        options: Mapping[str, Any] | None = None,
+        loss: RewardLoss = RewardLoss(),  # noqa: B008 (immutable)
         plan: Plan = Plan(),  # noqa: B008 (immutable)
+        advantages: Advantages = Advantages(),  # noqa: B008 (immutable)
         copy: Callable[..., nn.Module] = quantized_copy,
-        levels: int | None = None,
         lora: LoRA | None = None,
         old_policy: OldPolicy = Ramp(),  # noqa: B008 (immutable)
-        spread: Spread = "global",
-        baseline: Baseline = "kept",
-        advantage_clip: float = 5.0,
-        eta: float = 1.0,
         classes: Sequence[int] | None = None,
         optimizer: Optimizer = partial(torch.optim.AdamW, lr=3e-4, weight_decay=1e-4),  # noqa: B008 (immutable)
         learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
@@ -100,15 +98,11 @@ class AlignmentModule(TrainingModule):
         compile: bool = False,
         channels_last: bool = False,
     ):
-        if not isinstance(net, nn.Module) or sigma_data is None or time is None:
-            given = {"model": model, "net": net, "sigma_data": sigma_data, "time": time}
-            facts = self.recipe_facts({name: value for name, value in given.items() if value is not None})
-            net = net if isinstance(net, nn.Module) else construct(bind(facts["net"], nn.Module, "net"))
-            sigma_data, time = facts["sigma_data"], facts["time"]
+        denoiser = pretrained.denoiser(self.recipe_facts, model=model, net=net, sigma_data=sigma_data, time=time)
         if lora is not None:
-            lora.adapt(net)
+            lora.adapt(denoiser.net)
         super().__init__(
-            Denoiser(net, sigma_data, time),
+            denoiser,
             noise=None,
             weighting=None,
             optimizer=optimizer,
@@ -117,38 +111,29 @@ class AlignmentModule(TrainingModule):
             compile=compile,
             channels_last=channels_last,
         )
-        self.model_path, self.objective, self.old_policy = Path(model), objective, old_policy
-        self.spread, self.baseline, self.advantage_clip, self.eta = spread, baseline, advantage_clip, eta
-        if "kind" in getattr(copy, "keywords", {}):
-            raise ValueError("AlignmentModule: copy: its kind is plan.precision; leave it out")
-        self.copy = copy
-        self._reward = (as_one(reward),)  # in a tuple, out of sight of parameters(), state_dict() and train()
-        for network in networks(self.reward):
-            network.eval().requires_grad_(False)
-        self.classes = range(num_classes) if classes is None else classes
-        if any(not 0 <= label < num_classes for label in self.classes):
-            raise ValueError(f"AlignmentModule: classes must lie in 0..{num_classes - 1}, got {list(self.classes)}")
-        refuse_unfit(self.reward, len(self.classes) > 0 and getattr(net, "num_classes", num_classes) > 0)
-        refuse_meaningless(self.reward, plan, spread, baseline)
-        self._loss, self.kl = by_name(objective, options or {})
-        self._start: tuple[Denoiser, ...] = ()
+        self.model_path, self.loss, self.advantages, self.old_policy = Path(model), loss, advantages, old_policy
+        self.copy, self._reward = copy, Frozen(as_one(reward))
+        self._reward_networks = [Frozen(network) for network in networks(self.reward)]
+        self.classes: Sequence[int] = range(num_classes) if classes is None else classes
+        self.recipe_plan = self.plan = plan  # the second may change between epochs, but not how many images it keeps
+        self.trained_levels = loss.trained_levels(plan)
+        self._refuse_unfit()
+        self._start: Frozen[Denoiser] | None = None
         self._start_sha256: str | None = None
-        self._restored: dict[str, Any] | None = None
-        self.policies: Policies | None = None
-        self.rollout: Rollout | None = None  # of the epoch under way
-        self.recipe_plan = self.plan = (
-            plan  # the second may change between epochs, but for what decides how many images there are
-        )
-        self.trained_levels = self._check_levels(plan, levels)
+        self._stored: Stored | None = None
+        self.training_set: TrainingSet | None = None  # of the epoch under way
 
-    def _check_levels(self, plan: Plan, levels: int | None) -> int:
-        most = plan.steps - (self.objective == "policy_gradient")  # the last step has no density
-        if most < 1:
-            raise ValueError("AlignmentModule: the policy gradient needs a plan of at least two steps")
-        levels = -(-6 * most // 10) if levels is None else levels
-        if not 1 <= levels <= most:
-            raise ValueError(f"AlignmentModule: levels must lie in 1..{most}, got {levels}")
-        return levels
+    def _refuse_unfit(self) -> None:
+        """What does not go together."""
+        if "kind" in getattr(self.copy, "keywords", {}):
+            raise ValueError("AlignmentModule: copy: its kind is plan.precision; leave it out")
+        if any(not 0 <= label < self.num_classes for label in self.classes):
+            raise ValueError(
+                f"AlignmentModule: classes must lie in 0..{self.num_classes - 1}, got {list(self.classes)}"
+            )
+        has_classes = len(self.classes) > 0 and getattr(self.denoiser.net, "num_classes", self.num_classes) > 0
+        refuse_unfit(self.reward, has_classes)
+        self.advantages.refuse_meaningless(self.reward, self.plan)
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,31 +142,22 @@ class AlignmentModule(TrainingModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.shape = tuple(self.trainer.datamodule.data.shape)  # type: ignore[attr-defined]
-        if self._start:
+        self.shape: tuple[int, ...] = tuple(self.trainer.datamodule.data.shape)  # type: ignore[attr-defined]
+        if self._start is not None:
             return
         if self.epoch_images % self.batch_size:
             raise UserError(
                 f"data.batch_size: an epoch is {self.plan.prompts} prompts x {self.plan.keep} images x {self.trained_levels} "
                 f"noise levels = {self.epoch_images} training examples, no multiple of {self.batch_size}"
             )
-        record, start = pretrained.record(self.model_path, "model"), load_denoiser(self.model_path)
-        own = self.denoiser
-        if start.kind != "denoiser":
-            raise UserError(f"model.model: {self.model_path} is a {start.kind} model; this trains denoisers")
-        if (start.sigma_data, start.time) != (own.sigma_data, own.time):
-            raise UserError(
-                f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {self.model_path} "
-                f"{start.sigma_data:g} and {start.time}; leave them out"
-            )
-        load_weights(own.net, adapted(start.net.state_dict(), own.net), self.model_path)
-        self._start, self._start_sha256 = (start,), record.sha256
+        start, self._start_sha256 = pretrained.start_from(self.model_path, self.denoiser)
+        self._start = Frozen(start)
 
     def configure_model(self) -> None:
         super().configure_model()
         if is_sharded(self.denoiser.net):
             raise UserError(
-                "trainer.strategy: reward post-training keeps whole networks; use ddp, and model.lora for large ones"
+                "trainer.strategy: reward fine-tuning keeps whole networks; use ddp, and model.lora for large ones"
             )
 
     def train(self, mode: bool = True) -> "AlignmentModule":
@@ -190,30 +166,44 @@ class AlignmentModule(TrainingModule):
         return self
 
     def on_fit_start(self) -> None:
-        (start,) = self._start
-        for network in networks(self.reward):
+        assert self._start is not None
+        for network in self._reward_networks:
             network.to(self.device)
         if self.memory_format is torch.channels_last:
-            for net in (self.denoiser.net, start.net):
-                net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.policies = Policies(self.denoiser, start.to(self.device), self.copy)
-        self.roller = Roller(self, self.policies)
-        if self._restored is not None:
-            self.policies.load({name: value.to(self.device) for name, value in self._restored["old"].items()})
-            self.roller.restore(self._restored)
-            self._restored = None
+            self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._start.to(self.device, self.memory_format)
+        self.policies = Policies(self.denoiser, self._start.value, self.copy)
+        self.reward_epoch = RewardEpoch(
+            policies=self.policies,
+            reward=self.reward,
+            classes=self.classes,
+            shape=self.shape,
+            seed=self.seed,
+            eta=self.loss.eta if self.loss.is_chain else None,
+            device=self.device,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            autocast=self.trainer.precision_plugin.forward_context,
+        )
+        if self._stored is not None:
+            self._restore(self._stored)
+            self._stored = None
         super().on_fit_start()
 
     def _compile(self) -> None:
         super()._compile()
-        assert self.policies is not None
         self.policies.compile()
 
     # --- an epoch ---
 
     @property
     def reward(self) -> Reward:
-        return self._reward[0]
+        return self._reward.value
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """Of the epoch under way; None between epochs."""
+        return None if self.training_set is None else self.training_set.rollout
 
     @property
     def epoch_images(self) -> int:
@@ -225,41 +215,28 @@ class AlignmentModule(TrainingModule):
         """Number of the epoch that the next optimiser step belongs to."""
         return self.images_seen // self.epoch_images
 
-    @property
-    def evaluations_per_example(self) -> int:
-        """Of networks, in training: forwards, backwards (as two), and those of the old policy and the reference."""
-        return 3 + (self.objective != "policy_gradient") + bool(self.kl)
-
-    def change_plan(self, **changes: Any) -> None:
+    def change_plan(self, plan: Plan) -> None:
         """Another pool, preview_steps, precision or selection from the next epoch on."""
-        plan = replace(self.plan, **changes)
         if (plan.prompts, plan.keep, plan.steps) != (self.plan.prompts, self.plan.keep, self.plan.steps):
             raise ValueError("AlignmentModule: prompts, keep and steps of a plan do not change within a run")
         self.plan = plan
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """On the CPU, before the batch moves: examples of what the epoch drew; it is drawn with the first batch."""
-        return self.roller.examples(batch["position"], batch["noise"])
+        """On the CPU, before the batch moves: examples of the epoch's rollout, which is collected for the first of them."""
+        if self.training_set is None:
+            self.training_set = self._training_set(self.reward_epoch.collect(self.plan, self.rollout_epoch))
+        return examples(self.training_set, batch["position"], batch["noise"])
+
+    def _training_set(self, rollout: Rollout) -> TrainingSet:
+        return training_set(rollout, self.plan, self.loss, self.advantages, seed=self.seed, epoch=self.rollout_epoch)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        assert self.policies is not None
-        label, sigma = batch.get("label"), batch["sigma"]
-        x = self._laid_out(batch["x"])
+        x, sigma, label = self._laid_out(batch["x"]), batch["sigma"], batch.get("label")
         x_hat = self.denoiser(x, sigma.to(x.dtype), label)
         with torch.no_grad():
-            reference = self.policies.reference(x, sigma.to(x.dtype), label) if self.kl else None
-            is_chain = self.objective == "policy_gradient"
-            old = None if is_chain else self.policies.old(x, sigma.to(x.dtype), label)
-        if is_chain:
-            result = self._loss(
-                x, batch["x_next"], x_hat, reference, sigma, batch["sigma_next"], batch["log_prob"], batch["advantage"],
-                eta=self.eta, advantage_clip=self.advantage_clip,
-            )  # fmt: skip
-        else:
-            target = batch["advantage"]
-            if self.objective == "nft":
-                target = optimality(target, self.advantage_clip)
-            result = self._loss(batch["x0"], x_hat, old, reference, sigma, target, advantage_clip=self.advantage_clip)
+            reference = self.policies.reference(x, sigma.to(x.dtype), label) if self.loss.kl else None
+            old = None if self.loss.is_chain else self.policies.old(x, sigma.to(x.dtype), label)
+        result = self.loss(batch | {"x": x}, x_hat, old, reference, self.advantages.clip)
         return {
             "loss": result.loss.mean(),
             "per_sample_loss": result.loss.detach(),
@@ -268,32 +245,50 @@ class AlignmentModule(TrainingModule):
             "kl": result.kl,
         }
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], object] | None = None,
+    ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.images_seen % self.epoch_images == 0:
-            assert self.policies is not None
             self.policies.follow(self.old_policy(self.images_seen // self.batch_size))
-            self.rollout = None
+            self.training_set = None
 
     # --- checkpoints ---
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        assert self.policies is not None
-        checkpoint["alignment"] = {
-            "model": self._start_sha256,
-            "old": self.policies.state(),
-            "recipe_plan": asdict(self.recipe_plan),
-            "plan": asdict(self.plan),
-            **self.roller.state(),
-        }
+        drawn, total = self.rollout, self.reward_epoch.total
+        checkpoint["alignment"] = Stored(
+            model=self._start_sha256,
+            old=self.policies.state(),
+            recipe_plan=asdict(self.recipe_plan),
+            plan=asdict(self.plan),
+            rollout=None if drawn is None else dict(drawn.tensors()),
+            evaluations=dict(total.evaluations),
+            images_drawn=dict(total.images),
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        restored = checkpoint["alignment"]
-        if restored["model"] != self._start_sha256:
+        stored: Stored = checkpoint["alignment"]
+        if stored["model"] != self._start_sha256:
             raise UserError(
-                f"the checkpoint started from another model: its weights have the hash {restored['model'][:12]}, those of "
+                f"the checkpoint started from another model: its weights have the hash {str(stored['model'])[:12]}, those of "
                 f"{self.model_path} {str(self._start_sha256)[:12]}; put the old one back, or choose another name"
             )
-        self._restored = restored
+        self._stored = stored
+
+    def _restore(self, stored: Stored) -> None:
+        self.policies.load({name: value.to(self.device) for name, value in stored["old"].items()})
+        self.reward_epoch.total.evaluations.update(stored["evaluations"])
+        self.reward_epoch.total.images.update(stored["images_drawn"])
+        before, tensors = stored["recipe_plan"], stored["rollout"]
+        if before == asdict(self.recipe_plan):
+            self.plan = Plan(**stored["plan"])  # type: ignore[arg-type]
+        is_of_this_size = all(before[name] == getattr(self.plan, name) for name in ("prompts", "keep", "steps"))
+        if tensors is not None and is_of_this_size:  # by force, a run may be resumed with another recipe's epochs
+            self.training_set = self._training_set(made_of(tensors))

@@ -1,15 +1,17 @@
-"""What a module that starts from a trained model takes from the model's record."""
+"""What a module that starts from a trained model takes from the model: facts of its record, its network, its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..artifacts import ModelRecord, read_record
-from ..foundation.binding import is_node
+from ..artifacts import ModelRecord, load_denoiser, load_weights, read_record
+from ..denoiser import Denoiser
+from ..foundation.binding import bind, construct, is_node
 from ..foundation.errors import UserError
+from ..nets.lora import adapted
 
 
 def facts(node: Mapping[str, Any], key: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -37,3 +39,36 @@ def record(path: Path, key: str) -> ModelRecord:
     is_packaged = (files("lightning_diff.recipes") / f"{path.name}.yaml").is_file()
     way = f"`lightning-diff train {path.name}` makes it" if is_packaged else "train it first"
     raise UserError(f"model.{key}: {path}: no such model; {way}")
+
+
+def denoiser(recipe_facts: Callable[[Mapping[str, Any]], dict[str, Any]], **given: Any) -> Denoiser:
+    """A new denoiser of the network, sigma_data and time that are given, and of the model's where one of these is None.
+
+    Args:
+        recipe_facts: the module's, which knows the model (see `facts`).
+        given: net, sigma_data and time, and what else it takes; None for what is left out.
+    """
+    net, sigma_data, time = given["net"], given["sigma_data"], given["time"]
+    if not isinstance(net, nn.Module) or sigma_data is None or time is None:
+        known = recipe_facts({name: value for name, value in given.items() if value is not None})
+        net = net if isinstance(net, nn.Module) else construct(bind(known["net"], nn.Module, "net"))
+        sigma_data, time = known["sigma_data"], known["time"]
+    return Denoiser(net, sigma_data, time)
+
+
+def start_from(path: Path, own: Denoiser) -> tuple[Denoiser, str]:
+    """Give `own`, which may have adapters, the weights of a trained denoiser; that denoiser, and its weights' hash.
+
+    Raises:
+        UserError: there is no such model, or it is of another kind, unit of data or network.
+    """
+    sha256, start = record(path, "model").sha256, load_denoiser(path)
+    if start.kind != "denoiser":
+        raise UserError(f"model.model: {path} is a {start.kind} model; this trains denoisers")
+    if (start.sigma_data, start.time) != (own.sigma_data, own.time):
+        raise UserError(
+            f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {path} "
+            f"{start.sigma_data:g} and {start.time}; leave them out"
+        )
+    load_weights(own.net, adapted(start.net.state_dict(), own.net), path)
+    return start, sha256

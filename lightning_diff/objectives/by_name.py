@@ -1,4 +1,4 @@
-"""Objectives of reward post-training by the names that recipes have for them."""
+"""Objectives of reward fine-tuning by the names that recipes have for them."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""DiffusionNFT: reward post-training on the forward process, without likelihoods (arXiv 2509.16117; Sol-RL, arXiv 2604.06916)."""
+"""DiffusionNFT: reward fine-tuning on the forward process, without likelihoods (arXiv 2509.16117; Sol-RL, arXiv 2604.06916)."""
 
 from typing import Literal, NamedTuple
 

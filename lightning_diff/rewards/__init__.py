@@ -1,12 +1,11 @@
-"""Rewards: what post-training makes more of.
+"""Rewards: the functions of images that reward fine-tuning raises.
 
 A reward is any callable
 
     reward(images (B, C, H, W) in [-1, 1], label (B,)) -> (B,)      larger is better
 
-so that a function of yours is one. One that says `needs_label = True` is refused where nothing can be asked for. It is called
-without gradients. `scored` calls one and checks what it says. Those here need no
-download, but for `ClipReward`.
+so that a function of yours is one. One with the attribute `needs_label = True` is refused for a model without classes. It is
+called without gradients. `scored` calls one and checks what it returns. Those here need no download, but for `ClipReward`.
 """
 
 from .classes import ClassLogProbability, ReferenceDistance

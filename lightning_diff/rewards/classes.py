@@ -1,4 +1,4 @@
-"""Rewards that compare with what was asked for: by a classifier, or by examples."""
+"""Rewards that compare an image with its class: by a classifier, or by examples."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ class ReferenceDistance:
 
     Args:
         references: (N, C, H, W) images in [-1, 1], or (N, D) features of them.
-        labels: (N,) classes: an image is compared with references of the class that was asked for. None: with all.
+        labels: (N,) classes: an image is compared with references of its own class. None: with all.
         features: callable images -> (B, D); for references that are features. None: the pixels.
         nearest: k, 1..N (of a class, if there are labels).
     """
@@ -64,7 +64,7 @@ class ReferenceDistance:
             raise ValueError(
                 f"ReferenceDistance: the references have {self.references.shape[1]} numbers each, the images {x.shape[1]}"
             )
-        distance = torch.cdist(x, self.references.to(x.device, x.dtype)) / x.shape[1] ** 0.5
+        distance: Tensor = torch.cdist(x, self.references.to(x.device, x.dtype)) / x.shape[1] ** 0.5
         if self.labels is not None:
             other = self.labels.to(x.device) != label[:, None]
             if other.all(1).any():

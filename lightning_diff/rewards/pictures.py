@@ -1,4 +1,4 @@
-"""Rewards that are formulas on pixels: known without a model, and so good for seeing what post-training does."""
+"""Rewards that are formulas on pixels: known without a model, and so good for seeing what fine-tuning does."""
 
 import io
 from typing import Literal

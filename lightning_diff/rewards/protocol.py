@@ -24,7 +24,7 @@ def name_of(reward: object) -> str:
 
 
 def needs_label(reward: object) -> bool:
-    """Its attribute `needs_label`: whether it depends on what was asked for, so that it says nothing of a model without classes."""
+    """Its attribute `needs_label`: whether it depends on the class, so that it has no meaning for a model without."""
     return bool(getattr(reward, "needs_label", False))
 
 
@@ -35,7 +35,7 @@ def scored(reward: Reward, images: Float[Tensor, "b *s"], label: Int64[Tensor, "
     Args:
         reward: any callable (images, label) -> (B,).
         images: in [-1, 1]; clip samples first.
-        label: what was asked for.
+        label: their classes.
 
     Raises:
         ValueError: images outside [-1, 1].

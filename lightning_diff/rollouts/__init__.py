@@ -1,6 +1,9 @@
-"""What a reward run draws and learns from: plans, rollouts, selection, scores, advantages, old policies. No Lightning, no files."""
+"""What a reward run draws and learns from: plans, rollouts, selection, scores, advantages, losses. No Lightning, no files."""
 
+from .advantages import Advantages
+from .cost import Count, added
+from .loss import RewardLoss
 from .plan import Plan
-from .rollout import Count, Rollout, added, draw, joined, rollout
+from .rollout import Rollout, draw, joined, rollout
 
-__all__ = ["Count", "Plan", "Rollout", "added", "draw", "joined", "rollout"]
+__all__ = ["Advantages", "Count", "Plan", "RewardLoss", "Rollout", "added", "draw", "joined", "rollout"]

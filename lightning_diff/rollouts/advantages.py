@@ -1,9 +1,10 @@
 """Advantages of a rollout: from which rewards they are counted, and in what unit."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ..objectives.nft import advantages
@@ -15,22 +16,57 @@ Spread = Literal["global", "group"] | float
 Baseline = Literal["kept", "pool"]
 
 
-def rollout_advantages(
-    rollout: Rollout, spread: Spread = "global", baseline: Baseline = "kept"
-) -> Float[Tensor, "g m"]:
-    """(reward - baseline) / (spread + eps) of what is kept.
+@dataclass(frozen=True, kw_only=True)
+class Advantages:
+    """How rewards become advantages: (reward - baseline) / (spread + eps), clipped where a loss reads them.
 
     Args:
-        rollout: of the whole epoch.
-        spread: see `objectives.nft.advantages`.
-        baseline: the mean of the group's kept images, or of its whole pool, see `pool_mean`.
+        spread: the standard deviation of all rewards of the epoch ("global"), or of those of the group, or this number > 0.
+            Dividing by a standard deviation keeps amplifying ever smaller differences once the reward saturates, which invites
+            reward hacking; a number does not.
+        baseline: the mean of the group's kept images, or of its whole pool (see `pool_mean`).
+        clip: > 0.
     """
-    groups, kept = rollout.reward.shape
-    group = torch.arange(groups).repeat_interleave(kept)
-    means = None
-    if baseline == "pool":
-        means = pool_mean(rollout.preview, rollout.selected, rollout.reward).repeat_interleave(kept)
-    return advantages(rollout.reward.flatten(), group, spread=spread, baseline=means).unflatten(0, (groups, kept))
+
+    spread: Spread = "global"
+    baseline: Baseline = "kept"
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spread, str) and not self.spread > 0:
+            raise ValueError(f"spread: must be positive, got {self.spread}")
+        if not self.clip > 0:
+            raise ValueError(f"clip: must be positive, got {self.clip}")
+
+    def of(self, rollout: Rollout) -> Float64[Tensor, "g m"]:
+        """Unclipped, of what was kept; the rollout is the whole epoch's."""
+        groups, kept = rollout.reward.shape
+        group = torch.arange(groups).repeat_interleave(kept)
+        means = None
+        if self.baseline == "pool":
+            means = pool_mean(rollout.preview, rollout.selected, rollout.reward).repeat_interleave(kept)
+        reward = rollout.reward.flatten()
+        values: Tensor = advantages(reward, group, spread=self.spread, baseline=means).unflatten(0, (groups, kept))
+        return values
+
+    def refuse_meaningless(self, reward: Reward, plan: Plan) -> None:
+        """Refuse what has no meaning for this reward or this plan."""
+        if isinstance(reward, WeightedSum) and reward.is_standardised:
+            instead = "or add the rewards as they are, by rewards.WeightedSum with normalise: none"
+            if not isinstance(self.spread, str):
+                raise ValueError(
+                    f"spread: {self.spread:g} would divide a sum of rewards that are standardised already; take global or group, "
+                    f"{instead}"
+                )
+            if self.baseline == "pool":
+                raise ValueError(
+                    "baseline: pool does nothing with a sum of rewards that are standardised in each group; take kept, "
+                    f"{instead}"
+                )
+        if self.baseline == "pool" and plan.regenerate is not None:
+            raise ValueError(
+                "baseline: pool is estimated from what its preview alone has kept; leave out plan.regenerate"
+            )
 
 
 def pool_mean(
@@ -54,21 +90,3 @@ def pool_mean(
     spread = x.square().sum()
     slope = torch.where(spread > 0, (x * y).sum() / spread, 0.0)
     return reward.mean(1) + slope * (preview.mean(1) - kept.mean(1))
-
-
-def refuse_meaningless(reward: Reward, plan: Plan, spread: Spread, baseline: Baseline) -> None:
-    """Refuse what has no meaning for this reward or this plan."""
-    if not isinstance(spread, str) and not spread > 0:
-        raise ValueError(f"spread: must be positive, got {spread}")
-    if isinstance(reward, WeightedSum) and reward.is_standardised:
-        instead = "or add the rewards as they are, by rewards.WeightedSum with normalise: none"
-        if not isinstance(spread, str):
-            raise ValueError(
-                f"spread: {spread:g} would divide a sum of rewards that are standardised already; take global or group, {instead}"
-            )
-        if baseline == "pool":
-            raise ValueError(
-                f"baseline: pool does nothing with a sum of rewards that are standardised in each group; take kept, {instead}"
-            )
-    if baseline == "pool" and plan.regenerate is not None:
-        raise ValueError("baseline: pool is estimated from what its preview alone has kept; leave out plan.regenerate")

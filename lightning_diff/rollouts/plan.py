@@ -71,6 +71,7 @@ class Plan:
         return self.prompts * self.keep
 
     def sampling(self, steps: int) -> Sampling:
+        """The solver and its noise levels in so many steps."""
         return choose(None, self.solver, steps, self.grid, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     def chunks(self) -> list[range]:

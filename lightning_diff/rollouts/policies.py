@@ -1,4 +1,4 @@
-"""The denoisers beside the one that reward post-training trains: the old policy, the reference, and copies to sample with."""
+"""The denoisers beside the one that reward fine-tuning trains: the old policy, the reference, and copies to sample with."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -14,7 +14,8 @@ from ..precision import quantized_copy, refresh
 class Policies:
     """theta_old, theta_ref, and what samples with the weights of theta_old; none of them has gradients or dropout.
 
-    Weights that do not train, such as those under adapters, are shared by all. No module, and so in nobody's parameters and state.
+    Weights that do not train, such as those under adapters, are shared by all. Not a module itself, and so in no other's parameters
+    and state.
 
     Args:
         trained: theta, where it will be trained; its weights are theta_old's first.
@@ -72,7 +73,7 @@ class Policies:
 
         Args:
             precision: "full", or a kind of `precision.quantized_copy`.
-            when_made: is shown a copy when it is first made, before it is compiled.
+            when_made: is called with a copy when it is first made, before it is compiled.
         """
         if self._is_adapted and "full" in self._stale:
             self._plain.net.load_state_dict(lora.merged(self.old.net.state_dict()))

@@ -1,4 +1,4 @@
-"""Rollouts that spend compute where it pays: explore cheaply, select, regenerate (Sol-RL, arXiv 2604.06916, section 3).
+"""Rollouts that put their compute where it pays: explore cheaply, select, regenerate (Sol-RL, arXiv 2604.06916, section 3).
 
 For each prompt, `pool` images are drawn in few deterministic steps and low precision, scored, and forgotten but for seeds and
 scores. The seeds that scored highest and lowest are drawn again, from the same noise, in full precision and more steps, and scored
@@ -10,8 +10,9 @@ pool): the same on every device, in every precision and on any number of process
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,21 +24,10 @@ from ..rewards import Reward
 from ..samplers import nfe
 from ..samplers.generate import evaluating, generate
 from ..schedules.sampling import Sampling
+from .cost import Count, added
 from .plan import Plan
 from .scoring import score_groups
 from .selection import pool_seeds, select
-
-__all__ = ["Count", "Drawn", "Plan", "Rollout", "added", "draw", "joined", "rollout"]
-
-
-class Count(NamedTuple):
-    """What one phase cost: images drawn, network evaluations for them (one image each), and seconds."""
-
-    phase: str
-    precision: str
-    images: int
-    evaluations: int
-    seconds: float
 
 
 class Rollout(NamedTuple):
@@ -77,6 +67,14 @@ class Rollout(NamedTuple):
     def raw_reward(self) -> Float[Tensor, "g m"]:
         return self.reward if self.reward_sum is None else self.reward_sum
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Those that there are, by name."""
+        values = self._asdict()
+        return ((name, value) for name in TENSORS if (value := values[name]) is not None)
+
+
+TENSORS = tuple(name for name in Rollout._fields if name != "counts")
+
 
 class Drawn(NamedTuple):
     """Images of G groups and their scores (see `scoring.Scores`); `chain` is of the stochastic sampler, flat over groups."""
@@ -86,56 +84,6 @@ class Drawn(NamedTuple):
     raw: Float[Tensor, "g n"] | None
     chain: Chain | None
     cost: Count
-
-
-@torch.no_grad()
-def draw(
-    denoiser: Callable[..., Tensor],
-    reward: Reward,
-    seeds: Int64[Tensor, "g n"],
-    label: Int64[Tensor, " g"] | None,
-    plan: Plan,
-    steps: int,
-    *,
-    shape: Sequence[int],
-    seed: int,
-    phase: str,
-    precision: str = "full",
-    eta: float | None = None,
-    device: torch.device | str | None = None,
-) -> Drawn:
-    """Draw and score an image for each seed.
-
-    Args:
-        denoiser: the policy.
-        reward: callable (images in [-1, 1], label) -> (B,); it is shown the images clipped, and label 0 where there are none. Of
-            a `rewards.WeightedSum` each part is standardised within the group.
-        seeds: of the images.
-        label: of the groups.
-        plan: solver, grid, batch.
-        steps: of the solver.
-        shape: of one image.
-        seed: the run's.
-        phase, precision: for the count.
-        eta: noise of the stochastic sampler (see `objectives.sample_chain`) in place of the plan's solver; None for the plan's.
-        device: where to compute (see `generate`).
-    """
-    start = time.perf_counter()
-    groups, n = seeds.shape
-    numbers = seeds.flatten().numpy()
-    labels = None if label is None else label.repeat_interleave(n)
-    sampling, chain = plan.sampling(steps), None
-    options = {"seed": seed, "batch": plan.batch, "device": device}
-    if eta is None:
-        images = generate(denoiser, shape, numbers, labels, sigmas=sampling.sigmas, solver=sampling.solver, **options)  # type: ignore[arg-type]
-    else:
-        chain = _chains(denoiser, shape, numbers, labels, sampling, eta, **options)  # type: ignore[arg-type]
-        images = chain.states[-1]
-    score, raw = score_groups(reward, images, labels, n, plan.batch, device)
-    calls = sampling.steps if eta is not None else nfe(sampling.solver, sampling.sigmas)
-    count = Count(phase, precision, len(images), calls * len(images), time.perf_counter() - start)
-    raw = None if raw is None else raw.unflatten(0, (groups, n))
-    return Drawn(images.unflatten(0, (groups, n)), score.unflatten(0, (groups, n)), raw, chain, count)
 
 
 def rollout(
@@ -151,7 +99,7 @@ def rollout(
     eta: float | None = None,
     device: torch.device | str | None = None,
 ) -> Rollout:
-    """Explore, select, regenerate for some groups.
+    """Explore, score, select; regenerate, score, select: the images that some groups train on, and their rewards.
 
     With a pool of `keep`, equal steps and no other preview the result is plain sampling's, bit for bit.
 
@@ -167,65 +115,113 @@ def rollout(
         eta: draw what is kept with the stochastic sampler (see `draw`).
         device: where to compute.
     """
-    keys = [rng.key(seed, "select", group) for group in groups]
-    seeds = pool_seeds(seed, groups, plan.pool)
-    common = {"shape": shape, "seed": seed, "device": device}
-    if plan.preview_steps is None:
-        full = draw(policy, reward, seeds, label, plan, plan.steps, phase="full", eta=eta, **common)  # type: ignore[arg-type]
-        chosen = select(full.score, plan.keep, plan.select, keys)
-        return _kept(full, chosen, chosen, label, seeds, full)
-    explored = draw(
-        policy if preview is None else preview, reward, seeds, label, plan, plan.preview_steps,
-        phase="explore", precision=plan.precision, **common,  # type: ignore[arg-type]
-    )  # fmt: skip
-    first = select(explored.score, plan.regenerated, plan.select, keys)
-    again = seeds.gather(1, first)
-    full = draw(policy, reward, again, label, plan, plan.steps, phase="regenerate", eta=eta, **common)  # type: ignore[arg-type]
-    second = select(full.score, plan.keep, plan.select, keys)
-    chosen = first.gather(1, second)
-    return _kept(full, second, chosen, label, seeds, explored)
+    seeds, keys = pool_seeds(seed, groups, plan.pool), [rng.key(seed, "select", group) for group in groups]
+    scored = partial(draw, reward=reward, label=label, plan=plan, shape=shape, seed=seed, device=device)
+    if plan.preview_steps is None:  # nothing is drawn twice
+        explored = full = scored(policy, seeds=seeds, steps=plan.steps, phase="full", eta=eta)
+        candidates = torch.arange(plan.pool).expand(seeds.shape)
+    else:
+        explorer, precision = policy if preview is None else preview, plan.precision
+        explored = scored(explorer, seeds=seeds, steps=plan.preview_steps, phase="explore", precision=precision)
+        candidates = select(explored.score, plan.regenerated, plan.select, keys)
+        again = seeds.gather(1, candidates)
+        full = scored(policy, seeds=again, steps=plan.steps, phase="regenerate", eta=eta)
+    kept = select(full.score, plan.keep, plan.select, keys)
+    return _record(label, seeds, explored, candidates.gather(1, kept), full, kept)
+
+
+@torch.no_grad()
+def draw(
+    denoiser: Callable[..., Tensor],
+    *,
+    reward: Reward,
+    seeds: Int64[Tensor, "g n"],
+    label: Int64[Tensor, " g"] | None,
+    plan: Plan,
+    steps: int,
+    shape: Sequence[int],
+    seed: int,
+    phase: str,
+    precision: str = "full",
+    eta: float | None = None,
+    device: torch.device | str | None = None,
+) -> Drawn:
+    """Draw and score an image for each seed.
+
+    Args:
+        denoiser: the policy.
+        reward: callable (images in [-1, 1], label) -> (B,), called with the images clipped, and label 0 where there are none. Of a
+            `rewards.WeightedSum` each part is standardised within the group.
+        seeds: of the images.
+        label: of the groups.
+        plan: solver, grid, batch.
+        steps: of the solver.
+        shape: of one image.
+        seed: the run's.
+        phase, precision: for the count.
+        eta: noise of the stochastic sampler (see `objectives.sample_chain`) in place of the plan's solver; None for the plan's.
+        device: where to compute (see `generate`).
+    """
+    start = time.perf_counter()
+    groups_and_n, numbers = tuple(seeds.shape), seeds.flatten().numpy()
+    labels = None if label is None else label.repeat_interleave(seeds.shape[1])
+    sampling, chain, batch = plan.sampling(steps), None, plan.batch
+    if eta is None:
+        images = generate(
+            denoiser, shape, numbers, labels,
+            sigmas=sampling.sigmas, solver=sampling.solver, seed=seed, batch=batch, device=device,
+        )  # fmt: skip
+        calls = nfe(sampling.solver, sampling.sigmas)
+    else:
+        chain = _chains(denoiser, shape, numbers, labels, sampling, eta, seed=seed, batch=batch, device=device)
+        images, calls = chain.states[-1], sampling.steps
+    score, raw = score_groups(reward, images, labels, seeds.shape[1], batch, device)
+    count = Count(phase, precision, len(images), calls * len(images), time.perf_counter() - start)
+    raw = None if raw is None else raw.unflatten(0, groups_and_n)
+    return Drawn(images.unflatten(0, groups_and_n), score.unflatten(0, groups_and_n), raw, chain, count)
 
 
 def joined(parts: Sequence[Rollout]) -> Rollout:
     """One rollout of several, their groups in order; what the same phase cost is added up."""
-    tensors: dict[str, Any] = {
-        name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts])
-        for name in Rollout._fields
-        if name != "counts"
-    }
-    return Rollout(**tensors, counts=added(count for part in parts for count in part.counts))
+    named = [dict(part.tensors()) for part in parts]
+    tensors = {name: torch.cat([each[name] for each in named]) for name in named[0]}
+    return made_of(tensors, added(count for part in parts for count in part.counts))
 
 
-def added(counts: Iterable[Count]) -> tuple[Count, ...]:
-    """Counts of the same phase and precision as one."""
-    totals: dict[tuple[str, str], Count] = {}
-    for phase, precision, images, evaluations, seconds in counts:
-        before = totals.get((phase, precision), Count(phase, precision, 0, 0, 0.0))
-        sums = before.images + images, before.evaluations + evaluations, before.seconds + seconds
-        totals[phase, precision] = Count(phase, precision, *sums)
-    return tuple(totals.values())
+def made_of(tensors: Mapping[str, Tensor], counts: tuple[Count, ...] = ()) -> Rollout:
+    """A rollout from its tensors by name; those that are optional may be missing."""
+    return Rollout(**{"label": None, **tensors}, counts=counts)  # type: ignore[arg-type]
 
 
-def _kept(
-    drawn: Drawn,
-    places: Int64[Tensor, "g m"],
-    selected: Int64[Tensor, "g m"],
+def _record(
     label: Int64[Tensor, " g"] | None,
     seeds: Int64[Tensor, "g n"],
     explored: Drawn,
+    selected: Int64[Tensor, "g m"],
+    full: Drawn,
+    kept: Int64[Tensor, "g m"],
 ) -> Rollout:
-    """`places` are in what was drawn in full, `selected` in the pool, of which `explored` is."""
-    rows = torch.arange(len(places))[:, None]
-    states = log_prob = None
-    if drawn.chain is not None:
-        groups_and_n = drawn.score.shape
-        states = drawn.chain.states.transpose(0, 1).unflatten(0, groups_and_n)[rows, places]
-        log_prob = drawn.chain.log_prob.transpose(0, 1).unflatten(0, groups_and_n)[rows, places]
-    images, reward = drawn.images[rows, places], drawn.score[rows, places]
-    reward_sum = None if drawn.raw is None else drawn.raw[rows, places]
-    counts = (drawn.cost,) if drawn is explored else (explored.cost, drawn.cost)
+    """`selected` are places in the pool, which was explored; `kept` are places in what was drawn in full."""
+    rows = torch.arange(len(kept))[:, None]
+
+    def of_kept(values: Tensor) -> Tensor:
+        return values[rows, kept]
+
+    def of_kept_chains(values: Tensor) -> Tensor:
+        return of_kept(values.transpose(0, 1).unflatten(0, full.score.shape))
+
     return Rollout(
-        label, seeds, explored.score, selected, images, reward, states, log_prob, counts, explored.raw, reward_sum
+        label=label,
+        seeds=seeds,
+        preview=explored.score,
+        selected=selected,
+        images=of_kept(full.images),
+        reward=of_kept(full.score),
+        states=None if full.chain is None else of_kept_chains(full.chain.states),
+        log_prob=None if full.chain is None else of_kept_chains(full.chain.log_prob),
+        counts=(full.cost,) if full is explored else (explored.cost, full.cost),
+        preview_sum=explored.raw,
+        reward_sum=None if full.raw is None else of_kept(full.raw),
     )
 
 

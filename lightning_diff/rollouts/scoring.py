@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ..rewards import Reward, WeightedSum, name_of, needs_label, scored
@@ -22,11 +22,10 @@ class Scores(NamedTuple):
 
 
 def refuse_unfit(reward: Reward, has_classes: bool) -> None:
-    """Refuse a reward that cannot score groups one by one, or depends on a class that nobody asks for."""
+    """Refuse a reward that cannot score groups one by one, or that depends on the class where the model has none."""
     if needs_label(reward) and not has_classes:
         raise ValueError(
-            f"reward: {name_of(reward)} depends on the class that is asked for, and the model has none; take one that looks at the "
-            "image alone"
+            f"reward: {name_of(reward)} depends on the class, and the model has none; take one that depends on the image alone"
         )
     if isinstance(reward, WeightedSum) and reward.normalise == "batch":
         raise ValueError(
@@ -46,23 +45,38 @@ def score_groups(
     """Rewards in float64; a sum of several is formed in each group for itself.
 
     Args:
-        reward: is shown the images clipped, and label 0 where there are none.
-        images: (n, ...), group after group.
-        label: what was asked for.
+        reward, images, label, batch, device: see `score_parts`; images are group after group, labels 0 where there are none.
         group: images of one group.
-        batch: images at a time.
-        device: where the reward is computed.
     """
     refuse_unfit(reward, label is not None)
     label = torch.zeros(len(images), dtype=torch.int64) if label is None else label
-    several = reward if isinstance(reward, WeightedSum) else None
-    found = []
-    for some, asked in zip(images.split(batch), label.split(batch), strict=True):
-        shown = some.clamp(-1, 1).to(device), asked.to(device)
-        values = {"": scored(reward, *shown)} if several is None else several.parts(*shown)
-        found.append({name: value.to("cpu", torch.float64) for name, value in values.items()})
-    parts = {name: torch.cat([each[name] for each in found]) for name in found[0]}
-    if several is None:
+    parts = score_parts(reward, images, label, batch, device)
+    if not isinstance(reward, WeightedSum):
         return Scores(parts[""], None)
-    score = several.combine(parts, torch.arange(len(images)) // group).double()
-    return Scores(score, several.raw(parts) if several.is_standardised else None)
+    score = reward.combine(parts, torch.arange(len(images)) // group).double()
+    return Scores(score, reward.raw(parts) if reward.is_standardised else None)
+
+
+def score_parts(
+    reward: Reward,
+    images: Float[Tensor, "n *s"],
+    label: Int64[Tensor, " n"],
+    batch: int,
+    device: torch.device | str | None,
+) -> dict[str, Float64[Tensor, " n"]]:
+    """Rewards on the CPU: of a `WeightedSum` those of its parts by name, and of any other reward its own, under "".
+
+    Args:
+        reward: called with the images clipped.
+        images: neither clipped nor rounded.
+        label: their classes.
+        batch: images at a time.
+        device: where the reward is computed.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for some, classes in zip(images.split(batch), label.split(batch), strict=True):
+        inputs = some.clamp(-1, 1).to(device), classes.to(device)
+        parts = reward.parts(*inputs) if isinstance(reward, WeightedSum) else {"": scored(reward, *inputs)}
+        for name, values in parts.items():
+            found.setdefault(name, []).append(values.to("cpu", torch.float64))
+    return {name: torch.cat(values) for name, values in found.items()}

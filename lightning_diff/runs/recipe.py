@@ -73,11 +73,12 @@ def compose(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     source = find(path)
     make_importable(source.parent, Path.cwd())
-    recipe = _read(source)
+    recipe, remarks = modern(_read(source))  # before overrides: one in new names belongs on top of a file in old ones
     if (base := recipe.pop("extends", None)) is not None:
         with _naming(f"{source}: extends"):
             base_source = find(str(base), source.parent)
-        base_recipe = _read(base_source)
+        base_recipe, old = modern(_read(base_source))
+        remarks += old
         if "extends" in base_recipe:
             raise UserError(
                 f"{source}: extends: {base_source} itself extends {base_recipe['extends']}; one level is the limit"
@@ -97,8 +98,8 @@ def compose(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     recipe = defaults | recipe
     for key, empty in (("callbacks", []), ("trainer", {})):
         recipe[key] = recipe.get(key) or empty
-    recipe, remarks = modern({key: recipe[key] for key in KEYS if key in recipe})
-    for remark in remarks:
+    recipe, old = modern({key: recipe[key] for key in KEYS if key in recipe})
+    for remark in [*remarks, *old]:
         warnings.warn(f"{source}: {remark}", FutureWarning, stacklevel=2)
     return _resolve(recipe, source)
 

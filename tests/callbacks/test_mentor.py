@@ -1,4 +1,4 @@
-"""The mentor: what it logs, when it falls back, what it chooses, and that it goes on where it was."""
+"""The mentor: what it logs, when it falls back, what it chooses, and that it resumes where it was."""
 
 import json
 import sys
@@ -23,9 +23,10 @@ def fickle(images, label):
     return (images[:, 0] * 1e4).sin()
 """
 PLAN = "{_target_: lightning_diff.rollouts.Plan, prompts: 2, pool: 12, keep: 4, steps: 6, preview_steps: 3, precision: bf16}"
+LOSS = "{_target_: lightning_diff.rollouts.RewardLoss, levels: 4}"
 ALIGN = (
     "model={_target_: lightning_diff.AlignmentModule, model: runs/start, reward: {_target_: prizes.right, _partial_: true}, "
-    f"plan: {PLAN}, levels: 4, optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 0.003}}}}"
+    f"plan: {PLAN}, loss: {LOSS}, optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 0.003}}}}"
 )  # an epoch is 2 x 4 x 4 = 32 examples, 2 steps; 8 steps are 4 epochs
 FICKLE = "model.reward={_target_: prizes.fickle, _partial_: true}"
 SMALL = "model.plan.pool=4"  # which a larger one is worth twice of, at no cost to speak of
@@ -111,7 +112,7 @@ def test_with_several_rewards_figures_are_of_their_raw_sum(align):
 def test_previews_are_measured_against_what_would_be_kept_noise_and_all(align):
     same = ["model.plan.precision=full", "model.plan.preview_steps=6", "trainer.max_steps=1"]
     assert logged(align("plain", {"every": 1, "steer": False}, *same))["rollout/agreement", 0] == 1
-    folder = align("noisy", {"every": 1, "steer": False}, "model.objective=policy_gradient", *same)
+    folder = align("noisy", {"every": 1, "steer": False}, "model.loss.name=policy_gradient", *same)
     assert logged(folder)["rollout/agreement", 0] < 0.95
 
 
@@ -132,7 +133,7 @@ def test_it_chooses_what_is_worth_most_and_prints_it(align, state, capsys):
     assert state(folder)["alignment"]["plan"]["preview_steps"] == entry["preview_steps"]
 
 
-def test_a_steered_run_stopped_anywhere_goes_on_bit_for_bit(align, state):
+def test_a_steered_run_stopped_anywhere_resumes_bit_for_bit(align, state):
     options = {"every": 2, "groups": 1, "pools": [4, 12], "preview_steps": [1, 3], "costs": {"bf16": 0.01}}
     whole = align("whole", options, SMALL)
     for steps in (1, 2, 5):
@@ -163,11 +164,11 @@ def test_a_report_puts_the_reward_beside_what_it_cost(align):
 
 
 def test_what_it_cannot_watch_or_choose_is_refused(train, align):
-    with pytest.raises(UserError, match="DiffusionModule draws no rollouts"):
+    with pytest.raises(UserError, match="Mentor: DiffusionModule"):
         train("plain", "callbacks=[{_target_: lightning_diff.callbacks.Mentor}]")
-    with pytest.raises(UserError, match=r"pools: 2 seeds are fewer than the 4 drawn in full"):
+    with pytest.raises(UserError, match=r"pools: 2 .* 4 "):
         align("bad", {"pools": [2]})
-    with pytest.raises(ValueError, match=r"threshold must lie in \[-1, 1\]"):
+    with pytest.raises(ValueError, match="threshold"):
         Mentor(threshold=2.0)
-    with pytest.raises(ValueError, match=r"Mentor: precisions must be one of full, nvfp4, .*got 'fp4'"):
+    with pytest.raises(ValueError, match=r"Mentor: precisions .*'fp4'"):
         Mentor(precisions=["full", "fp4"])

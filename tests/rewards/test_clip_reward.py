@@ -56,22 +56,22 @@ def test_the_model_moves_to_the_images_unless_its_device_is_given(clip, tokens):
     images, label = torch.rand(3, 1, 8, 8, device="meta"), torch.arange(3)
     reward = ClipReward(copy.deepcopy(clip), tokens)
     assert reward(images, label).device.type == "meta"
-    assert {weight.device.type for weight in reward.model.parameters()} == {"meta"}
+    assert {weight.device.type for weight in reward.model.value.parameters()} == {"meta"}
     stays = ClipReward(copy.deepcopy(clip), tokens, device="cpu")
     stays(torch.rand(3, 1, 8, 8), label)
-    assert next(stays.model.parameters()).device.type == "cpu"
+    assert next(stays.model.value.parameters()).device.type == "cpu"
 
 
 @pytest.mark.parametrize("names", [["input_ids"], ["input_ids", "attention_mask"]])
 def test_a_processor_may_know_no_masks_and_then_pads_to_full_length(clip, tokens, monkeypatch, names):
     transformers = pytest.importorskip("transformers")
-    asked = {}
+    given = {}
 
     class Tokenizer:
         model_input_names = names
 
         def __call__(self, words, **options):
-            asked.update(options)
+            given.update(options)
             mask = {"attention_mask": torch.ones_like(tokens["input_ids"])} if len(names) > 1 else {}
             return tokens | mask
 
@@ -81,7 +81,7 @@ def test_a_processor_may_know_no_masks_and_then_pads_to_full_length(clip, tokens
         monkeypatch.setattr(transformers, name, SimpleNamespace(from_pretrained=lambda _, made=made: made))
     reward = ClipReward("some/model", ["a zero", "a one", "a two"])
     assert reward.words.shape == (3, 8)
-    assert asked["padding"] == ("max_length" if len(names) == 1 else True)
+    assert given["padding"] == ("max_length" if len(names) == 1 else True)
     assert reward.needs_label
 
 

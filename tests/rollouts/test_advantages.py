@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_diff.rewards import Brightness, WeightedSum
-from lightning_diff.rollouts import Plan, Rollout, selection
-from lightning_diff.rollouts.advantages import pool_mean, refuse_meaningless, rollout_advantages
+from lightning_diff.rollouts import Advantages, Plan, Rollout, selection
+from lightning_diff.rollouts.advantages import pool_mean
 
 PLAN = Plan(pool=96, keep=24)
 
@@ -43,22 +43,24 @@ def test_previews_that_are_all_off_by_a_number_change_no_advantage():
     preview, true = pools(0.6, groups=5)
     chosen = selection.select(preview, 24, "top")
     kept = true.gather(1, chosen)
-    rolled = Rollout(None, chosen, preview, chosen, kept, kept)
-    values = rollout_advantages(rolled, baseline="pool")
-    assert torch.allclose(rollout_advantages(rolled._replace(preview=preview - 7), baseline="pool"), values)
+    drawn = Rollout(None, chosen, preview, chosen, kept, kept)
+    values = Advantages(baseline="pool").of(drawn)
+    assert torch.allclose(Advantages(baseline="pool").of(drawn._replace(preview=preview - 7)), values)
     assert (values.mean(1) > 0.2).all()  # the best of a pool, counted from its mean
-    assert rollout_advantages(rolled).mean(1).abs().max() < 1e-12
+    assert Advantages().of(drawn).mean(1).abs().max() < 1e-12
 
 
 def test_what_has_no_meaning_is_refused():
     total, raw = (WeightedSum({"a": Brightness()}, normalise=how) for how in ("label", "none"))
-    with pytest.raises(ValueError, match=r"spread: 0.5 would divide a sum of rewards that are standardised already"):
-        refuse_meaningless(total, PLAN, 0.5, "kept")
-    with pytest.raises(ValueError, match=r"baseline: pool does nothing with a sum of rewards"):
-        refuse_meaningless(total, PLAN, "global", "pool")
-    with pytest.raises(ValueError, match=r"leave out plan.regenerate"):
-        refuse_meaningless(raw, Plan(pool=96, keep=24, regenerate=48), "global", "pool")
-    with pytest.raises(ValueError, match=r"spread: must be positive, got 0"):
-        refuse_meaningless(raw, PLAN, 0.0, "kept")
-    refuse_meaningless(raw, PLAN, 0.5, "pool")
-    refuse_meaningless(total, PLAN, "group", "kept")
+    with pytest.raises(ValueError, match=r"spread: 0\.5"):
+        Advantages(spread=0.5).refuse_meaningless(total, PLAN)
+    with pytest.raises(ValueError, match="baseline: pool"):
+        Advantages(baseline="pool").refuse_meaningless(total, PLAN)
+    with pytest.raises(ValueError, match=r"baseline: pool .*plan\.regenerate"):
+        Advantages(baseline="pool").refuse_meaningless(raw, Plan(pool=96, keep=24, regenerate=48))
+    with pytest.raises(ValueError, match=r"spread: .*got 0"):
+        Advantages(spread=0.0)
+    with pytest.raises(ValueError, match=r"clip: .*got 0"):
+        Advantages(clip=0.0)
+    Advantages(spread=0.5, baseline="pool").refuse_meaningless(raw, PLAN)
+    Advantages(spread="group").refuse_meaningless(total, PLAN)

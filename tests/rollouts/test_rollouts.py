@@ -31,7 +31,7 @@ def ink(images, label):
     return images.mean((1, 2, 3)) + 0.1 * label
 
 
-def roll(policy, plan, groups=range(4), **options):
+def collect(policy, plan, groups=range(4), **options):
     label = prompt_labels(7, groups, range(3))
     parts = [
         rollout(
@@ -51,7 +51,7 @@ def roll(policy, plan, groups=range(4), **options):
 
 def test_with_a_pool_of_what_is_kept_and_equal_steps_two_stages_are_plain_sampling_bit_for_bit(policy):
     same = replace(PLAN, pool=4, preview_steps=3)
-    plain, two = roll(policy, replace(same, preview_steps=None)), roll(policy, same)
+    plain, two = collect(policy, replace(same, preview_steps=None)), collect(policy, same)
     for name in ("seeds", "selected", "preview", "reward", "images"):
         assert torch.equal(getattr(two, name), getattr(plain, name)), name
     seeds = pool_seeds(7, range(4), 4)
@@ -70,7 +70,7 @@ def test_with_a_pool_of_what_is_kept_and_equal_steps_two_stages_are_plain_sampli
 
 
 def test_what_is_kept_are_the_best_and_the_worst_previews_drawn_again_in_full(policy):
-    got = roll(policy, PLAN)
+    got = collect(policy, PLAN)
     seeds, label = pool_seeds(7, range(4), 8), prompt_labels(7, range(4), range(3))
     for g in range(4):
         previews = generate(
@@ -101,7 +101,7 @@ def test_what_is_kept_are_the_best_and_the_worst_previews_drawn_again_in_full(po
 
 
 def test_groups_drawn_apart_are_the_same_bits(policy):
-    whole = roll(policy, PLAN)
+    whole = collect(policy, PLAN)
     first, second = (
         rollout(policy, ink, [g, g + 1], prompt_labels(7, [g, g + 1], range(3)), PLAN, shape=SHAPE, seed=7)
         for g in (0, 2)
@@ -128,22 +128,22 @@ def test_the_low_precision_copy_explores_and_the_policy_draws_what_is_kept(polic
     def never(x, sigma, label):
         return torch.zeros_like(x)
 
-    got = roll(policy, replace(PLAN, precision="nvfp4"), preview=never)
+    got = collect(policy, replace(PLAN, precision="nvfp4"), preview=never)
     assert got.preview.std(1).abs().max() == 0  # previews of nothing
     assert got.reward.std() > 0
     assert got.selected[0].tolist() == [0, 1, 6, 7]  # of equal ones the earlier are the higher
 
 
 def test_a_second_selection_is_by_the_final_reward(policy):
-    got = roll(policy, replace(PLAN, regenerate=6))
-    everything = roll(policy, replace(PLAN, regenerate=6, keep=6))
+    got = collect(policy, replace(PLAN, regenerate=6))
+    everything = collect(policy, replace(PLAN, regenerate=6, keep=6))
     places = select(everything.reward, 4)
     assert torch.equal(got.selected, everything.selected.gather(1, places))
     assert torch.equal(got.images, everything.images[torch.arange(4)[:, None], places])
 
 
 def test_without_exploring_the_pool_is_drawn_in_full_and_the_extremes_are_kept(policy):
-    got = roll(policy, replace(PLAN, preview_steps=None))
+    got = collect(policy, replace(PLAN, preview_steps=None))
     assert torch.equal(got.reward, got.preview.gather(1, got.selected))
     assert torch.equal(got.reward.max(1).values, got.preview.max(1).values)
     assert torch.equal(got.reward.min(1).values, got.preview.min(1).values)
@@ -151,10 +151,10 @@ def test_without_exploring_the_pool_is_drawn_in_full_and_the_extremes_are_kept(p
 
 def test_what_each_phase_costs_is_counted(policy):
     counts = {
-        (c.phase, c.precision): c[2:4] for c in roll(policy, replace(PLAN, precision="fp8"), preview=policy).counts
+        (c.phase, c.precision): c[2:4] for c in collect(policy, replace(PLAN, precision="fp8"), preview=policy).counts
     }
     assert counts == {("explore", "fp8"): (32, 64), ("regenerate", "full"): (16, 48)}
-    heun = roll(policy, replace(PLAN, preview_steps=None, solver="heun")).counts
+    heun = collect(policy, replace(PLAN, preview_steps=None, solver="heun")).counts
     assert [c[:4] for c in heun] == [("full", "full", 32, 32 * 5)]
     assert added([*heun, *heun])[0].images == 64
 
@@ -188,22 +188,20 @@ def test_of_a_standardised_sum_the_raw_one_is_kept_beside_it(policy):
     assert torch.allclose(got.reward, raw(got.images), atol=1e-6)
 
 
-def test_rewards_that_cannot_score_groups_one_by_one_or_ask_for_no_class_are_refused(policy):
+def test_rewards_that_cannot_score_groups_one_by_one_or_need_a_class_that_is_not_there_are_refused(policy):
     batch = WeightedSum({"ink": ink}, normalise="batch")
-    with pytest.raises(
-        ValueError, match=r"normalise: batch would depend on which groups are drawn together; take label"
-    ):
+    with pytest.raises(ValueError, match=r"normalise: batch"):
         rollout(policy, batch, [0], torch.tensor([1]), PLAN, shape=SHAPE, seed=7)
     asks = ClassLogProbability(lambda images: images.flatten(1)[:, :3])
     for reward in (asks, WeightedSum({"class": asks, "ink": ink})):
-        with pytest.raises(ValueError, match=r"depends on the class that is asked for, and the model has none"):
+        with pytest.raises(ValueError, match=r"reward: .*class"):
             rollout(policy, reward, [0], None, PLAN, shape=SHAPE, seed=7)
     rollout(policy, asks, [0], torch.tensor([1]), PLAN, shape=SHAPE, seed=7)
     rollout(policy, ink, [0], None, PLAN, shape=SHAPE, seed=7)
 
 
 def test_the_stochastic_sampler_keeps_its_chains(policy):
-    got = roll(policy, PLAN, eta=1.0)
+    got = collect(policy, PLAN, eta=1.0)
     assert got.states.shape == (4, 4, 4, *SHAPE)
     assert got.log_prob.shape == (4, 4, 2)
     assert torch.equal(got.states[:, :, -1], got.images)
@@ -249,17 +247,17 @@ def test_an_even_batch_gives_every_process_as_many_images():
 
 
 def test_bad_plans_and_rewards_are_refused(policy):
-    with pytest.raises(ValueError, match=r"need keep <= regenerate <= pool, got 24, 24 and 12"):
+    with pytest.raises(ValueError, match=r"Plan: .*24, 24 and 12"):
         Plan(pool=12)
-    with pytest.raises(ValueError, match=r"preview_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"preview_steps .*got 0"):
         Plan(preview_steps=0)
-    with pytest.raises(ValueError, match=r"nothing is drawn twice"):
+    with pytest.raises(ValueError, match=r"preview_steps"):
         Plan(preview_steps=None, precision="fp8")
     with pytest.raises((ValueError, TypeError), match="'fp4'"):  # TypeError of the annotations, which tests check
         Plan(precision="fp4")
     label = torch.zeros(1, dtype=torch.int64)
     for bad, said in (
-        (lambda i, y: i.mean(), "one number for each"),
+        (lambda i, y: i.mean(), "must return a tensor"),
         (lambda i, y: i.mean((1, 2, 3)) / 0, "must be finite"),
     ):
         with pytest.raises(UserError, match=said):

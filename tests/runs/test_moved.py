@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from lightning_diff.foundation.binding import locate, signature
 from lightning_diff.foundation.errors import UserError
-from lightning_diff.foundation.moved import ARGUMENTS, FILES, NAMES, current, modern
+from lightning_diff.foundation.moved import ARGUMENTS, FILES, NAMES, NODES, current, modern
 from lightning_diff.runs import recipe
 from lightning_diff.runs.train import train
 
@@ -63,9 +63,11 @@ def test_an_old_grid_goes_on_to_the_levels_of_a_run_that_never_stopped(old):
 
 
 def test_a_recipe_with_old_names_says_what_they_are_called_now(old):
-    with pytest.warns(FutureWarning, match=r"\._target_: lightning_diff\.\S+ is now") as told:
+    with pytest.warns(FutureWarning) as told:
         settings = recipe.load("reward.yaml")
-    assert len(told) == 2  # of the adapters and of the old policy
+    remarks = [str(warning.message) for warning in told]
+    assert sum("._target_: " in remark for remark in remarks) == 2  # of the adapters and of the old policy
+    assert sum("is now called loss." in remark for remark in remarks) == 2  # of objective and levels
     assert settings["model"]["lora"]["_target_"] == "lightning_diff.nets.lora.LoRA"
 
 
@@ -76,7 +78,10 @@ def test_every_new_name_is_there():
         locate(new, "")
     for target, renamed in ARGUMENTS.items():
         assert current(target) == target
-        assert set(renamed.values()) <= set(signature(locate(target, "")) or {})
+        for new in renamed.values():
+            outer, _, inner = new.rpartition(".")
+            assert (outer or inner) in (signature(locate(target, "")) or {})
+            assert not outer or inner in (signature(locate(NODES[target][outer], "")) or {})
 
 
 def test_an_old_file_can_be_imported_with_a_warning():
@@ -91,3 +96,53 @@ def test_an_old_argument_takes_the_place_of_the_new_one(monkeypatch):
     node, remarks = modern({"model": [{"_target_": "some.Class", "new": {"a": 1, "b": 2}, "old": {"b": 3}}]})
     assert node == {"model": [{"_target_": "some.Class", "new": {"a": 1, "b": 3}}]}
     assert remarks == ["model.0.old: is now called new"]
+
+
+def test_an_old_argument_may_move_into_a_node_which_is_made_where_there_is_none(monkeypatch):
+    monkeypatch.setitem(ARGUMENTS, "some.Class", {"old": "part.new"})
+    monkeypatch.setitem(NODES, "some.Class", {"part": "some.Part"})
+    made = {"_target_": "some.Class", "part": {"_target_": "some.Part", "new": 3}}
+    assert modern({"_target_": "some.Class", "old": 3}, "model") == (made, ["model.old: is now called part.new"])
+    for present in ({"_target_": "some.Other", "new": 1, "more": 2}, {"new": 1, "more": 2}):
+        node, _ = modern({"_target_": "some.Class", "part": present, "old": 3})
+        assert node["part"] == {"_target_": "some.Part", **present, "new": 3}
+
+
+FLAT = """
+model:
+  _target_: lightning_diff.AlignmentModule
+  model: runs/start
+  reward: {_target_: lightning_diff.rewards.Ink}
+  objective: nft
+  options: {kl: 0.5, beta: 0.7}
+  levels: 2
+  spread: 0.5
+  baseline: pool
+  advantage_clip: 2.0
+data: {_target_: lightning_diff.data.Digits, batch_size: 8}
+trainer: {max_steps: 3}
+"""
+GROUPED = """
+model:
+  _target_: lightning_diff.AlignmentModule
+  model: runs/start
+  reward: {_target_: lightning_diff.rewards.Ink}
+  advantages: {_target_: lightning_diff.rollouts.Advantages, clip: 2.0, baseline: pool, spread: 0.5}
+  loss: {_target_: lightning_diff.rollouts.RewardLoss, levels: 2, name: nft, options: {kl: 0.5, beta: 0.7}}
+data: {_target_: lightning_diff.data.Digits, batch_size: 8}
+trainer: {max_steps: 3}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.* is now:FutureWarning")
+@pytest.mark.parametrize("override", ["model.options.kl=1.0", "model.loss.options.kl=1.0"])
+def test_flat_keys_of_an_alignment_are_its_records_and_so_are_overrides_of_either_form(tmp_path, override):
+    (tmp_path / "a.yaml").write_text(f"name: same{FLAT}")
+    (tmp_path / "b.yaml").write_text(f"name: same{GROUPED}")
+    flat, grouped = recipe.load(tmp_path / "a.yaml"), recipe.load(tmp_path / "b.yaml")
+    assert recipe.changes(flat, grouped) == []
+    assert flat["model"]["loss"]["name"] == "nft"
+    for file in ("a.yaml", "b.yaml"):
+        changed = recipe.load(tmp_path / file, [override])
+        assert [change.key for change in recipe.changes(grouped, changed)] == ["model.loss.options.kl"]
+        assert changed["model"]["loss"]["options"] == {"kl": 1.0, "beta": 0.7}
