@@ -2,7 +2,7 @@
 
 import math
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import jaxtyping
 import pytest
@@ -19,6 +19,7 @@ from lightning_diff.precision import (
     copies,
     formats,
     headline,
+    kernels,
     nvfp4_round,
     quantized_copy,
     refresh,
@@ -290,10 +291,9 @@ def test_the_rest_follows_autocast_where_it_is_asked_for():
 def test_what_cannot_be_is_said_in_a_sentence():
     net = randomised(NETS["mlp"]())
     for options, message in (
-        ({"kind": "nvfp4", "kernel": "torch"}, "no kernel in torch"),
-        ({"kind": "fp8", "kernel": "torch"}, "needs an NVIDIA GPU of compute capability 8.9"),
-        ({"kind": "nvfp4", "kernel": "torchao"}, r"compute capability 10\.0"),
-        ({"kind": "nvfp4", "kernel": "transformer_engine"}, r"compute capability 10\.0"),
+        ({"kind": "nvfp4", "kernel": "torch"}, "nvfp4.*torch"),
+        ({"kind": "fp8", "kernel": "torch"}, r"fp8.*8\.9"),
+        ({"kind": "nvfp4", "kernel": "torchao"}, r"nvfp4.*10\.0"),
     ):
         with pytest.raises(UserError, match=message):
             quantized_copy(net, **options)
@@ -333,41 +333,34 @@ def test_torchao_s_int8_layers_are_refreshed_in_place_and_agree():
 
 
 @torch.no_grad()
-def test_transformer_engine_is_called_with_nvfp4_block_scaling_and_whole_blocks_of_rows(monkeypatch):
-    """Against a stand-in with its interface: the package needs a GPU."""
-    calls = []
-
-    class TELinear(nn.Linear):
-        def __init__(self, k, n, bias, params_dtype, device):
-            super().__init__(k, n, bias=bias, dtype=params_dtype, device=device)
-
-        def forward(self, x):
-            calls.append(tuple(x.shape))
-            return super().forward(x)
-
-    class autocast:
-        def __init__(self, enabled, recipe):
-            calls.append(recipe)
-
-        def __enter__(self):
-            pass
-
-        def __exit__(self, *_):
-            pass
-
-    for name, module in (
-        ("transformer_engine", ModuleType("transformer_engine")),
-        ("transformer_engine.pytorch", SimpleNamespace(Linear=TELinear, autocast=autocast)),
-        ("transformer_engine.common", ModuleType("transformer_engine.common")),
-        ("transformer_engine.common.recipe", SimpleNamespace(NVFP4BlockScaling=lambda: "nvfp4 block scaling")),
+def test_torchao_s_fp8_and_nvfp4_are_asked_for_by_row_and_by_block(monkeypatch):
+    """Against a stand-in with its interface: these kernels need a GPU. Its "quantisation" leaves the weights as they are."""
+    asked = []
+    configurations = {"fp8": {"granularity": "by row"}, "nvfp4": {"use_triton_kernel": False}}
+    for name, content in (
+        ("torchao", {}),
+        (
+            "torchao.quantization",
+            {
+                "PerRow": lambda: "by row",
+                "Float8DynamicActivationFloat8WeightConfig": lambda **options: ("fp8", options),
+                "quantize_": lambda layer, configuration: asked.append(configuration),
+            },
+        ),
+        ("torchao.prototype", {}),
+        (
+            "torchao.prototype.mx_formats",
+            {"NVFP4DynamicActivationNVFP4WeightConfig": lambda **options: ("nvfp4", options)},
+        ),
     ):
+        module = ModuleType(name)
+        module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(
-        sys.modules["transformer_engine"], "pytorch", sys.modules["transformer_engine.pytorch"], raising=False
-    )
-    monkeypatch.setattr("lightning_diff.precision.kernels._capable", lambda kind, device: True)
+    monkeypatch.setattr(kernels, "_capable", lambda kind, device: True)
     net = randomised(NETS["mlp"]())
-    copy = quantized_copy(net, "nvfp4", kernel="transformer_engine")
-    exact = net(*inputs())
-    assert (copy(*inputs()) - exact).norm() < 0.02 * exact.norm()
-    assert set(calls) == {"nvfp4 block scaling", (32, 32)}
+    for kind, options in configurations.items():
+        asked.clear()
+        copy = quantized_copy(net, kind, kernel="torchao")
+        assert set(map(repr, asked)) == {repr((kind, options))}
+        exact = net(*inputs())
+        assert (copy(*inputs()) - exact).norm() < 0.02 * exact.norm()
