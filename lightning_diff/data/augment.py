@@ -73,7 +73,8 @@ class Augment:
             return rng.uniform(seed, f"augment {what}", positions)
 
         def normal(what: str) -> Float[np.ndarray, " b"]:
-            return torch.special.ndtri(torch.from_numpy(uniform(what))).numpy()
+            draws: np.ndarray = torch.special.ndtri(torch.from_numpy(uniform(what))).numpy()
+            return draws
 
         a = np.zeros((8, len(positions)))
         for part in self.parts:

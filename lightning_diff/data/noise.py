@@ -37,7 +37,7 @@ class Noise(Data):
             raise UserError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         return super().facts() | {"sigma_data": self._record["sigma_data"]}
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any
 
 from ..foundation.errors import UserError
 from .augment import Augment
@@ -88,7 +87,7 @@ class Data:
         """sha256 of the training pixels and labels, in hexadecimal digits: a resumed run must find the same one."""
         return self.train.fingerprint()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What networks and denoisers take from the data: shape, num_classes, sigma_data, augment_dim."""
         return {
             "shape": self.shape,

@@ -8,7 +8,6 @@ import atexit
 import multiprocessing.util  # whose own atexit must be there first
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -156,5 +155,5 @@ def _end_workers() -> None:
         worker.kill()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _as_it_is(batch: object) -> object:
     return batch

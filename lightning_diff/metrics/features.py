@@ -57,13 +57,15 @@ def feature_extractor(name: FeatureName | None, data: Data, device: torch.device
     shape = data.shape
     if name is None:
         name = "pixels" if len(shape) != 3 else "classifier" if data.train.labelled else "rotation"
+    if name == "inception":
+        name = "fid_inception"
     if name not in get_args(FeatureName):
         raise UserError(f"there is no feature space {name!r}; choose one of {', '.join(get_args(FeatureName))}")
     if name == "pixels":
         return Pixels(shape)
     if len(shape) != 3:
         raise UserError(f"feature space {name!r} is for images (C, H, W), {data.name} has {shape}; use 'pixels'")
-    if name in ("fid_inception", "inception"):
+    if name == "fid_inception":
         from .inception import Inception
 
         return Inception(device=device)

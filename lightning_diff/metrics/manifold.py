@@ -1,7 +1,5 @@
 """Is each generated image like a real one (precision, density), and is each real one generated (recall, coverage)?"""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -56,7 +54,7 @@ class PrecisionRecall(TwoSamples):
 
     higher_is_better = True
 
-    def __init__(self, dim: int, k: int = 3, **kwargs: Any):
+    def __init__(self, dim: int, k: int = 3, **kwargs: object):
         super().__init__(dim, **kwargs)
         self.k = k
 
@@ -75,7 +73,7 @@ class DensityCoverage(TwoSamples):
 
     higher_is_better = True
 
-    def __init__(self, dim: int, k: int = 5, **kwargs: Any):
+    def __init__(self, dim: int, k: int = 5, **kwargs: object):
         super().__init__(dim, **kwargs)
         self.k = k
 
