@@ -1,4 +1,4 @@
-"""EDM's augmentations, which the network is told of, so that they do not leak (arXiv 2206.00364, appendix F.2)."""
+"""EDM's augmentations, on which the network is conditioned, so that they do not leak (arXiv 2206.00364, appendix F.2)."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""No images at all: for runs that learn from a model's own trajectories."""
+"""Blank examples with a stream of noise and labels: for runs that learn from a model's own trajectories."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -18,7 +18,7 @@ class Data:
     Args:
         batch_size: images per optimiser step, over all devices and accumulated micro-batches.
         flip: mirror every training image left to right with probability 1/2.
-        augment: EDM's augmentations, which the network is told of; None for none.
+        augment: EDM's augmentations, on which the network is conditioned; None for none.
         workers: loader processes on each device; 0 reads in the training process, which is best for images in memory.
         conditional: False ignores the labels: the model is unconditional.
     """

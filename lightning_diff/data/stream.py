@@ -27,7 +27,7 @@ class Stream(Dataset[Batch]):
 
         epoch   e = p // N
         image   permutation_e(p mod N), so that every epoch shows every image once
-        flip    with probability 1/2, if asked for
+        flip    with probability 1/2, if the data say so
         u       ((p mod B) + uniform) / B: one in each of B strata of (0, 1), in any B positions that follow each other
         noise   standard normal
 

@@ -68,7 +68,7 @@ def _checked(path: str | Path | None) -> bytes:
 
 
 def _network(content: bytes) -> nn.Module:
-    """torch-fidelity's extractor, frozen: bytes (n, 3, h, w) -> a tuple of the features that were asked for."""
+    """torch-fidelity's extractor, frozen: bytes (n, 3, h, w) -> a tuple with the 2048 features."""
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch

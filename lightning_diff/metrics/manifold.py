@@ -1,4 +1,4 @@
-"""Is each generated image like a real one (precision, density), and is each real one generated (recall, coverage)?"""
+"""Precision and density (are generated images like real ones?), recall and coverage (are all real ones generated?)."""
 
 import torch
 from jaxtyping import Float

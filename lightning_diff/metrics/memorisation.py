@@ -1,4 +1,4 @@
-"""Does the model hand back its training images? Fréchet distances hardly see that; nearest neighbours do."""
+"""Share of generated images that are copies of training images, by nearest neighbours: Fréchet distances hardly see them."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -43,7 +43,7 @@ def quantized_copy(
         smallest: number of inputs and outputs from which a layer is quantised.
         keep: names of layers that are left as they are, as in `named_modules`, with * and ? for any part.
         rest: autocast everything else to this dtype. None: as the caller has it. "auto": bfloat16 for nvfp4 and fp8 on NVIDIA GPUs,
-            whose kernels answer in it; else as the caller has it.
+            whose kernels give it; else as the caller has it.
 
     Returns:
         A `LowPrecision` network, or a `Denoiser` with one. It starts with net's weights; `refresh(copy, net)` renews them.

@@ -1,4 +1,4 @@
-"""Which kernel computes a kind of product on a device; without one, software does."""
+"""Choice of the kernel that computes a kind of product on a device, with software where there is none."""
 
 from collections.abc import Callable
 from functools import partial

@@ -137,7 +137,7 @@ class Float8(Product):
 
     def _product(self, codes: Tensor, scale: Tensor) -> Tensor:
         flat, scales = codes.flatten(0, -2), scale.expand(*codes.shape[:-1], 1).reshape(-1, 1)
-        # the row-wise kernel answers in bfloat16 only
+        # the row-wise kernel gives bfloat16 only
         y = torch._scaled_mm(flat, self.codes.T, scales, self.scale, out_dtype=torch.bfloat16, use_fast_accum=True)
         rows: Tensor = y.unflatten(0, codes.shape[:-1])
         return rows

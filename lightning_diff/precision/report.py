@@ -1,4 +1,4 @@
-"""What a low-precision copy quantised, how, with what error, and why it left the rest."""
+"""Report on a low-precision copy: what is quantised, by what kernel, with what error, and why the rest is not."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -87,7 +87,7 @@ def test_the_bf16_copy_is_autocast_bit_for_bit(name):
 @pytest.mark.parametrize("kind", LOW)
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_the_copy_answers_nearly_as_the_network_and_leaves_that_alone(name, kind):
+def test_the_copy_s_output_is_nearly_the_network_s_and_leaves_that_alone(name, kind):
     net = randomised(NETS[name]())
     exact, weights = net(*inputs()), {key: value.clone() for key, value in net.state_dict().items()}
     low = quantized_copy(net, kind)(*inputs())
@@ -145,7 +145,7 @@ def test_windows_as_rows_are_the_convolution():
 @pytest.mark.parametrize(("kernel", "round_to", "tolerance"), [(Int8, "int8_round", 1e-5), (Float8, "fp8_round", 5e-3)])
 @torch.no_grad()
 def test_the_kernels_compute_what_the_emulation_does(kernel, round_to, tolerance):
-    """`torch._scaled_mm` runs on CPUs too, slowly; its answer is bfloat16."""
+    """`torch._scaled_mm` runs on CPUs too, slowly; its output is bfloat16."""
     shape = (32, 3, 3, 16)
     ours, emulated = kernel(shape, 1, CPU), Emulated(shape, 1, CPU, getattr(formats, round_to))
     for product in (ours, emulated):
@@ -297,22 +297,22 @@ def test_what_cannot_be_is_said_in_a_sentence():
     ):
         with pytest.raises(UserError, match=message):
             quantized_copy(net, **options)
-    with pytest.raises(ValueError, match="no layer of MLP"):
+    with pytest.raises(ValueError, match="smallest=4096"):
         quantized_copy(net, "int8", smallest=4096)
-    with pytest.raises(ValueError, match="needs what quantized_copy returned"):
+    with pytest.raises(ValueError, match="refresh"):
         refresh(net, net)
     copy = quantized_copy(net, "int8")
-    with pytest.raises(ValueError, match="is not one of the copy's"):
+    with pytest.raises(ValueError, match=r"a\.lora"):
         refresh(copy, net.state_dict() | {"a.lora": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"blocks.0.linear0.bias is missing"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.linear0\.bias"):
         refresh(copy, {k: v for k, v in net.state_dict().items() if k != "blocks.0.linear0.bias"})
-    with pytest.raises(ValueError, match=r"blocks.0.linear0.weight is \(3, 3\), in the copy \(32, 32\)"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.linear0\.weight.*\(3, 3\).*\(32, 32\)"):
         refresh(copy, net.state_dict() | {"blocks.0.linear0.weight": torch.zeros(3, 3)})
 
 
 def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(UserError, match=r"torchao cannot be imported .* pip install 'lightning_diff\[torchao\]'"):
+    with pytest.raises(UserError, match=r"lightning_diff\[torchao\]"):
         quantized_copy(randomised(NETS["mlp"]()), "int8", kernel="torchao")
 
 
