@@ -193,7 +193,8 @@ def evaluate(
     guidance: Guidance = 1.0,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     feature: Annotated[
-        str | None, typer.Option(help="Feature space: classifier, rotation, pixels or inception; default by the data.")
+        str | None,
+        typer.Option(help="Feature space: classifier, rotation, pixels or fid_inception; default by the data."),
     ] = None,
     batch: Batch = 256,
     device: Device = "auto",

@@ -1,4 +1,4 @@
-"""Images in: sources, and the stream that training reads."""
+"""Sources of training and held-out examples, and the stream that training reads; no networks, no figures."""
 
 from .augment import Augment
 from .digits import Digits

@@ -1,4 +1,4 @@
-"""EDM's augmentations, which the network is told of, so that they do not leak (arXiv 2206.00364, appendix F.2)."""
+"""EDM's augmentations, on which the network is conditioned, so that they do not leak (arXiv 2206.00364, appendix F.2)."""
 
 import math
 from collections.abc import Sequence
@@ -73,7 +73,8 @@ class Augment:
             return rng.uniform(seed, f"augment {what}", positions)
 
         def normal(what: str) -> Float[np.ndarray, " b"]:
-            return torch.special.ndtri(torch.from_numpy(uniform(what))).numpy()
+            draws: np.ndarray = torch.special.ndtri(torch.from_numpy(uniform(what))).numpy()
+            return draws
 
         a = np.zeros((8, len(positions)))
         for part in self.parts:

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -53,8 +52,8 @@ class HuggingFace(Data):
             from pyarrow import ArrowException, parquet
         except ImportError:
             raise UserError("HuggingFace: reading parquet files needs pyarrow: pip install pyarrow") from None
-        images: list[bytes | None] = []
-        labels: list[Any] = []
+        images: list[object] = []
+        labels: list[object] = []
         columns = [self.image_column] + ([self.label_column] if self.label_column else [])
         for file in self._files(split):
             try:
@@ -68,14 +67,14 @@ class HuggingFace(Data):
             images += [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
             if self.label_column:
                 labels += table.column(self.label_column).to_pylist()
-        encoded = {f"{split} row {i}": image for i, image in enumerate(images)}
-        if wrong := [name for name, image in encoded.items() if not isinstance(image, bytes)]:
+        encoded = {f"{split} row {i}": image for i, image in enumerate(images) if isinstance(image, bytes)}
+        if wrong := [name for i in range(len(images)) if (name := f"{split} row {i}") not in encoded]:
             raise UserError(f"{self.path}: column {self.image_column!r} holds no encoded image in {some(wrong)}")
         if not self.label_column:
-            return encoded, None  # type: ignore[return-value]
+            return encoded, None
         if wrong := [f"{split} row {i} ({x!r})" for i, x in enumerate(labels) if not isinstance(x, int) or x < 0]:
             raise UserError(f"{self.path}: column {self.label_column!r} holds no whole number >= 0 in {some(wrong)}")
-        return encoded, torch.tensor(labels, dtype=torch.int64)  # type: ignore[return-value]
+        return encoded, torch.tensor(labels, dtype=torch.int64)
 
     def _files(self, split: str) -> list[Path]:
         path = Path(self.path).expanduser()

@@ -6,7 +6,6 @@ import re
 import zipfile
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -95,5 +94,5 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
-def _is_class(label: Any) -> bool:
+def _is_class(label: object) -> bool:
     return isinstance(label, int) and not isinstance(label, bool) and label >= 0

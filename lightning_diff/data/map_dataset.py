@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,14 @@ from .image_set import Indices
 from .source import Data
 
 CHANNELS = (1, 3)  # what tells (C, H, W) from (H, W, C)
+
+
+@runtime_checkable
+class MapStyle(Protocol):
+    """What torch calls a map-style dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> object: ...
 
 
 @dataclass(eq=False, kw_only=True)
@@ -42,8 +50,8 @@ class MapDataset(Data):
             checked when it is read.
     """
 
-    dataset: Any
-    test_dataset: Any = None
+    dataset: object
+    test_dataset: object = None
     image_key: str = "image"
     label_key: str = "label"
     value_range: Sequence[int | float] | None = (-1.0, 1.0)
@@ -59,15 +67,21 @@ class MapDataset(Data):
         ):
             raise ValueError(f"MapDataset: value_range must be (low, high) with low < high, got {self.value_range}")
         for dataset in (self.dataset, self.test_dataset):
-            if dataset is not None and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-                raise ValueError(f"MapDataset: {type(dataset).__name__} lacks __len__ or __getitem__")
+            if dataset is not None:
+                _map_style(dataset)
 
     def load(self) -> tuple["Items", "Items | None"]:
-        train = Items(self.dataset, self.image_key, self.label_key, self.value_range, self.classes, self.look_at)
-        if self.test_dataset is None:
-            return train, None
-        classes = train.num_classes
-        return train, Items(self.test_dataset, self.image_key, self.label_key, self.value_range, classes, self.look_at)
+        train = self._items(self.dataset, self.classes)
+        return train, None if self.test_dataset is None else self._items(self.test_dataset, train.num_classes)
+
+    def _items(self, dataset: object, classes: int) -> "Items":
+        return Items(_map_style(dataset), self.image_key, self.label_key, self.value_range, classes, self.look_at)
+
+
+def _map_style(dataset: object) -> MapStyle:
+    if not isinstance(dataset, MapStyle):
+        raise ValueError(f"MapDataset: {type(dataset).__name__} lacks __len__ or __getitem__")
+    return dataset
 
 
 class Items:
@@ -75,7 +89,7 @@ class Items:
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: MapStyle,
         image_key: str,
         label_key: str,
         value_range: Sequence[int | float] | None,
@@ -151,7 +165,7 @@ class Items:
                 "leave random transforms to flip and augment",
                 stacklevel=2,
             )
-        self._std = max(squares / count - (total / count) ** 2, 0.0) ** 0.5
+        self._std: float = max(squares / count - (total / count) ** 2, 0.0) ** 0.5
         self._fingerprint = digest.hexdigest()
         if labels:
             self.num_classes = classes or max(labels) + 1
@@ -179,7 +193,7 @@ class Items:
             raise UserError(f"{self.name}: item {i} has {'a' if label is not None else 'no'} label, unlike item 0")
         return image, None if label is None else self._class(label, i)
 
-    def _image(self, image: Any, i: int) -> Float32[Tensor, "..."]:
+    def _image(self, image: object, i: int) -> Float32[Tensor, "..."]:
         if isinstance(image, Image.Image):
             image = np.array(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
         x = torch.as_tensor(image)
@@ -205,7 +219,7 @@ class Items:
             )
         return (x - low) * (2 / (high - low)) - 1
 
-    def _class(self, label: Any, i: int) -> int:
+    def _class(self, label: object, i: int) -> int:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
             label = label.item()
         if not isinstance(label, int) or label < 0:

@@ -1,8 +1,7 @@
-"""No images at all: for runs that learn from a model's own trajectories."""
+"""Blank examples with a stream of noise and labels: for runs that learn from a model's own trajectories."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
@@ -37,7 +36,7 @@ class Noise(Data):
             raise UserError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         return super().facts() | {"sigma_data": self._record.sigma_data}
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any
 
 from ..foundation.errors import UserError
 from .augment import Augment
@@ -19,7 +18,7 @@ class Data:
     Args:
         batch_size: images per optimiser step, over all devices and accumulated micro-batches.
         flip: mirror every training image left to right with probability 1/2.
-        augment: EDM's augmentations, which the network is told of; None for none.
+        augment: EDM's augmentations, on which the network is conditioned; None for none.
         workers: loader processes on each device; 0 reads in the training process, which is best for images in memory.
         conditional: False ignores the labels: the model is unconditional.
     """
@@ -88,7 +87,7 @@ class Data:
         """sha256 of the training pixels and labels, in hexadecimal digits: a resumed run must find the same one."""
         return self.train.fingerprint()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What networks and denoisers take from the data: shape, num_classes, sigma_data, augment_dim."""
         return {
             "shape": self.shape,

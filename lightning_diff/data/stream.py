@@ -8,7 +8,6 @@ import atexit
 import multiprocessing.util  # whose own atexit must be there first
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ class Stream(Dataset[Batch]):
 
         epoch   e = p // N
         image   permutation_e(p mod N), so that every epoch shows every image once
-        flip    with probability 1/2, if asked for
+        flip    with probability 1/2, if the data say so
         u       ((p mod B) + uniform) / B: one in each of B strata of (0, 1), in any B positions that follow each other
         noise   standard normal
 
@@ -156,5 +155,5 @@ def _end_workers() -> None:
         worker.kill()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _as_it_is(batch: object) -> object:
     return batch

@@ -67,7 +67,7 @@ class Toy(Data):
         density: which one.
         n: training points.
         seed: of the points; the run's seed does not change them.
-        conditional: True for a model that is told the label.
+        conditional: True for a model that is conditioned on the label.
     """
 
     density: Literal["ring", "grid", "moons", "spirals", "checkerboard"] = "ring"

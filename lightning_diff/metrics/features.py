@@ -12,7 +12,7 @@ from ..data import Data
 from ..foundation.errors import UserError
 from .classifier import load_or_train
 
-FeatureName = Literal["classifier", "rotation", "pixels", "inception"]
+FeatureName = Literal["classifier", "rotation", "pixels", "fid_inception", "inception"]  # the last: an old name
 
 
 @runtime_checkable
@@ -45,11 +45,11 @@ class Pixels:
 def feature_extractor(name: FeatureName | None, data: Data, device: torch.device | str = "cpu") -> FeatureExtractor:
     """The feature space `name` for this data.
 
-    classifier  64 features of a small network trained to tell the training split's labels (see `classifier.py`)
-    rotation    the same network, trained to tell by how many quarter turns an image was rotated: needs no labels
-    pixels      the pixels
-    inception   2048 features of the FID's Inception network, from a weights file (see `inception.py`)
-    None        for images, classifier if they have labels and rotation if not; pixels for anything else
+    classifier     64 features of a small network trained to tell the training split's labels (see `classifier.py`)
+    rotation       the same network, trained to tell by how many quarter turns an image was rotated: needs no labels
+    pixels         the pixels
+    fid_inception  2048 features of the FID's Inception network, from a weights file (see `inception.py`)
+    None           for images, classifier if they have labels and rotation if not; pixels for anything else
 
     Raises:
         UserError: labels that are not there, examples that the network cannot take, a weights file that is missing.
@@ -57,16 +57,18 @@ def feature_extractor(name: FeatureName | None, data: Data, device: torch.device
     shape = data.shape
     if name is None:
         name = "pixels" if len(shape) != 3 else "classifier" if data.train.labelled else "rotation"
+    if name == "inception":
+        name = "fid_inception"
     if name not in get_args(FeatureName):
         raise UserError(f"there is no feature space {name!r}; choose one of {', '.join(get_args(FeatureName))}")
     if name == "pixels":
         return Pixels(shape)
     if len(shape) != 3:
         raise UserError(f"feature space {name!r} is for images (C, H, W), {data.name} has {shape}; use 'pixels'")
-    if name == "inception":
-        from .inception import load_inception
+    if name == "fid_inception":
+        from .inception import Inception
 
-        return load_inception(device=device)
+        return Inception(device=device)
     if name == "classifier" and not data.train.labelled:
         raise UserError(f"feature space 'classifier' needs labels, {data.name} has none; use 'rotation' or 'pixels'")
     if name == "rotation" and shape[1] != shape[2]:

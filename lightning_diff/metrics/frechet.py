@@ -1,7 +1,5 @@
 """Fréchet distance between two sets of features: float64 from the first sum to the last square root."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +27,7 @@ def frechet_distance(
     root_a = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
-    return max(distance.item(), 0.0)
+    return float(max(distance.item(), 0.0))
 
 
 class FrechetDistance(Metric):
@@ -48,7 +46,7 @@ class FrechetDistance(Metric):
     total: Tensor  # (2, d)
     outer: Tensor  # (2, d, d)
 
-    def __init__(self, dim: int, **kwargs: Any):
+    def __init__(self, dim: int, **kwargs: object):
         super().__init__(**kwargs)
         self.dim = dim
         for name, shape in (("n", (2,)), ("total", (2, dim)), ("outer", (2, dim, dim))):

@@ -1,4 +1,4 @@
-"""Scores of the project's classifier, for rewards: a reward is no figure, so this is another network than the one that measures."""
+"""Class scores for rewards, from a small classifier: another network than the one that figures are measured with."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from .classifier import SEED, Classifier, load_or_train
 
 
 class ClassLogits:
-    """Images in [-1, 1] -> (B, classes), by a small network that is trained when first asked, in seconds, and cached.
+    """Images in [-1, 1] -> (B, classes), by a small network that is trained at the first call, in seconds, and cached.
 
     Args:
         data: whose training images and labels it learns; in a recipe `${data}` is the run's own.

@@ -1,6 +1,4 @@
-"""Is each generated image like a real one (precision, density), and is each real one generated (recall, coverage)?"""
-
-from typing import Any
+"""Precision and density (are generated images like real ones?), recall and coverage (are all real ones generated?)."""
 
 import torch
 from jaxtyping import Float
@@ -56,7 +54,7 @@ class PrecisionRecall(TwoSamples):
 
     higher_is_better = True
 
-    def __init__(self, dim: int, k: int = 3, **kwargs: Any):
+    def __init__(self, dim: int, k: int = 3, **kwargs: object):
         super().__init__(dim, **kwargs)
         self.k = k
 
@@ -75,7 +73,7 @@ class DensityCoverage(TwoSamples):
 
     higher_is_better = True
 
-    def __init__(self, dim: int, k: int = 5, **kwargs: Any):
+    def __init__(self, dim: int, k: int = 5, **kwargs: object):
         super().__init__(dim, **kwargs)
         self.k = k
 

@@ -1,6 +1,4 @@
-"""Does the model hand back its training images? Fréchet distances hardly see that; nearest neighbours do."""
-
-from typing import Any
+"""Share of generated images that are copies of training images, by nearest neighbours: Fréchet distances hardly see them."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -34,7 +32,7 @@ class Memorisation(TwoSamples):
 
     higher_is_better = False
 
-    def __init__(self, dim: int, ratio: float = 1 / 3, **kwargs: Any):
+    def __init__(self, dim: int, ratio: float = 1 / 3, **kwargs: object):
         super().__init__(dim, **kwargs)
         self.ratio = ratio
 

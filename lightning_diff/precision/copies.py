@@ -39,11 +39,11 @@ def quantized_copy(
         net: a network, or a `Denoiser`, whose network is then copied.
         kind: "nvfp4" (W4A4), "fp8" (row-wise E4M3), "int8" (row-wise, symmetric) or "bf16" (autocast).
         kernel: "auto" takes the fastest that this device has, and software where there is none; "emulated" is software
-            everywhere; "torch", "torchao" and "transformer_engine" are that kernel or an error (see `report`).
+            everywhere; "torch" and "torchao" are that kernel or an error (see `report`).
         smallest: number of inputs and outputs from which a layer is quantised.
         keep: names of layers that are left as they are, as in `named_modules`, with * and ? for any part.
         rest: autocast everything else to this dtype. None: as the caller has it. "auto": bfloat16 for nvfp4 and fp8 on NVIDIA GPUs,
-            whose kernels answer in it; else as the caller has it.
+            whose kernels give it; else as the caller has it.
 
     Returns:
         A `LowPrecision` network, or a `Denoiser` with one. It starts with net's weights; `refresh(copy, net)` renews them.
@@ -110,9 +110,10 @@ class LowPrecision(nn.Module):
             self.net = _replaced(self.net, self.low)
         self.refresh(net)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *inputs: object, **conditioning: object) -> Tensor:
         with nullcontext() if self.rest is None else torch.autocast(self.device.type, self.rest):
-            return self.net(*args, **kwargs)
+            output: Tensor = self.net(*inputs, **conditioning)
+            return output
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -50,7 +50,7 @@ def nvfp4_round(x: Float[Tensor, "*b k"], amax: Float[Tensor, "..."] | None = No
     scale = amax / (E4M3_MAX * E2M1_MAX)
     scale = torch.where(scale > 0, scale, 1.0)  # of zeros, which stay zeros
     k = x.shape[-1]
-    blocks = torch.nn.functional.pad(wide, (0, -k % BLOCK)).unflatten(-1, (-1, BLOCK))
+    blocks: Tensor = torch.nn.functional.pad(wide, (0, -k % BLOCK)).unflatten(-1, (-1, BLOCK))
     scale = scale[..., None] if scale.ndim else scale
     block = (blocks.abs().amax(-1, keepdim=True) / E2M1_MAX / scale).clamp(E4M3_TINY, E4M3_MAX)
     block = block.to(torch.float8_e4m3fn).float()

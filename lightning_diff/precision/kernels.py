@@ -1,19 +1,20 @@
-"""Which kernel computes a kind of product on a device; without one, software does."""
+"""Choice of the kernel that computes a kind of product on a device, with software where there is none."""
 
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal, get_args
 
 import torch
 
 from ..foundation.errors import UserError
 from . import formats
-from .products import Emulated, Float8, Int8, Product, TorchAO, TransformerEngine
+from .products import Emulated, Float8, Int8, Product, TorchAO
 
 Kind = Literal["nvfp4", "fp8", "int8", "bf16"]
-Kernel = Literal["auto", "emulated", "torch", "torchao", "transformer_engine"]
+Kernel = Literal["auto", "emulated", "torch", "torchao"]
 
 _ROUND: dict[str, Callable[..., torch.Tensor]] = {
     "nvfp4": formats.nvfp4_round,
@@ -21,8 +22,8 @@ _ROUND: dict[str, Callable[..., torch.Tensor]] = {
     "int8": formats.int8_round,
 }
 HARDWARE = {
-    "nvfp4": "NVIDIA Blackwell and later, by torchao or Transformer Engine",
-    "fp8": "NVIDIA GPUs of compute capability 8.9 and later, by torch._scaled_mm, torchao or Transformer Engine",
+    "nvfp4": "NVIDIA Blackwell and later, by torchao",
+    "fp8": "NVIDIA GPUs of compute capability 8.9 and later, by torch._scaled_mm or torchao",
     "int8": "CPUs and NVIDIA GPUs, by torch._int_mm or torchao",
 }
 NEEDS = {"nvfp4": (10, 0), "fp8": (8, 9), "int8": (8, 0)}  # compute capability
@@ -39,25 +40,19 @@ def choose(kind: Kind, kernel: Kernel, device: torch.device) -> tuple[Callable[.
     Raises:
         UserError: a kernel that this kind, this device or this installation does not have.
     """
+    if kernel not in get_args(Kernel):
+        raise UserError(f"kernel: there is no {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
     if kernel == "auto":
         kernel = _fastest(kind, device)
     if kernel == "emulated":
         return partial(Emulated, round_to=_ROUND[kind]), "emulated"
-    if kernel == "torch":
-        if kind == "nvfp4":
-            raise UserError("nvfp4 has no kernel in torch itself: take torchao, transformer_engine or emulated.")
-        if kind == "fp8":
-            _require(kind, kernel, device)
-            return Float8, "torch._scaled_mm"
-        if device.type != "cpu":
-            _require(kind, kernel, device)
-        return Int8, "torch._int_mm"
+    if kernel == "torch" and kind == "nvfp4":
+        raise UserError("nvfp4 has no kernel in torch itself: take torchao or emulated.")
+    if kind != "int8" or device.type != "cpu":  # int8 runs on CPUs too
+        _require(kind, kernel, device)
     if kernel == "torchao":
-        if kind != "int8" or device.type != "cpu":  # its int8 runs on CPUs too
-            _require(kind, kernel, device)
         return partial(TorchAO, configuration=_torchao(kind)), "torchao"
-    _require(kind, kernel, device)
-    return partial(TransformerEngine, recipe=_transformer_engine(kind)), "Transformer Engine"
+    return (Float8, "torch._scaled_mm") if kind == "fp8" else (Int8, "torch._int_mm")
 
 
 def _fastest(kind: Kind, device: torch.device) -> Kernel:
@@ -67,10 +62,7 @@ def _fastest(kind: Kind, device: torch.device) -> Kernel:
         return "emulated"
     if kind != "nvfp4":
         return "torch"
-    for kernel, package in (("transformer_engine", "transformer_engine"), ("torchao", "torchao")):
-        if find_spec(package) is not None:
-            return kernel  # type: ignore[return-value]
-    return "emulated"
+    return "emulated" if find_spec("torchao") is None else "torchao"
 
 
 def _capable(kind: Kind, device: torch.device) -> bool:
@@ -90,28 +82,21 @@ def _require(kind: Kind, kernel: Kernel, device: torch.device) -> None:
         )
 
 
-def _torchao(kind: Kind) -> Any:
-    quantization = _module("torchao.quantization", "torchao")
+def _torchao(kind: Kind) -> object:
+    """The configuration that `torchao.quantization.quantize_` takes."""
+    quantization = _module("torchao.quantization")
     if kind == "int8":
         return quantization.Int8DynamicActivationInt8WeightConfig()
     if kind == "fp8":
         return quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
-    formats = _module("torchao.prototype.mx_formats", "torchao")
+    formats = _module("torchao.prototype.mx_formats")
     return formats.NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=find_spec("mslk") is not None)
 
 
-def _transformer_engine(kind: Kind) -> Any:
-    if kind == "int8":
-        raise UserError("Transformer Engine has no int8: take the kernel torch or torchao.")
-    recipe = _module("transformer_engine.common.recipe", "transformer_engine")
-    return recipe.NVFP4BlockScaling() if kind == "nvfp4" else recipe.Float8CurrentScaling()
-
-
-def _module(name: str, package: str) -> Any:
+def _module(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        hint = "lightning_diff[torchao]" if package == "torchao" else "transformer_engine[pytorch]"
         raise UserError(
-            f"{package} cannot be imported ({error}): pip install '{hint}', or take the kernel auto."
+            f"torchao cannot be imported ({error}): pip install 'lightning_diff[torchao]', or take the kernel auto."
         ) from error

@@ -10,7 +10,6 @@ sample. A hardware kernel for NVFP4 takes one for the whole batch.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +103,8 @@ class Int8(Product):
 
     def _product(self, codes: Tensor, scale: Tensor) -> Tensor:
         total = _at_least_rows(torch._int_mm, codes.flatten(0, -2), self.codes.T)
-        return total.unflatten(0, codes.shape[:-1]).float().mul_(scale).mul_(self.scale)
+        wide: Tensor = total.unflatten(0, codes.shape[:-1]).float()
+        return wide.mul_(scale).mul_(self.scale)
 
 
 class Float8(Product):
@@ -137,15 +137,16 @@ class Float8(Product):
 
     def _product(self, codes: Tensor, scale: Tensor) -> Tensor:
         flat, scales = codes.flatten(0, -2), scale.expand(*codes.shape[:-1], 1).reshape(-1, 1)
-        # the row-wise kernel answers in bfloat16 only
+        # the row-wise kernel gives bfloat16 only
         y = torch._scaled_mm(flat, self.codes.T, scales, self.scale, out_dtype=torch.bfloat16, use_fast_accum=True)
-        return y.unflatten(0, codes.shape[:-1])
+        rows: Tensor = y.unflatten(0, codes.shape[:-1])
+        return rows
 
 
 class TorchAO(Product):
     """A torchao configuration on a bfloat16 matrix; quantised anew in a scratch layer, then copied into place."""
 
-    def __init__(self, shape: tuple[int, int, int, int], padding: int, device: torch.device, configuration: Any):
+    def __init__(self, shape: tuple[int, int, int, int], padding: int, device: torch.device, configuration: object):
         super().__init__(shape, padding, device)
         self.configuration = configuration
         n, k = self.matrix
@@ -165,31 +166,6 @@ class TorchAO(Product):
         scratch.weight.data.copy_(matrix)
         quantize_(scratch, self.configuration)
         return scratch.weight.data
-
-
-class TransformerEngine(Product):
-    """A Transformer Engine layer, which holds bfloat16 weights and quantises them in each call by the recipe.
-
-    Args:
-        recipe: NVFP4BlockScaling, say. DelayedScaling with fp8_format=E2M1 would silently compute in E5M2.
-    """
-
-    def __init__(self, shape: tuple[int, int, int, int], padding: int, device: torch.device, recipe: Any):
-        super().__init__(shape, padding, device)
-        import transformer_engine.pytorch as te
-
-        n, k = self.matrix
-        self.recipe, self.autocast = recipe, te.autocast
-        self.linear = te.Linear(k, n, bias=False, params_dtype=torch.bfloat16, device=device).requires_grad_(False)
-
-    def set_weight(self, weight: Float[Tensor, "n kh kw c"]) -> None:
-        self.linear.weight.data.copy_(weight.flatten(1))
-
-    def rows(self, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b n"]:
-        flat = x.flatten(0, -2).to(torch.bfloat16)
-        padded = F.pad(flat, (0, 0, 0, -len(flat) % 32))  # its kernels want whole blocks of rows, too
-        with self.autocast(enabled=True, recipe=self.recipe):
-            return self.linear(padded)[: len(flat)].unflatten(0, x.shape[:-1])
 
 
 def unfold(x: Tensor, shape: tuple[int, int, int, int], padding: int) -> Tensor:

@@ -1,8 +1,10 @@
-"""What a low-precision copy quantised, how, with what error, and why it left the rest."""
+"""Report on a low-precision copy: what is quantised, by what kernel, with what error, and why the rest is not."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from math import prod
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,11 @@ from ..denoiser import Denoiser
 from .copies import LowLayer, LowPrecision, weight_layers
 from .kernels import HARDWARE
 
+Args = tuple[Tensor, ...]  # of one call of a layer
 
-class LayerReport(NamedTuple):
+
+@dataclass(frozen=True)
+class LayerReport:
     """One layer with a matrix of weights.
 
     Args:
@@ -36,7 +41,8 @@ class LayerReport(NamedTuple):
     output_error: float | None
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """Of a whole copy; `str` makes a table of it."""
 
     headline: str
@@ -59,7 +65,7 @@ class Report(NamedTuple):
 
 
 @torch.no_grad()
-def report(copy: nn.Module, net: nn.Module, *inputs: Any, **conditioning: Any) -> Report:
+def report(copy: nn.Module, net: nn.Module, *inputs: object, **conditioning: object) -> Report:
     """Per layer: quantised or not, by what kernel, with what error.
 
     Args:
@@ -93,7 +99,7 @@ def report(copy: nn.Module, net: nn.Module, *inputs: Any, **conditioning: Any) -
 
 
 @torch.no_grad()
-def headline(copy: nn.Module, *inputs: Any, **conditioning: Any) -> str:
+def headline(copy: nn.Module, *inputs: object, **conditioning: object) -> str:
     """A line: how many layers, how much of the network, by what kernel or in software.
 
     Args:
@@ -110,8 +116,8 @@ def headline(copy: nn.Module, *inputs: Any, **conditioning: Any) -> str:
 def _headline(
     copy: LowPrecision,
     called: nn.Module,
-    inputs: tuple[Any, ...],
-    conditioning: dict[str, Any],
+    inputs: tuple[object, ...],
+    conditioning: dict[str, object],
     layers: Mapping[str, nn.Module],
 ) -> str:
     """`called` is the copy or the exact network, `layers` are its own."""
@@ -134,27 +140,29 @@ def _weight_shape(layer: nn.Module) -> torch.Size:
 
 
 def _multiplications(
-    called: nn.Module, inputs: tuple[Any, ...], conditioning: dict[str, Any], layers: Mapping[str, nn.Module]
+    called: nn.Module, inputs: tuple[object, ...], conditioning: dict[str, object], layers: Mapping[str, nn.Module]
 ) -> dict[str, int]:
     """By each layer's weights in one call."""
     counts = dict.fromkeys(layers, 0)
-    hooks = []
-    for name, layer in layers.items():
 
-        def count(layer: nn.Module, args: tuple[Any, ...], output: Tensor, name: str = name) -> None:
-            shape = _weight_shape(layer)
-            meets_all = (
-                args[0] if getattr(layer, "transposed", False) else output
-            )  # its channels are the first of `shape`
-            counts[name] += meets_all.numel() // shape[0] * prod(shape)
+    def count(name: str, layer: nn.Module, args: Args, output: Tensor) -> None:
+        shape = _weight_shape(layer)
+        # The tensor whose channels are the first of `shape` meets all of them.
+        meets_all = args[0] if getattr(layer, "transposed", False) else output
+        counts[name] += meets_all.numel() // shape[0] * prod(shape)
 
-        hooks.append(layer.register_forward_hook(count))
-    try:
+    with _watching(layers, count):
         called(*inputs, **conditioning)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return counts
+
+
+@contextmanager
+def _watching(layers: Mapping[str, nn.Module], watch: Callable[[str, nn.Module, Args, Tensor], None]) -> Iterator[None]:
+    """Calls watch(name, layer, inputs, output) after each call of one of the layers."""
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_hook(partial(watch, name)).remove)
+        yield
 
 
 def _described(layer: nn.Module) -> str:
@@ -176,24 +184,16 @@ def _weight_error(low: nn.Module, exact: Tensor) -> float | None:
 
 
 def _output_errors(
-    copy: LowPrecision, net: nn.Module, source: nn.Module, inputs: tuple[Any, ...], conditioning: dict[str, Any]
+    copy: LowPrecision, net: nn.Module, source: nn.Module, inputs: tuple[object, ...], conditioning: dict[str, object]
 ) -> dict[str, float]:
     errors: dict[str, float] = {}
-    hooks = []
-    for name, low in copy.low.items():
 
-        def compare(
-            layer: nn.Module, args: tuple[Any, ...], output: Tensor, name: str = name, low: nn.Module = low
-        ) -> None:
-            with torch.autocast(output.device.type, copy.rest or torch.bfloat16, enabled=copy.precision == "bf16"):
-                errors[name] = _relative(low(*args), output)
+    def compare(name: str, layer: nn.Module, args: Args, output: Tensor) -> None:
+        with torch.autocast(output.device.type, copy.rest or torch.bfloat16, enabled=copy.precision == "bf16"):
+            errors[name] = _relative(copy.low[name](*args), output)
 
-        hooks.append(source.get_submodule(name).register_forward_hook(compare))
-    try:
+    with _watching({name: source.get_submodule(name) for name in copy.low}, compare):
         net(*inputs, **conditioning)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return errors
 
 

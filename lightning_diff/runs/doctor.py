@@ -33,7 +33,7 @@ def examine(folder: Path) -> list[Finding]:
     if not folder.is_dir() or not any((folder / name).exists() for name in ("recipe.yaml", "checkpoints", WEIGHTS)):
         raise UserError(f"{folder}: is no run folder: it has neither a recipe, nor checkpoints, nor a model")
     if (who := lock.holder(folder)) is not None:  # its files come and go
-        return [Finding("ok", folder.name, f"is being trained by {who.rstrip(',')}; look again when that has stopped")]
+        return [Finding("ok", folder.name, f"is being trained by {who}; look again when that has stopped")]
     findings = list(_checkpoints(folder / "checkpoints"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are named above

@@ -158,7 +158,7 @@ def test_a_test_folder_shares_the_training_classes(tmp_path):
     data = Images(2, path=train, test_path=folder(tmp_path / "test", ["dog/1.png", "emu/2.png"]))
     assert data.test.labels.tolist() == [1, 2]
     wrong = Images(2, path=train, test_path=folder(tmp_path / "wrong", ["dog/1.png", "gnu/2.png"]))
-    with pytest.raises(UserError, match="no class 'gnu'; they have cat, dog, emu"):
+    with pytest.raises(UserError, match=r"gnu.*cat, dog, emu"):
         wrong.setup()
 
 
@@ -226,10 +226,10 @@ def test_what_is_wrong_with_the_files_is_said_with_their_names(tmp_path, build, 
 
 
 def test_a_path_that_is_nothing_or_no_zip_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"missing: no such folder or zip"):
+    with pytest.raises(UserError, match="missing"):
         Images(2, path=tmp_path / "missing").setup()
     (tmp_path / "a.zip").write_bytes(b"not a zip")
-    with pytest.raises(UserError, match=r"a\.zip: cannot be read as a folder or a zip"):
+    with pytest.raises(UserError, match=r"a\.zip"):
         Images(2, path=str(tmp_path / "a.zip")).setup()
 
 

@@ -88,7 +88,7 @@ def test_few_items_tell_the_facts_and_the_rest_is_checked_when_read():
     items[7] = (BYTES[7], 9)
     data = MapDataset(4, dataset=Listed(items), look_at=3)
     data.setup()
-    with pytest.raises(UserError, match=r"label 9 of item 7 is not in 0\.\.0; set classes"):
+    with pytest.raises(UserError, match=r"label 9.*item 7.*classes"):
         data.train.take(np.array([6, 7]))
     assert MapDataset(4, dataset=Listed(items), look_at=3, classes=10).train.label(np.array([7])).tolist() == [9]
 
@@ -106,7 +106,7 @@ def test_randomness_inside_a_dataset_is_pointed_out():
         def __getitem__(self, i):
             return self.items[i] + 0.001 * torch.rand(())
 
-    with pytest.warns(UserWarning, match="Jittered: item 0 differs between two readings"):
+    with pytest.warns(UserWarning, match="Jittered.*item 0"):
         MapDataset(4, dataset=Jittered(IN_RANGE)).setup()
 
 
@@ -146,7 +146,7 @@ def test_a_held_out_dataset_shares_the_classes():
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="lacks __len__"):
+    with pytest.raises(ValueError, match="__len__"):
         MapDataset(4, dataset=iter([]))
     with pytest.raises(ValueError, match="value_range"):
         MapDataset(4, dataset=[], value_range=(1, 0))

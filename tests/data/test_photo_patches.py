@@ -23,7 +23,7 @@ def test_patches_are_cut_from_the_photographs_and_no_pixel_is_shared():
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match=r"size must be in 1\.\.160, got 200"):
+    with pytest.raises(ValueError, match=r"size.*200"):
         PhotoPatches(8, size=200)
     with pytest.raises(ValueError, match="stride"):
         PhotoPatches(8, stride=0)

@@ -121,12 +121,12 @@ def test_what_is_wrong_with_the_images_is_said_at_setup(build, message):
 
 
 def test_points_cannot_be_mirrored():
-    with pytest.raises(UserError, match="need images"):
+    with pytest.raises(UserError, match="flip"):
         Given(2, sets=(ImageSet(torch.randn(4, 2)), None), flip=True).setup()
 
 
 def test_nonsense_options_are_refused_at_once():
-    with pytest.raises(ValueError, match="Digits: batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"Digits.*batch_size.*0"):
         Digits(0)
     with pytest.raises(ValueError, match="workers"):
         Digits(1, workers=-1)

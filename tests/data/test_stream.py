@@ -128,7 +128,7 @@ def test_loader_processes_change_nothing(context, processes):
 
 
 def test_a_batch_size_that_does_not_divide_says_what_would():
-    with pytest.raises(UserError, match=r"batch_size 30 .* 4 device\(s\) x 2 .* multiple of 8"):
+    with pytest.raises(UserError, match=r"batch_size 30.*\b4\b.*\b8\b"):
         Positions(30, rank=0, world=4, accumulation=2)
     with pytest.raises(ValueError, match="rank=2"):
         Positions(32, rank=2, world=2)
