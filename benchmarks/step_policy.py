@@ -57,7 +57,7 @@ class Bench:
 
     def __init__(self, path: Path, options: argparse.Namespace):
         self.path, self.options, self.cells = path, options, options.out / "cells.csv"
-        self.model = read_record(path)["sha256"]
+        self.model = read_record(path).sha256
         self.problem: Problem = of_run(path)
         self.rows: dict[tuple[str, ...], Row] = {}
         self.fine = cache(self._fine)

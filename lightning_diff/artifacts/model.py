@@ -7,6 +7,7 @@ Python's own path: a file cannot bring code along, but it can name a module that
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,42 @@ from ..nets import lora
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """How to rebuild a model, and what its weights are: the content of `model.json`.
+
+    Args:
+        net: the recipe's node that builds the network.
+        sigma_data, time, kind: see `Denoiser`.
+        shape: of one example.
+        num_classes: 0 for none.
+        levels: noise levels of a consistency model's steps after the first that were found best, by number of steps.
+        ema: name of the average that the weights are, "none" for the last step's own.
+        images: images seen in training.
+        sha256: of the weights' file.
+    """
+
+    net: dict[str, Any]
+    sigma_data: float
+    time: str
+    kind: str = "denoiser"
+    shape: tuple[int, ...]
+    num_classes: int
+    levels: dict[int, list[float]] = field(default_factory=dict)
+    ema: str
+    images: int
+    sha256: str
+
+
 _FIELDS = {
     "sigma_data": float,
     "time": str,
     "kind": str,
-    "shape": list[int],
+    "shape": tuple[int, ...],
     "num_classes": int,
-    "levels": dict[str, list[float]],
+    "levels": dict[str, list[float]],  # JSON has no other keys
     "ema": str,
     "images": int,
     "sha256": str,
@@ -105,27 +135,25 @@ def load_denoiser(path: Path | str) -> Denoiser:
     weights, source = _files(Path(path))
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")
-    if sha256(weights) != record["sha256"]:
+    if sha256(weights) != record.sha256:
         raise UserError(f"{weights}: is damaged or not the file that {source} describes; make both again with export")
     try:
         tensors = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights}: cannot be read: {error}") from error
     try:
-        _refuse_all_but_networks(record["net"], "net")
+        _refuse_all_but_networks(record.net, "net")
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; nobody's random numbers change
-            net = construct(bind(record["net"], nn.Module, "net"))
-        denoiser = Denoiser(net, record["sigma_data"], record["time"], record["kind"])
+            net = construct(bind(record.net, nn.Module, "net"))
+        denoiser = Denoiser(net, record.sigma_data, record.time, record.kind)
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
     load_weights(denoiser.net, tensors, weights)
     return denoiser.eval()
 
 
-def read_record(path: Path | str) -> dict[str, Any]:
-    """What `model.json` says: net, sigma_data, time, kind, shape, num_classes, levels, ema, images, sha256.
-
-    `levels` are the noise levels of a consistency model's steps after the first that were found best, by number of steps.
+def read_record(path: Path | str) -> ModelRecord:
+    """What `model.json` says.
 
     Args:
         path: as for `load_denoiser`.
@@ -142,7 +170,9 @@ def read_record(path: Path | str) -> dict[str, Any]:
         if not is_node(record["net"]):
             raise UserError(f"{source}: net: expected a network's _target_ and arguments")
         record = {"kind": "denoiser", "levels": {}} | record  # written since there are others
-        return record | {name: bind(record[name], hint, name) for name, hint in _FIELDS.items()}
+        bound = {name: bind(record[name], hint, name) for name, hint in _FIELDS.items()}
+        levels = {int(steps): values for steps, values in bound.pop("levels").items()}
+        return ModelRecord(net=record["net"], levels=levels, **bound)
     except Mismatch as error:
         raise UserError(f"{source}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -156,9 +186,11 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
         path: as for `load_denoiser`.
         levels: after the first, decreasing.
     """
-    record = read_record(path)
-    record["levels"][str(len(levels) + 1)] = levels
-    with replacing(_files(Path(path))[1]) as temporary:
+    kept = read_record(path).levels | {len(levels) + 1: levels}
+    source = _files(Path(path))[1]
+    record = json.loads(source.read_text(encoding="utf-8"))
+    record["levels"] = {str(steps): values for steps, values in kept.items()}
+    with replacing(source) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

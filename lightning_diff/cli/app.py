@@ -134,8 +134,8 @@ def sample(
             raise UserError(f"--churn: is for the solver heun on a grid, not {sampling.name}")
     of_schedule = "" if schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
     default = options.home(path) / "samples" / f"{sampling.solver}{sampling.steps}_{of_schedule}seed{seed}"
-    target = options.writable(out, default, record["shape"])
-    classes = options.classes(labels, record["num_classes"])
+    target = options.writable(out, default, record.shape)
+    classes = options.classes(labels, record.num_classes)
     if guidance != 1 and guide is None and classes is None:
         raise UserError("--guidance: needs --labels, so that the model without them can be the guide, or a --guide")
     options.check_guidance(record, guidance, guide)
@@ -144,14 +144,14 @@ def sample(
     denoiser, guiding = options.load(path, device), None
     if guide is not None:
         guiding = options.load(options.model(guide), device)
-        if artifacts.read_record(options.model(guide))["shape"] != record["shape"]:
+        if artifacts.read_record(options.model(guide)).shape != record.shape:
             raise UserError(f"--guide: {guide} makes samples of another shape than {folder}")
     churning: dict[str, Any] = {"S_churn": churn} if churn else {}
     wanted = None if classes is None else options.cycled(classes, n)
     how: dict[str, Any] = {"seed": seed, "guidance": guidance, "guide": guiding, "interval": interval}
     how |= {"batch": batch, "progress": True}
     if isinstance(sampling, Spending):
-        samples, taken = spend(denoiser, record["shape"], range(n), wanted, policy=sampling.policy, **how)
+        samples, taken = spend(denoiser, record.shape, range(n), wanted, policy=sampling.policy, **how)
         calls = sampling.policy.evaluations(taken).double().mean()
         guided = " and the guide's" if guidance != 1 and not takes_scale(denoiser) else ""
         mean = f"{taken.double().mean():.2f} steps and {calls:.2f} evaluations{guided}"
@@ -159,7 +159,7 @@ def sample(
     else:
         samples = generate(
             denoiser,
-            record["shape"],
+            record.shape,
             range(n),
             wanted,
             sigmas=sampling.sigmas,
@@ -217,7 +217,7 @@ def evaluate(
     if search and (sampling.solver != "consistency" or sampling.steps < 2 or grid is not None):
         raise UserError("--search: is for the levels of the solver consistency from two steps on, without --grid")
     options.check_guidance(record, guidance)
-    if guidance != 1 and not record["num_classes"]:
+    if guidance != 1 and not record.num_classes:
         raise UserError("--guidance: this model has no classes to be guided by")
     if not (home / "recipe.yaml").is_file():
         raise UserError(f"{home / 'recipe.yaml'}: no such file; evaluate needs the run's recipe to find its data")
@@ -234,9 +234,9 @@ def evaluate(
     if feature is not None:
         options.check("--feature", feature, get_args(FeatureName))
     data = build_data(settings)
-    if list(data.shape) != record["shape"] or data.num_classes != record["num_classes"]:
+    if tuple(data.shape) != record.shape or data.num_classes != record.num_classes:
         raise UserError(
-            f"{home}: the model makes {record['shape']} with {record['num_classes']} classes, "
+            f"{home}: the model makes {list(record.shape)} with {record.num_classes} classes, "
             f"the data have {list(data.shape)} with {data.num_classes}"
         )
     where = next(denoiser.parameters()).device
@@ -259,12 +259,12 @@ def evaluate(
         sampling=sampling,
         guidance=guidance,
         seed=seed,
-        ema=record["ema"],
+        ema=record.ema,
         batch=batch,
         device=where,
         progress=True,
     )
-    trained = {"step": record["images"] // data.batch_size, "images": record["images"]}
+    trained = {"step": record.images // data.batch_size, "images": record.images}
     table.log_rows([trained | row.record() for row in rows])
     protocol = rows[0].protocol
     taken = {row.metric: row.value for row in rows}.get("steps_mean", protocol.steps or 0)
@@ -311,10 +311,10 @@ def schedule(
     record = artifacts.read_record(path)
     options.check("--method", method, [*METHODS, *TRAINED])
     options.check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
-    if record["kind"] == "consistency":
+    if record.kind == "consistency":
         raise UserError(f"{folder}: is a consistency model, whose levels evaluate --search finds")
     options.check_guidance(record, guidance)
-    if guidance != 1 and not record["num_classes"]:
+    if guidance != 1 and not record.num_classes:
         raise UserError("--guidance: this model has no classes to be guided by")
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"--sigma-min, --sigma-max: need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
@@ -358,7 +358,7 @@ def compare(
     runs = comparing.read([options.home(options.model(folder)) for folder in folders])
     if out.suffix != ".png":
         raise UserError(f"--out: {out} does not end in .png")
-    options.writable(out, out, [3, 1, 1])
+    options.writable(out, out, (3, 1, 1))
     with replacing(out) as temporary:
         comparing.draw(runs).savefig(temporary, dpi=110)
     protocol = comparing.common_protocol(runs)  # after the picture: the losses compare whatever the figures do

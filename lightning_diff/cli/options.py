@@ -6,14 +6,13 @@ Every message names the option or the file.
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ..artifacts import load_denoiser
+from ..artifacts import ModelRecord, load_denoiser
 from ..artifacts.schedule import load_schedule
 from ..artifacts.step_policy import holds_step_policy, load_step_policy
 from ..denoiser import Denoiser
@@ -47,7 +46,7 @@ def check(option: str, name: str, choices: Collection[str]) -> None:
 
 
 def sampling(
-    record: dict[str, Any],
+    record: ModelRecord,
     solver: str | None,
     steps: int | None,
     grid: str | None,
@@ -66,12 +65,11 @@ def sampling(
         given = None if levels is None else [float(level) for level in levels.split(",")]
     except ValueError:
         raise UserError(f"--levels: expected noise levels with commas, got {levels!r}") from None
-    model = SimpleNamespace(**record)
     try:
-        chosen = choose(model, solver, steps, grid, given, sigma_min=sigma_min, sigma_max=sigma_max)
-        kept = record["levels"].get(str(chosen.steps))
+        chosen = choose(record, solver, steps, grid, given, sigma_min=sigma_min, sigma_max=sigma_max)
+        kept = record.levels.get(chosen.steps)
         if chosen.name == "consistency" and kept is not None:
-            chosen = choose(model, solver, None, None, kept, sigma_max=sigma_max)
+            chosen = choose(record, solver, None, None, kept, sigma_max=sigma_max)
     except ValueError as error:
         raise UserError(f"{'--sigma-min, --sigma-max' if levels is None else '--levels'}: {error}") from error
     if churn and chosen.solver != "heun":
@@ -80,7 +78,7 @@ def sampling(
 
 
 def scheduled(
-    record: dict[str, Any], path: Path, solver: str | None, steps: int | None, others: dict[str, object]
+    record: ModelRecord, path: Path, solver: str | None, steps: int | None, others: dict[str, object]
 ) -> Sampling | Spending:
     """The grid in a file, for its solver and number of steps or for other ones; or the policy in a file, as it is.
 
@@ -100,34 +98,34 @@ def scheduled(
     found = load_schedule(where)
     if solver is not None:
         check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
-    if record["sha256"] != found.model:
+    if record.sha256 != found.model:
         warnings.warn(f"{path}: was learned on another model; the grid may serve this one less well", stacklevel=2)
     sigmas, name = found.grid(), f"{solver or found.solver}/{found.method}"
     if steps is not None and steps != found.steps:
         if found.steps == 1:
             raise UserError(f"--steps: {path} has one step, of which no other grid can be made")
-        sigmas, name = through_angles(sigmas, steps, record["sigma_data"]), f"{name}@{found.steps}"
+        sigmas, name = through_angles(sigmas, steps, record.sigma_data), f"{name}@{found.steps}"
     return Sampling(solver or found.solver, sigmas, name)
 
 
-def _spending(record: dict[str, Any], path: Path, others: dict[str, object]) -> Spending:
+def _spending(record: ModelRecord, path: Path, others: dict[str, object]) -> Spending:
     for name, value in others.items():
         if value is not None:
             raise UserError(f"{name}: is not for the policy of --schedule, which chooses each sample's levels itself")
-    if record["kind"] == "consistency":
+    if record.kind == "consistency":
         raise UserError(f"--schedule: {path} spends steps of denoisers, and this is a consistency model")
     found = load_step_policy(path)
-    if record["sha256"] != found.model:
+    if record.sha256 != found.model:
         warnings.warn(f"{path}: was learned on another model; the policy may serve this one less well", stacklevel=3)
     return Spending(found.policy, f"{found.policy.solver}/policy_{found.policy.gamma:g}")
 
 
-def check_guidance(record: dict[str, Any], guidance: float, guide: Path | None = None) -> None:
+def check_guidance(record: ModelRecord, guidance: float, guide: Path | None = None) -> None:
     """Refuse guidance that this model does not know."""
-    takes_scale = bool(record["net"].get("guided", False))
+    takes_scale = bool(record.net.get("guided", False))
     if takes_scale and guide is not None:
         raise UserError("--guide: this model takes the scale as an input and needs no guide")
-    if guidance != 1 and record["kind"] == "consistency" and not takes_scale:
+    if guidance != 1 and record.kind == "consistency" and not takes_scale:
         raise UserError(
             "--guidance: this consistency model was distilled without; model.guidance of its recipe says with what"
         )
@@ -167,7 +165,7 @@ def load(path: Path, device: str) -> Denoiser:
         raise UserError(f"--device: {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def writable(target: Path | None, default: Path, shape: list[int]) -> Path:
+def writable(target: Path | None, default: Path, shape: tuple[int, ...]) -> Path:
     """Where to write samples of this shape, if that is possible: before any are drawn.
 
     Args:
@@ -181,7 +179,7 @@ def writable(target: Path | None, default: Path, shape: list[int]) -> Path:
     if target.suffix not in (".png", ".npz", ""):
         raise UserError(f"--out: {target} is none of a .png, a .npz or a folder")
     if target.suffix != ".npz" and not is_picture:
-        raise UserError(f"--out: samples of shape {shape} are no pictures; give a file that ends in .npz")
+        raise UserError(f"--out: samples of shape {list(shape)} are no pictures; give a file that ends in .npz")
     folder = target.parent if target.suffix else target
     try:
         if target.suffix and target.is_dir():

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..artifacts import read_record
+from ..artifacts import ModelRecord, read_record
 from ..foundation.errors import UserError
 from .image_set import Indices
 from .source import Data
@@ -29,16 +29,16 @@ class Noise(Data):
     def load(self) -> tuple["_Blank", None]:
         if self.flip or self.augment:
             raise UserError("Noise: there are no images to flip or augment; leave it out")
-        return _Blank(tuple(self._record["shape"]), self._record["num_classes"]), None
+        return _Blank(self._record.shape, self._record.num_classes), None
 
     @property
-    def _record(self) -> dict[str, Any]:
+    def _record(self) -> ModelRecord:
         if not Path(self.model).exists():
             raise UserError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
 
     def facts(self) -> dict[str, Any]:
-        return super().facts() | {"sigma_data": self._record["sigma_data"]}
+        return super().facts() | {"sigma_data": self._record.sigma_data}
 
 
 class _Blank:

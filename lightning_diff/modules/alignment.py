@@ -175,7 +175,7 @@ class AlignmentModule(TrainingModule):
                 f"{start.sigma_data:g} and {start.time}; leave them out"
             )
         load_weights(own.net, adapted(start.net.state_dict(), own.net), self.model_path)
-        self._start, self._start_sha256 = (start,), record["sha256"]
+        self._start, self._start_sha256 = (start,), record.sha256
 
     def configure_model(self) -> None:
         super().configure_model()

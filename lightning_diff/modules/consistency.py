@@ -143,7 +143,7 @@ class ConsistencyModule(TrainingModule):
         try:
             teacher, self._teacher_sha256 = (
                 load_denoiser(self.teacher_path),
-                pretrained.record(self.teacher_path, "teacher")["sha256"],
+                pretrained.record(self.teacher_path, "teacher").sha256,
             )
         except UserError as error:
             if self.objective == "distillation":

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..artifacts import read_record
+from ..artifacts import ModelRecord, read_record
 from ..foundation.binding import is_node
 from ..foundation.errors import UserError
 
@@ -26,11 +26,11 @@ def facts(node: Mapping[str, Any], key: str, extra: Mapping[str, Any] | None = N
         return {"net": net, "sigma_data": node["sigma_data"], "time": node["time"]}
     known = record(Path(node[key]), key)
     if not is_known:
-        net = known["net"] | dict(extra or {}) | (net or {})
-    return {"net": net} | {name: node.get(name, known[name]) for name in ("sigma_data", "time")}
+        net = known.net | dict(extra or {}) | (net or {})
+    return {"net": net} | {name: node.get(name, getattr(known, name)) for name in ("sigma_data", "time")}
 
 
-def record(path: Path, key: str) -> dict[str, Any]:
+def record(path: Path, key: str) -> ModelRecord:
     """The model's record. UserError saying which recipe makes it, if a packaged one does."""
     if path.exists():
         return read_record(path)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from ..artifacts import load_denoiser
+from ..artifacts import ModelRecord, load_denoiser
 from ..artifacts.schedule import Schedule, save_schedule
 from ..artifacts.step_policy import LearnedPolicy, save_step_policy
 from ..denoiser import Denoiser
@@ -80,21 +80,21 @@ class ScheduleModule(CountedModule):
         self.calls = 0  # evaluations of the model by one sample, over all processes, in finished steps
         self.summary: dict[str, float] = {}  # of the last step
         self._model: tuple[Denoiser, ...] = ()  # in a tuple, out of sight of parameters(), state_dict() and train()
-        self._record: dict[str, Any] = {}
+        self._record: ModelRecord
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []  # of the step under way
         self._calls = 0
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._record = pretrained.record(self.model_path, "model")
-        if self._record["kind"] == "consistency":
+        if self._record.kind == "consistency":
             raise UserError(
                 f"model.model: {self.model_path} is a consistency model, whose levels evaluate --search finds"
             )
         data = self.trainer.datamodule.data  # type: ignore[attr-defined]
-        if tuple(self._record["shape"]) != tuple(data.shape):
-            raise UserError(f"model.model: the model is for {tuple(self._record['shape'])}, the data are {data.shape}")
-        if self.guidance != 1 and not self._record["num_classes"]:
+        if self._record.shape != tuple(data.shape):
+            raise UserError(f"model.model: the model is for {self._record.shape}, the data are {data.shape}")
+        if self.guidance != 1 and not self._record.num_classes:
             raise UserError("model.guidance: this model has no classes to be guided by")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if type(callback).__name__ in AVERAGING:
@@ -115,7 +115,7 @@ class ScheduleModule(CountedModule):
     def prepare_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """On the CPU, before the batch moves: the exploration of each trajectory, by position."""
         batch.pop("image", None)
-        if not self._record["num_classes"]:
+        if not self._record.num_classes:
             batch.pop("label", None)
         batch["chance"] = self.learner.chance(self.seed, batch["position"].tolist())
         return batch
@@ -128,7 +128,7 @@ class ScheduleModule(CountedModule):
         return {
             "loss": loss.mean(),
             "per_sample_loss": loss.detach(),
-            "log_snr": sigma_to_log_snr(start, self._record["sigma_data"]),
+            "log_snr": sigma_to_log_snr(start, self._record.sigma_data),
             "position": batch["position"],
         }
 
@@ -174,7 +174,7 @@ class ScheduleModule(CountedModule):
         costs = {"calls": float(self.calls)}
         method = "end_point" if isinstance(game, EndPoint) else "art_rl"
         solver = getattr(game, "solver", "euler")
-        return Schedule(grid.tolist(), method, solver, protocol, self._record["sha256"], costs)
+        return Schedule(grid.tolist(), method, solver, protocol, self._record.sha256, costs)
 
     def policy(self) -> LearnedPolicy:
         """The policy that spends steps as it is kept."""
@@ -182,20 +182,20 @@ class ScheduleModule(CountedModule):
         reward = self.learner.reward
         of = "fine solution" if reward is None else name_of(reward)
         protocol = self._protocol() | {"reward": of}
-        return LearnedPolicy(self.learner, protocol, self._record["sha256"], {"calls": float(self.calls)})
+        return LearnedPolicy(self.learner, protocol, self._record.sha256, {"calls": float(self.calls)})
 
     def _protocol(self) -> dict[str, Any]:
         return {"seed": self.seed, "trajectories": self.images_seen, "guidance": self.guidance}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["model"], checkpoint["calls"] = self._record["sha256"], self.calls
+        checkpoint["model"], checkpoint["calls"] = self._record.sha256, self.calls
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.calls = checkpoint["calls"]
-        if checkpoint["model"] != self._record["sha256"]:
+        if checkpoint["model"] != self._record.sha256:
             raise UserError(
                 f"the checkpoint is of a schedule for another model: its weights have the hash {checkpoint['model'][:12]}, "
-                f"those of {self.model_path} {self._record['sha256'][:12]}; put the old one back, or choose another name"
+                f"those of {self.model_path} {self._record.sha256[:12]}; put the old one back, or choose another name"
             )

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import read_record
+from ..artifacts import ModelRecord, read_record
 from ..artifacts.schedule import Schedule, load_schedule, save_schedule
 from ..denoiser import Denoiser
 from ..foundation import rng
@@ -71,7 +71,7 @@ def find(
     elif trajectories is not None:
         raise UserError(f"--trajectories: {method} draws them as it learns; leave it out")
     kept = home / "schedules" / f"{method}_{solver}_{steps}.json"
-    wanted = Schedule([], method, solver, protocol, record["sha256"])
+    wanted = Schedule([], method, solver, protocol, record.sha256)
     found = _kept(kept, wanted, steps)
     if found is None:
         problem = _Problem(denoiser, record, protocol)
@@ -115,7 +115,7 @@ def _found(
 class _Problem:
     """The model as the methods take it, with its evaluations counted, and the noise and labels to learn from."""
 
-    def __init__(self, denoiser: Denoiser, record: dict[str, Any], protocol: dict[str, Any]):
+    def __init__(self, denoiser: Denoiser, record: ModelRecord, protocol: dict[str, Any]):
         self.denoiser, self.record, self.protocol = denoiser, record, protocol
         self.guidance: float = protocol["guidance"]
         self.device = next(denoiser.parameters()).device
@@ -126,11 +126,11 @@ class _Problem:
         return guided(self.denoiser, label, scale=self.guidance)(x, sigma)
 
     def noise(self, start: int, stop: int) -> Tensor:
-        shape = self.record["shape"]
+        shape = self.record.shape
         return rng.normal(self.protocol["seed"], "schedule", range(start, stop), shape).to(self.device)
 
     def labels(self, start: int, stop: int) -> Tensor | None:
-        classes = self.record["num_classes"]
+        classes = self.record.num_classes
         return (torch.arange(start, stop) % classes).to(self.device) if classes else None
 
 
@@ -140,7 +140,7 @@ def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: 
         raise UserError(f"--solver: no local error is known for {solver!r}; choose one of {', '.join(ORDERS)}")
     protocol, total = problem.protocol, problem.protocol["trajectories"]
     key = {name: protocol[name] for name in ("seed", "sigma_min", "sigma_max", "guidance")}
-    key |= {"model": problem.record["sha256"], "solver": solver, "nodes": NODES}
+    key |= {"model": problem.record.sha256, "solver": solver, "nodes": NODES}
     found, seconds, calls = _continued(path, key, total)
     done = 0 if found is None else found.trajectories
     bar = tqdm(total=total, initial=done, desc=f"monitor of {solver}", leave=False, disable=None if progress else True)

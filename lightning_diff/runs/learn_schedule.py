@@ -57,12 +57,12 @@ def learn_schedule(
     ]
     started = time.perf_counter()
     source = recipe.find(RECIPES[method])
-    key = _key(recipe.compose(source, words), record["sha256"])
+    key = _key(recipe.compose(source, words), record.sha256)
     name = f"{method}_{key}" if method == "art_rl" else f"{method}_{solver}_{steps}_{key}"
     if not (folder / name / NAME).is_file():
         train(recipe.load(source, [*words, f"name={name}"]), source)
     found = load_schedule(folder / name)
-    grid = through_angles(found.grid(), steps, record["sigma_data"])
+    grid = through_angles(found.grid(), steps, record.sigma_data)
     seconds = found.costs.get("seconds", time.perf_counter() - started)
     found = replace(found, costs=found.costs | {"seconds": round(seconds, 3)})
     save_schedule(folder / name, found)

@@ -56,8 +56,8 @@ def test_what_is_saved_comes_back_from_the_folder_or_either_file(saved, denoiser
 
 def test_the_record_says_what_the_weights_are(saved):
     record = read_record(saved)
-    assert (record["net"], record["shape"], record["num_classes"]) == (NET, [2], 3)
-    assert (record["sigma_data"], record["time"], record["ema"], record["images"]) == (0.7, "trigflow", "slow", 1280)
+    assert (record.net, record.shape, record.num_classes) == (NET, (2,), 3)
+    assert (record.sigma_data, record.time, record.ema, record.images) == (0.7, "trigflow", "slow", 1280)
 
 
 def test_the_weights_of_a_channels_last_network_with_tied_tensors_can_be_saved(tmp_path):

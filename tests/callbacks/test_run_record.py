@@ -76,7 +76,7 @@ def test_the_model_holds_the_averaged_weights(train, state):
         not torch.equal(weight, checkpoint["state_dict"][f"denoiser.net.{name}"])
         for name, weight in net.named_parameters()
     )
-    assert (read_record(folder)["ema"], read_record(folder)["images"]) == ("ema", 128)
+    assert (read_record(folder).ema, read_record(folder).images) == ("ema", 128)
 
 
 def test_without_averages_the_model_holds_the_last_weights(train, state):
@@ -84,7 +84,7 @@ def test_without_averages_the_model_holds_the_last_weights(train, state):
     last = state(folder)["state_dict"]
     net = load_denoiser(folder).net
     assert all(torch.equal(value, last[f"denoiser.net.{name}"]) for name, value in net.state_dict().items())
-    assert read_record(folder)["ema"] == "none"
+    assert read_record(folder).ema == "none"
 
 
 def test_the_recipe_in_the_run_folder_alone_makes_the_run_again(train, state, tmp_path, monkeypatch):

@@ -298,7 +298,7 @@ def test_evaluate_needs_the_runs_own_recipe_and_data(model, capsys):
 def test_export_writes_the_average_that_was_asked_for(model, workplace, words, name, value, images):
     assert cli.main(["export", "one", "--out", "exported", *words]) == 0
     record = read_record("exported")
-    assert (record["ema"], record["images"], record["net"], record["sigma_data"]) == (name, images, NET, 0.75)
+    assert (record.ema, record.images, record.net, record.sigma_data) == (name, images, NET, 0.75)
     net = load_denoiser("exported").net
     if value is None:
         raw = torch.load(model / "checkpoints" / "step_00000010.ckpt", weights_only=True)["state_dict"]

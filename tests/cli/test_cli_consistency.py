@@ -76,7 +76,7 @@ def test_the_levels_that_a_search_found_are_kept_and_used(model, capsys):
     before, _ = drawn(capsys)
     assert cli.main(["evaluate", "one", "--feature", "pixels", "--n", "40", "--search"]) == 0
     out = capsys.readouterr().out
-    (level,) = read_record("runs/one")["levels"]["2"]
+    (level,) = read_record("runs/one").levels[2]
     assert f"best levels after the first: {level:.3g}; kept in model.json" in out
     assert f"n 40, seed 0, consistency/{level:.3g}, 2 steps, 2 evaluations each" in out
     assert {row["solver"] for row in read("runs/one/metrics.csv")} == {f"consistency/{level:.3g}", ""}

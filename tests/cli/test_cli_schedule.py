@@ -55,7 +55,7 @@ def test_a_schedule_is_the_methods_grid_with_its_origin(run):
     found = find("--steps", "5", "--solver", "heun", "--out", "copy.json")
     record = read_record(run)
     assert (found.method, found.solver, found.steps) == ("art_solver", "heun", 5)
-    assert found.model == record["sha256"]
+    assert found.model == record.sha256
     assert found.costs["calls"] > 0
     assert load_schedule("copy.json") == found
     problem = find_schedule._Problem(load_denoiser(run), record, found.protocol)
@@ -187,7 +187,7 @@ def test_end_point_learns_for_a_solver_and_its_steps(run, quick):
 )
 def test_mistakes_are_one_sentence(run, capsys, words, message):
     make("consistent", "consistency")
-    model = read_record(run)["sha256"]
+    model = read_record(run).sha256
     save_schedule("good.json", Schedule([80.0, 1.0, 0.0], "edm", "heun", {}, model))
     save_schedule("short.json", Schedule([80.0, 0.0], "edm", "heun", {}, model))
     assert message in fails(capsys, *words)

@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
     torch.manual_seed(5)
     policy = StepPolicy(**POLICY)
     torch.nn.init.normal_(policy.net[-1].weight, std=4.0)
-    save_step_policy("runs/0.9", LearnedPolicy(policy, {"seed": 0}, read_record("runs/one")["sha256"]))
+    save_step_policy("runs/0.9", LearnedPolicy(policy, {"seed": 0}, read_record("runs/one").sha256))
     return Path("runs/one")
 
 
@@ -108,7 +108,7 @@ def test_what_it_leaves_no_choice_of_is_refused_in_a_line(run, capsys, words, me
 
 
 def test_a_range_beside_a_grid_is_refused_as_well(run, capsys):
-    save_schedule("good.json", Schedule([80.0, 1.0, 0.0], "edm", "heun", {}, read_record(run)["sha256"]))
+    save_schedule("good.json", Schedule([80.0, 1.0, 0.0], "edm", "heun", {}, read_record(run).sha256))
     assert cli.main(["sample", "one", "--schedule", "good.json", "--sigma-min", "0.1"]) == 2
     assert "--sigma-min: is not for --schedule" in capsys.readouterr().err
 

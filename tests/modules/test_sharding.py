@@ -181,7 +181,7 @@ def test_one_process_exports_a_sharded_checkpoint(runs, tmp_path, profile):
     mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "plain"))
     for key, value in theirs.items():
         torch.testing.assert_close(mine[key], value, rtol=1e-5, atol=1e-6)
-    assert artifacts.read_record(tmp_path / "whole")["ema"] == (profile or "ema")
+    assert artifacts.read_record(tmp_path / "whole").ema == (profile or "ema")
     if profile is None:
         assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
             runs / "whole" / "model.safetensors"
