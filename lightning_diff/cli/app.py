@@ -73,13 +73,14 @@ def train(
         raise UserError(
             "train: recipes of one command need the same trainer.devices and num_nodes; train them one by one"
         )
-    from ..runs import train as run
+    from ..runs.describe import describe
+    from ..runs.train import train as run
 
     for settings, source in loaded:
         if dry_run:
-            print(run.describe(settings, source))
+            print(describe(settings, source))
         else:
-            run.train(settings, source)
+            run(settings, source)
 
 
 @app.command()
@@ -229,7 +230,7 @@ def evaluate(
     from ..metrics.evaluate_denoiser import evaluate_denoiser, search_levels
     from ..metrics.evaluate_denoiser import table as as_text
     from ..metrics.features import FeatureName
-    from ..runs.train import build_data
+    from ..runs.build import build_data
 
     if feature is not None:
         options.check("--feature", feature, get_args(FeatureName))

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
@@ -11,7 +10,7 @@ from torch import Tensor
 from ..artifacts import ModelRecord, read_record
 from ..foundation.errors import UserError
 from .image_set import Indices
-from .source import Data
+from .source import Data, Facts
 
 N = 8192  # examples in an epoch, each class equally often where they divide it
 
@@ -37,7 +36,7 @@ class Noise(Data):
             raise UserError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         return super().facts() | {"sigma_data": self._record.sigma_data}
 
 

@@ -2,11 +2,20 @@
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 from ..foundation.errors import UserError
 from .augment import Augment
 from .image_set import Examples
+
+
+class Facts(TypedDict):
+    """What networks and denoisers take from the data."""
+
+    shape: tuple[int, ...]
+    num_classes: int
+    sigma_data: float
+    augment_dim: int
 
 
 @dataclass(eq=False)
@@ -88,7 +97,7 @@ class Data:
         """sha256 of the training pixels and labels, in hexadecimal digits: a resumed run must find the same one."""
         return self.train.fingerprint()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What networks and denoisers take from the data: shape, num_classes, sigma_data, augment_dim."""
         return {
             "shape": self.shape,

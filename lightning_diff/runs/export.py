@@ -100,7 +100,7 @@ def _reconstructed(folder: Path, sigma_rel: float, images: int | None) -> dict[s
         raise UserError(f"export: {error}") from error
 
 
-def _facts(settings: dict[str, Any], source: Path) -> tuple[list[int], int]:
+def _facts(settings: recipe.Recipe, source: Path) -> tuple[list[int], int]:
     """Shape of an example and number of classes: from the network's node, or from the data if that has none."""
     net = settings["model"]["net"]
     if "shape" in net and "num_classes" in net:

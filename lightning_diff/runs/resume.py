@@ -6,10 +6,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..artifacts import WEIGHTS, checkpoints
+from ..artifacts import checkpoints
 from ..foundation.errors import UserError
 from . import recipe
-from .finished import FINISHED
 
 # What may change within a run. All else decides what is trained.
 HARMLESS = (
@@ -106,12 +105,6 @@ def find_start(folder: Path, settings: Mapping[str, Any]) -> Start:
     return Start(path, state["global_step"], tuple(f"changed: {change}" for change in [*decisive, *harmless]))
 
 
-def holds_a_run(folder: Path) -> bool:
-    """Whether there is something in a run folder that a new run would overwrite."""
-    made = (folder / "checkpoints").glob(f"{checkpoints.PATTERN}*")  # those set aside included
-    return any(made) or any((folder / name).exists() for name in (FINISHED, WEIGHTS))
-
-
 def _is_restart() -> bool:
     counts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
     return any(count.isdigit() and int(count) > 0 for count in counts)
@@ -144,7 +137,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "callbacks": callbacks}
 
 
-def _recipe_beside(path: Path) -> dict[str, Any] | None:
+def _recipe_beside(path: Path) -> recipe.Recipe | None:
     """Checkpoints of format 1 did not hold their recipe; their run folders do."""
     file = path.parent.parent / "recipe.yaml"
     return recipe.read_yaml(file) if file.is_file() else None
