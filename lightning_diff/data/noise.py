@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float32, Int64
@@ -22,6 +23,8 @@ class Noise(Data):
     Args:
         model: run folder or model file, for shape, number of classes and sigma_data.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the module compares the hash of its weights
 
     model: str
 

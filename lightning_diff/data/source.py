@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 from ..foundation.errors import UserError
 from .augment import Augment
@@ -32,6 +32,8 @@ class Data:
         workers: loader processes on each device; 0 reads in the training process, which is best for images in memory.
         conditional: False ignores the labels: the model is unconditional.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("workers", "test_*")
 
     batch_size: int
     _: KW_ONLY

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class AlignmentModule(TrainingModule):
         compile: compile the network, and those that sample, in place.
         channels_last: keep weights and activations in NHWC.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the hash of its weights is compared
 
     def __init__(
         self,

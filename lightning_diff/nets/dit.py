@@ -1,7 +1,7 @@
 """The diffusion transformer (DiT, arXiv 2212.09748) with adaLN-Zero, for latents and for pictures of some 64 pixels."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -37,6 +37,8 @@ class DiT(nn.Module):
         checkpointing: keep only each block's input for the backward pass, which runs the block again: about a third more time,
             and memory for one block's activations instead of all. In a Jacobian-vector product everything is kept.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("checkpointing",)
 
     positions: Tensor
 
