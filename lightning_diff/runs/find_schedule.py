@@ -24,11 +24,14 @@ from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
+from ..samplers import SOLVERS
 from ..samplers.generate import evaluating
 from ..samplers.guidance import guided
 from ..schedules.art import Estimate, estimate
 from ..schedules.costs import ORDERS
 from ..schedules.search import METHODS
+from .sampler_settings import SamplerSettings, refuse_unknown
+from .trained import Trained
 
 MEASURED = ("art", "art_solver")
 TRAINED = ("art_rl", "end_point")  # by a run of their own
@@ -84,6 +87,19 @@ def find(
         save_schedule(kept, found)
     save_schedule(home, found)
     return found
+
+
+def refuse_unfit(
+    model: Trained, method: str, solver: str, *, guidance: float, sigma_min: float, sigma_max: float
+) -> None:
+    """UserError, naming the option, for what cannot be found for this model: before its weights are read."""
+    refuse_unknown("--method", method, [*METHODS, *TRAINED])
+    refuse_unknown("--solver", solver, [name for name in SOLVERS if name != "consistency"])
+    if model.record.kind == "consistency":
+        raise UserError(f"{model.path}: is a consistency model, whose levels evaluate --search finds")
+    SamplerSettings(guidance=guidance).refuse_unfit_guidance(model.record)
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"--sigma-min, --sigma-max: need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
 
 
 def _found(
