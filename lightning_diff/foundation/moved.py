@@ -74,6 +74,7 @@ FILES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _FILES.items()}
 
 # Classes and functions whose own name changed, by import path (of a file's name of today).
 NAMES: dict[str, str] = {
+    f"{PACKAGE}.runs.find_schedule.read_estimate": f"{PACKAGE}.artifacts.estimate.read_estimate",
     f"{PACKAGE}.runs.resume.holds_a_run": f"{PACKAGE}.runs.folder.holds_a_run",
     f"{PACKAGE}.runs.train.build_model": f"{PACKAGE}.runs.build.build_model",
     f"{PACKAGE}.runs.train.describe": f"{PACKAGE}.runs.describe.describe",

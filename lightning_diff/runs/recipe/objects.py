@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from ...foundation.binding import bind, construct, is_node, locate, signature
+from ...foundation.binding import Node, bind, construct, is_node, locate, signature
 from .record import Recipe, naming
 
 
@@ -34,7 +34,7 @@ def fill_facts(recipe: Recipe, facts: Mapping[str, object]) -> Recipe:
         facts: `Data.facts()`: shape, num_classes, sigma_data, augment_dim.
     """
 
-    def filled(value: object, key: str) -> Any:
+    def filled(value: object, key: str) -> object:
         if isinstance(value, list):
             return [filled(item, f"{key}.{i}") for i, item in enumerate(value)]
         if not isinstance(value, dict):
@@ -47,4 +47,4 @@ def fill_facts(recipe: Recipe, facts: Mapping[str, object]) -> Recipe:
     model = recipe["model"]
     if is_node(model) and (own := getattr(locate(model["_target_"], "model._target_"), "recipe_facts", None)):
         model = model | own(model)
-    return recipe | {"model": filled(model, "model")}
+    return recipe | {"model": cast(Node, filled(model, "model"))}
