@@ -80,7 +80,7 @@ def moments(features: Tensor) -> tuple[Any, Any]:
 
 
 def of_run(path: Path) -> Problem:
-    from lightning_diff.runs.train import build_data
+    from lightning_diff.runs.build import build_data
 
     denoiser = load_denoiser(path)
     data = build_data(recipe.read_yaml(path / "recipe.yaml", "data"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +16,8 @@ from .. import ema
 from ..artifacts import ema_snapshots
 from ..foundation.errors import UserError
 from ..modules.sharding import whole_tensor
+
+DEFAULT_HALF_LIFE = 500_000  # images: EDM's, for CIFAR-10
 
 
 class EMA(Callback):
@@ -39,6 +41,12 @@ class EMA(Callback):
             0.02.
     """
 
+    # One average more or one fewer is harmless; another width under the same name is not.
+    RESUME_MUST_KEEP: ClassVar[tuple[str, ...]] = ("profiles.*.*",)
+    RESUME_DEFAULTS: ClassVar[dict[str, object]] = {
+        "profiles": {"ema": {"_target_": "lightning_diff.ema.HalfLife", "images": DEFAULT_HALF_LIFE}}
+    }
+
     def __init__(
         self,
         profiles: Mapping[str, ema.Profile] | None = None,
@@ -46,7 +54,9 @@ class EMA(Callback):
         snapshot_sigma_rels: Sequence[float] = (0.05, 0.10),
         snapshot_dtype: Literal["float32", "float16"] = "float32",
     ):
-        self.profiles: dict[str, ema.Profile] = {"ema": ema.HalfLife(500_000)} if profiles is None else dict(profiles)
+        self.profiles: dict[str, ema.Profile] = (
+            {"ema": ema.HalfLife(DEFAULT_HALF_LIFE)} if profiles is None else dict(profiles)
+        )
         if not self.profiles:
             raise ValueError("EMA: profiles is empty; leave it out for the default average")
         self.snapshot_every, self.snapshot_dtype = snapshot_every, snapshot_dtype

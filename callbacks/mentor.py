@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -52,6 +52,8 @@ class Mentor(Callback):
         costs: cost of an evaluation in each precision, relative to full precision, as measured on this machine; 1 where left out,
             which is what an emulated format is worth. A number of the recipe's, so that runs repeat.
     """
+
+    RESUME_MUST_KEEP: ClassVar[tuple[str, ...]] = ("*",)  # it steers what is trained
 
     def __init__(
         self,

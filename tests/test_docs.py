@@ -21,7 +21,7 @@ from lightning_diff.data import Toy
 from lightning_diff.metrics import Reference, evaluate
 from lightning_diff.metrics.features import FeatureName
 from lightning_diff.runs import recipe
-from lightning_diff.runs import train as run
+from lightning_diff.runs.build import DEFAULT_CALLBACKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -169,7 +169,7 @@ def test_the_example_of_an_error_is_the_message(monkeypatch, capsys):
 def test_the_lists_of_keys_and_callbacks_are_complete():
     assert f"Top-level keys: `{', '.join(recipe.KEYS)}`." in RECIPES
     callbacks = re.search(r"^## Callbacks that are always there\n\n(.*?) watch every run", RECIPES, re.M)[1]
-    assert set(re.findall(r"`(\w+)`", callbacks)) == {kind.__name__ for kind in run.DEFAULT_CALLBACKS}
+    assert set(re.findall(r"`(\w+)`", callbacks)) == {kind.__name__ for kind in DEFAULT_CALLBACKS}
 
 
 def test_every_metric_and_feature_space_has_its_words():

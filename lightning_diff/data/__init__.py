@@ -8,7 +8,7 @@ from .images import Images
 from .map_dataset import MapDataset
 from .noise import Noise
 from .photo_patches import PhotoPatches
-from .source import Data
+from .source import Data, Facts
 from .stream import Positions, Stream, loader
 from .toy import Toy
 
@@ -17,6 +17,7 @@ __all__ = [
     "Data",
     "Digits",
     "Examples",
+    "Facts",
     "HuggingFace",
     "ImageSet",
     "Images",

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int64
@@ -29,6 +30,8 @@ class HuggingFace(Data):
         test_split: likewise for the held-out images; None for none.
         size: crop images to their central squares and average them down to size x size; None leaves them as they are.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path",)  # the images themselves are compared
 
     path: str | Path
     image_column: str = "image"

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ class Images(Data):
         limit: train with at most this many images, a random choice that is always the same; None for all.
         size: crop images to their central squares and average them down to size x size; None leaves them as they are.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path",)  # the images themselves are compared
 
     path: str | Path
     test_path: str | Path | None = None

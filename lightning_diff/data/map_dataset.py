@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class MapDataset(Data):
         look_at: how many items, evenly spaced, tell shape, classes, standard deviation and fingerprint; the rest is
             checked when it is read.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("dataset.root",)  # the images themselves are compared
 
     dataset: object
     test_dataset: object = None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float32, Int64
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..artifacts import ModelRecord, read_record
 from ..foundation.errors import UserError
 from .image_set import Indices
-from .source import Data
+from .source import Data, Facts
 
 N = 8192  # examples in an epoch, each class equally often where they divide it
 
@@ -22,6 +23,8 @@ class Noise(Data):
     Args:
         model: run folder or model file, for shape, number of classes and sigma_data.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the module compares the hash of its weights
 
     model: str
 
@@ -36,7 +39,7 @@ class Noise(Data):
             raise UserError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> Facts:
         return super().facts() | {"sigma_data": self._record.sigma_data}
 
 

@@ -2,10 +2,20 @@
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import ClassVar, TypedDict
 
 from ..foundation.errors import UserError
 from .augment import Augment
 from .image_set import Examples
+
+
+class Facts(TypedDict):
+    """What networks and denoisers take from the data."""
+
+    shape: tuple[int, ...]
+    num_classes: int
+    sigma_data: float
+    augment_dim: int
 
 
 @dataclass(eq=False)
@@ -22,6 +32,8 @@ class Data:
         workers: loader processes on each device; 0 reads in the training process, which is best for images in memory.
         conditional: False ignores the labels: the model is unconditional.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("workers", "test_*")
 
     batch_size: int
     _: KW_ONLY
@@ -87,7 +99,7 @@ class Data:
         """sha256 of the training pixels and labels, in hexadecimal digits: a resumed run must find the same one."""
         return self.train.fingerprint()
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> Facts:
         """What networks and denoisers take from the data: shape, num_classes, sigma_data, augment_dim."""
         return {
             "shape": self.shape,

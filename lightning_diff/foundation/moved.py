@@ -73,7 +73,12 @@ _FILES = {
 FILES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _FILES.items()}
 
 # Classes and functions whose own name changed, by import path (of a file's name of today).
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    f"{PACKAGE}.runs.find_schedule.read_estimate": f"{PACKAGE}.artifacts.estimate.read_estimate",
+    f"{PACKAGE}.runs.resume.holds_a_run": f"{PACKAGE}.runs.folder.holds_a_run",
+    f"{PACKAGE}.runs.train.build_model": f"{PACKAGE}.runs.build.build_model",
+    f"{PACKAGE}.runs.train.describe": f"{PACKAGE}.runs.describe.describe",
+}
 
 # Arguments that a recipe may give: import path of the target (today's) -> old name -> new name, which may lie in a node:
 # "advantages.spread".
@@ -158,7 +163,12 @@ class _OldFiles(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         new = FILES[module.__name__]
         warnings.warn(f"{module.__name__} is now {new}; the old name goes with the next version", FutureWarning, 2)
-        module.__dict__["__getattr__"] = lambda name: getattr(import_module(new), name)
+
+        def found(name: str) -> object:
+            home, _, own = NAMES.get(f"{new}.{name}", f"{new}.{name}").rpartition(".")
+            return getattr(import_module(home), own)
+
+        module.__dict__["__getattr__"] = found
 
 
 def serve_old_files() -> None:

@@ -26,7 +26,8 @@ def _mix(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     x = x + _GOLDEN
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+    mixed: UInt64[np.ndarray, "*shape"] = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def keys(seed: int, purpose: str, positions: Positions) -> UInt64[np.ndarray, " n"]:

@@ -1,5 +1,7 @@
 """Class scores for rewards, from a small classifier: another network than the one that figures are measured with."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +18,8 @@ class ClassLogits:
         seed: of the classifier's training. Figures (`label_agreement`, `frechet_classifier`) come from that of seed 0; another
             one here keeps the judge apart from what was optimised for.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("data.*",)  # as a rule the run's own, whose images are compared
 
     def __init__(self, data: Data, seed: int = SEED + 1):
         self.data, self.seed = data, seed

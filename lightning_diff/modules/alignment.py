@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -76,6 +76,8 @@ class AlignmentModule(TrainingModule):
         compile: compile the network, and those that sample, in place.
         channels_last: keep weights and activations in NHWC.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the hash of its weights is compared
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class ConsistencyModule(TrainingModule):
         compile: compile the loss, derivative included; checkpoints do not change.
         channels_last: keep weights and activations in NHWC.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("teacher",)  # the hash of its weights is compared
 
     def __init__(
         self,

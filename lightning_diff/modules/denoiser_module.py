@@ -1,5 +1,7 @@
 """What every training module shares: one denoiser, trained by one optimiser on the position-addressed stream."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,8 @@ class TrainingModule(CountedModule):
         compile: compile the network in place; checkpoints do not change.
         channels_last: keep weights and activations in NHWC.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("compile", "channels_last")
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64
@@ -59,6 +59,8 @@ class ScheduleModule(CountedModule):
         learning_rate: factor on the optimiser's rate as a function of images (trajectories) seen; default constant.
         guidance: scale that the model is used with; 1 is none.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the hash of its weights is compared
 
     def __init__(
         self,

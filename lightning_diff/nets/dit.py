@@ -1,7 +1,7 @@
 """The diffusion transformer (DiT, arXiv 2212.09748) with adaLN-Zero, for latents and for pictures of some 64 pixels."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -37,6 +37,8 @@ class DiT(nn.Module):
         checkpointing: keep only each block's input for the backward pass, which runs the block again: about a third more time,
             and memory for one block's activations instead of all. In a Jacobian-vector product everything is kept.
     """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("checkpointing",)
 
     positions: Tensor
 
@@ -94,7 +96,8 @@ class DiT(nn.Module):
         for block in self.blocks:
             h = block(h, embedding)
         patches = self.output(self.modulation(tangent.layer_norm(h), embedding))
-        return rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=rows, j=columns, p=p, q=p).to(x.dtype)
+        image: Tensor = rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=rows, j=columns, p=p, q=p)
+        return image.to(x.dtype)
 
 
 class _Block(nn.Module):
@@ -122,7 +125,8 @@ class _Block(nn.Module):
     def forward(self, h: Float[Tensor, "b n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b n c"]:
         if self.checkpointing and torch.is_grad_enabled() and tangent.mode() == "native":
             repeats = self.training and self.dropout.p > 0
-            return checkpoint(self._residuals, h, embedding, use_reentrant=False, preserve_rng_state=repeats)
+            output: Tensor = checkpoint(self._residuals, h, embedding, use_reentrant=False, preserve_rng_state=repeats)
+            return output
         return self._residuals(h, embedding)
 
     def _residuals(self, h: Float[Tensor, "b n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b n c"]:

@@ -125,7 +125,8 @@ class UNet(nn.Module):
             if block.resample is None:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = block(h, embedding)
-        return self.output(tangent.silu(self.output_norm(h))).to(x.dtype)
+        output: Tensor = self.output(tangent.silu(self.output_norm(h))).to(x.dtype)
+        return output
 
 
 class Block(nn.Module):

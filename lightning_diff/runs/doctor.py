@@ -11,7 +11,7 @@ from ..foundation.atomic import sha256
 from ..foundation.errors import UserError
 from . import lock, recipe
 from .finished import is_finished
-from .resume import holds_a_run
+from .folder import holds_a_run
 
 MARKS = {"ok": "  ", "note": "- ", "broken": "! "}
 

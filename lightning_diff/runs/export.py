@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -126,7 +125,7 @@ def _weights(checkpoint: checkpoints.Checkpoint, average: _Average, path: Path) 
     return {key.removeprefix(NETWORK): value for key, value in state.items() if key.startswith(NETWORK)} | averaged
 
 
-def _facts(settings: dict[str, Any], source: Path) -> tuple[list[int], int]:
+def _facts(settings: recipe.Recipe, source: Path) -> tuple[list[int], int]:
     """Shape of an example and number of classes: from the network's node, or from the data if that has none."""
     net = settings["model"]["net"]
     if "shape" in net and "num_classes" in net:

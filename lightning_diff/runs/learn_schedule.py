@@ -3,15 +3,15 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..artifacts import load_schedule, read_record, save_schedule
 from ..artifacts.schedule import NAME, Schedule
 from ..schedules.returns import through_angles
 from . import recipe
+from .recipe import Node, Recipe
 from .train import train
 
 RECIPES = {"art_rl": "digits_art", "end_point": "digits_end_point"}  # how `learn_schedule` trains, for any model
@@ -30,7 +30,7 @@ def learn_schedule(
     accelerator: str = "auto",
     overrides: Sequence[str] = (),
 ) -> Schedule:
-    """A grid for a model, by a run of its own in its folder's schedules/; an interrupted one goes on, a finished one is read.
+    """A grid for a model, by a run of its own in its folder's schedules/; an interrupted one resumes, a finished one is read.
 
     Args:
         model: run folder or model file.
@@ -69,9 +69,11 @@ def learn_schedule(
     return replace(found, sigmas=grid.tolist(), method=method, solver=solver)
 
 
-def _key(settings: Mapping[str, Any], sha256: str) -> str:
+def _key(settings: Recipe, sha256: str) -> str:
     """What a grid is learned by and for: the whole recipe, and the model by its hash in place of its path."""
-    content = {key: value for key, value in settings.items() if key not in ("name", "runs_dir", "resume", "trainer")}
+    content: Node = {
+        key: value for key, value in settings.items() if key not in ("name", "runs_dir", "resume", "trainer")
+    }
     content["model"] = content["model"] | {"model": sha256}
     content["data"] = content["data"] | {"model": sha256}
     content["max_steps"] = settings["trainer"]["max_steps"]

@@ -1,47 +1,15 @@
-"""Whether a run may go on from what its folder holds, and from where."""
+"""Whether a run may resume from what its folder holds, and from where."""
 
 import os
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
-from ..artifacts import WEIGHTS, checkpoints
+from ..artifacts import checkpoints
 from ..foundation.errors import UserError
 from . import recipe
-from .finished import FINISHED
+from .recipe import Change, Recipe
+from .resume_rules import comparable, split
 
-# What may change within a run. All else decides what is trained.
-HARMLESS = (
-    "name",
-    "runs_dir",
-    "resume",
-    "data.path",  # the images themselves are compared
-    "data.dataset.root",
-    "data.test_*",
-    "data.workers",
-    "model.reward.*data.*",  # the run's own, as a rule
-    "model.compile",
-    "model.teacher",  # its weights' hash is compared
-    "model.model",  # as is this one's
-    "data.model",
-    "model.channels_last",
-    "model.net.checkpointing",
-    "callbacks.*",
-    "trainer.*",
-)
-DECISIVE = (  # of those
-    "trainer.precision",
-    "trainer.gradient_clip_*",
-    "trainer.plugins*",
-    "trainer.sync_batchnorm",
-    "callbacks.Mentor*",  # which steers
-)
-AVERAGE = "callbacks.EMA.profiles."
-EMA_DEFAULT = {
-    "_target_": "lightning_diff.ema.HalfLife",
-    "images": 500_000,
-}  # callbacks.EMA's, where profiles is left out
 WORDS = ("auto", "required", "force")
 
 
@@ -53,7 +21,7 @@ class Start(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def find_start(folder: Path, settings: Mapping[str, Any]) -> Start:
+def find_start(folder: Path, settings: Recipe) -> Start:
     """What `settings["resume"]` comes to: auto, required, force, never or the path of a checkpoint.
 
     auto      continue from the newest undamaged checkpoint in the run folder, if there is one
@@ -73,43 +41,45 @@ def find_start(folder: Path, settings: Mapping[str, Any]) -> Start:
     """
     choice = settings["resume"]
     if _is_restart() and any((folder / "checkpoints").glob(checkpoints.PATTERN)):
-        choice = (
-            "auto" if choice == "never" or choice not in WORDS else choice
-        )  # what it asked for was done the first time
-    if choice == "never":
+        # What it asked for was done the first time.
+        choice = "auto" if choice == "never" or choice not in WORDS else choice
+    path = _checkpoint(folder, choice)
+    if path is None:
         return Start()
-    if choice in WORDS:
-        path = checkpoints.newest(folder / "checkpoints")
-        if path is None:
-            if choice == "required":
-                raise UserError(
-                    f"resume: no usable checkpoint in {folder / 'checkpoints'}; resume=auto starts a new run"
-                )
-            return Start()
-    else:
-        path = Path(choice)
-        if not path.exists():
-            raise UserError(f"resume: {path} is not a checkpoint file; give one, or auto, required, force or never")
-        if path.with_suffix(".json").exists() and (problem := checkpoints.fault(path)) is not None:
-            raise UserError(f"resume: {path}: is damaged: {problem}")
     try:
         state = checkpoints.read(path)
     except UserError as error:
         raise UserError(f"resume: {error}") from error
-    before = state["recipe"] or _recipe_beside(path)
-    harmless, decisive = split(recipe.changes(comparable(before), comparable(settings))) if before else ([], [])
+    before = cast(Recipe | None, state["recipe"]) or _recipe_beside(path)
+    harmless, decisive = ([], []) if before is None else compare(before, settings)
     if decisive and choice in ("auto", "required"):
         raise UserError(
             f"{folder}: holds a run of another recipe ({'; '.join(map(str, decisive))}); choose another name, "
-            "resume=force to go on all the same, or resume=never"
+            "resume=force to resume all the same, or resume=never"
         )
     return Start(path, state["global_step"], tuple(f"changed: {change}" for change in [*decisive, *harmless]))
 
 
-def holds_a_run(folder: Path) -> bool:
-    """Whether there is something in a run folder that a new run would overwrite."""
-    made = (folder / "checkpoints").glob(f"{checkpoints.PATTERN}*")  # those set aside included
-    return any(made) or any((folder / name).exists() for name in (FINISHED, WEIGHTS))
+def compare(before: Recipe, after: Recipe) -> tuple[list[Change], list[Change]]:
+    """Differences of two recipes that leave what is trained as it is, and the others."""
+    return split(recipe.changes(comparable(before), comparable(after)), before, after)
+
+
+def _checkpoint(folder: Path, choice: str) -> Path | None:
+    """The checkpoint that a word or a path means; None to start at step 0."""
+    if choice == "never":
+        return None
+    if choice in WORDS:
+        path = checkpoints.newest(folder / "checkpoints")
+        if path is None and choice == "required":
+            raise UserError(f"resume: no usable checkpoint in {folder / 'checkpoints'}; resume=auto starts a new run")
+        return path
+    path = Path(choice)
+    if not path.exists():
+        raise UserError(f"resume: {path} is not a checkpoint file; give one, or auto, required, force or never")
+    if path.with_suffix(".json").exists() and (problem := checkpoints.fault(path)) is not None:
+        raise UserError(f"resume: {path}: is damaged: {problem}")
+    return path
 
 
 def _is_restart() -> bool:
@@ -117,38 +87,7 @@ def _is_restart() -> bool:
     return any(count.isdigit() and int(count) > 0 for count in counts)
 
 
-def split(changes: list[recipe.Change]) -> tuple[list[recipe.Change], list[recipe.Change]]:
-    """Changes that leave what is trained as it is, and the others."""
-    harmless = [change for change in changes if _is_harmless(change)]
-    return harmless, [change for change in changes if change not in harmless]
-
-
-def _is_harmless(change: recipe.Change) -> bool:
-    if change.key.startswith(AVERAGE):  # one more or one fewer is harmless, another width under the same name is not
-        is_whole = "." not in change.key.removeprefix(AVERAGE)
-        return is_whole and recipe.LEFT_OUT in (change.before, change.after)
-    return _matches(change.key, HARMLESS) and not _matches(change.key, DECISIVE)
-
-
-def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with its callbacks by class rather than by place, since their order says nothing."""
-    callbacks: dict[str, Any] = {}
-    for node in settings.get("callbacks") or []:
-        name = node["_target_"].rpartition(".")[2]
-        node = node | {"_target_": name}  # a class may be named by more than one path
-        if name == "EMA":
-            node = {"profiles": {"ema": EMA_DEFAULT}} | node
-        while name in callbacks:
-            name += "'"
-        callbacks[name] = node
-    return {**settings, "callbacks": callbacks}
-
-
-def _recipe_beside(path: Path) -> dict[str, Any] | None:
+def _recipe_beside(path: Path) -> Recipe | None:
     """Checkpoints of format 1 did not hold their recipe; their run folders do."""
     file = path.parent.parent / "recipe.yaml"
     return recipe.read_yaml(file) if file.is_file() else None
-
-
-def _matches(key: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)

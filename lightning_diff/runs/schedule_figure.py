@@ -7,12 +7,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..artifacts.estimate import read_estimate
 from ..artifacts.metrics_table import read
 from ..artifacts.schedule import Schedule, load_schedule
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
 from ..schedules import karras
-from .find_schedule import read_estimate
 
 
 def save_picture(home: Path, steps: int) -> Path:

@@ -27,7 +27,7 @@ def test_the_last_good_checkpoint_stays_and_the_run_goes_on_from_it(train, state
         train("full", f"callbacks=[{SAVE}, {FULL % 20_000}]")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     assert os.strerror(errno.EFBIG) in str(refused.value)
-    assert "make room, and the same command goes on from runs/full/checkpoints/step_00000002.ckpt" in str(refused.value)
+    assert "runs/full/checkpoints/step_00000002.ckpt" in str(refused.value)
     left = sorted(path.name for path in Path("runs/full/checkpoints").iterdir())
     assert left == ["step_00000002.ckpt", "step_00000002.json"]  # nothing half written
     parts = state(train("full", f"callbacks=[{SAVE}]"))

@@ -189,7 +189,7 @@ OPTIMIZER = "model.optimizer={_target_: torch.optim.Adam, _partial_: true, %s}"
         (MAPPED % "BadLabel", "BadLabel: label -3 of item 5 is no whole number >= 0"),
         (MAPPED % "Empty", "Empty: there are no images"),
         # run folders and checkpoints
-        ("seed=4", "runs/tiny: holds a run of another recipe (seed was 3, is 4); choose another name, resume=force to go on all the same, or resume=never"),
+        ("seed=4", "runs/tiny: holds a run of another recipe (seed was 3, is 4)"),
         ("runs_dir=afile", "afile/tiny: the run folder cannot be written (File exists); set runs_dir"),
         ("resume=nowhere.ckpt", "resume: nowhere.ckpt is not a checkpoint file"),
         ("resume=afile", "resume: afile: is damaged, or no checkpoint of a training"),

@@ -203,9 +203,7 @@ def test_warnings_are_one_line(workplace, monkeypatch):
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_line(model, capsys, monkeypatch, words, message):
-    monkeypatch.setattr(
-        "lightning_diff.samplers.generate.generate", lambda *_, **__: pytest.fail("sampled before checking")
-    )
+    monkeypatch.setattr("lightning_diff.runs.sample.generate", lambda *_, **__: pytest.fail("sampled before checking"))
     assert fails(capsys, *words) == message
 
 

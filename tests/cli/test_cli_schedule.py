@@ -58,7 +58,7 @@ def test_a_schedule_is_the_methods_grid_with_its_origin(run):
     assert found.model == record.sha256
     assert found.costs["calls"] > 0
     assert load_schedule("copy.json") == found
-    problem = find_schedule._Problem(load_denoiser(run), record, found.protocol)
+    problem = find_schedule._Problem(load_denoiser(run), record, find_schedule.Protocol(**found.protocol))
     expected = schedules.art(
         problem.model, problem.noise(0, 16), 5, solver="heun", labels=problem.labels(0, 16), nodes=12
     )

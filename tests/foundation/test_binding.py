@@ -10,7 +10,8 @@ import torch
 from beartype.vale import Is
 from torch import nn
 
-from lightning_diff.foundation.binding import bind, construct, describe, locate
+from lightning_diff.foundation.annotations import describe
+from lightning_diff.foundation.binding import bind, construct, locate
 from lightning_diff.foundation.errors import UserError
 
 

@@ -11,6 +11,7 @@ from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
+from lightning_diff.runs.describe import describe
 
 RECIPE = """
 name: {name}
@@ -171,7 +172,7 @@ def test_a_gpu_without_float64_is_left_alone(write, monkeypatch):
     with pytest.raises(UserError, match=r"trainer.accelerator: mps has no float64"):
         train(write("mac"), "trainer.accelerator=mps")
     path = write("mac")
-    assert " on cpu\n" in run.describe(recipe.load(path, ["trainer.accelerator=auto"]), path)
+    assert " on cpu\n" in describe(recipe.load(path, ["trainer.accelerator=auto"]), path)
 
 
 def test_resume_required_without_a_checkpoint_is_refused(write):

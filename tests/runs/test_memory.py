@@ -13,7 +13,7 @@ from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules.sharding import blocks, networks
 from lightning_diff.objectives import denoising_loss
 from lightning_diff.runs import memory, recipe
-from lightning_diff.runs import train as run
+from lightning_diff.runs.describe import describe
 
 OPTIMIZERS = {
     "adam": partial(torch.optim.Adam, lr=1e-3),
@@ -116,7 +116,7 @@ def test_gathered_blocks_are_those_that_are_used_at_once():
 
 def test_the_large_recipe_is_told_without_its_data_and_without_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = run.describe(recipe.load("imagenet64_dit_1b"), "imagenet64_dit_1b")
+    told = describe(recipe.load("imagenet64_dit_1b"), "imagenet64_dit_1b")
     assert "# imagenet64_dit_1b: 1,537,535,920 parameters" in told
     assert "told from the recipe's own facts" in told
     rows = {name: float(value) for name, value in re.findall(r"^#   (\S.*?)  +([\d.]+)$", told, re.M)}
@@ -136,7 +136,7 @@ def test_a_recipe_without_facts_needs_its_data(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"no such folder or zip.*with model.net.shape, model.net.num_classes and model.sigma_data"
     ):
-        run.describe(recipe.load("cifar10_edm"), "cifar10_edm")
+        describe(recipe.load("cifar10_edm"), "cifar10_edm")
 
 
 class Looking(nn.Module):
@@ -163,4 +163,4 @@ def test_a_network_that_looks_at_values_is_told_as_far_as_it_can_be(tmp_path, mo
         "data: {_target_: lightning_diff.data.Toy, n: 32, batch_size: 8}\n"
         "trainer: {accelerator: cpu, max_steps: 1}\n"
     )
-    assert said in run.describe(recipe.load(path), path)
+    assert said in describe(recipe.load(path), path)

@@ -162,7 +162,9 @@ def packaged(tmp_path, monkeypatch):
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     (shelf / "digits_tiny.yaml").write_text(BASE.replace("name: base\n", ""))
-    monkeypatch.setattr(recipe, "files", lambda package: {"lightning_diff.recipes": shelf}[package])
+    monkeypatch.setattr(
+        "lightning_diff.runs.recipe.files.files", lambda package: {"lightning_diff.recipes": shelf}[package]
+    )
 
 
 def test_a_packaged_recipe_is_found_by_name(folder, packaged):

@@ -10,7 +10,7 @@ import torch
 
 from lightning_diff.artifacts import checkpoints, metrics_table
 from lightning_diff.foundation.errors import UserError
-from lightning_diff.runs import recipe, resume
+from lightning_diff.runs import recipe, resume_rules
 
 NUMPY_STATE = """
 import numpy as np
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_asks_for_code_to_be_run_is_refused(train, state):
 
 def test_the_order_of_callbacks_says_nothing():
     one, two = {"_target_": "x.A", "every": 1}, {"_target_": "x.B"}
-    assert resume.comparable({"callbacks": [one, two]}) == resume.comparable({"callbacks": [two, one]})
+    assert resume_rules.comparable({"callbacks": [one, two]}) == resume_rules.comparable({"callbacks": [two, one]})
     same = [one, one | {"every": 2}]
-    found = resume.comparable({"callbacks": same})["callbacks"]
+    found = resume_rules.comparable({"callbacks": same})["callbacks"]
     assert found == {"A": {"_target_": "A", "every": 1}, "A'": {"_target_": "A", "every": 2}}

@@ -1,0 +1,33 @@
+"""lightning-diff compare"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..foundation.atomic import replacing
+from ..foundation.errors import UserError
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or names of runs in runs/.")],
+    out: Annotated[Path, typer.Option(help="The picture; the table goes beside it, as .csv.")] = Path("compare.png"),
+) -> None:
+    """Draw several runs' losses per noise level in one picture, and put their final figures in one table."""
+    from ..runs import compare as comparing
+    from ..runs import trained
+    from ..runs.output import writable
+
+    runs = comparing.read([trained.home(trained.find(folder)) for folder in folders])
+    if out.suffix != ".png":
+        raise UserError(f"--out: {out} does not end in .png")
+    writable(out, out, (3, 1, 1))
+    with replacing(out) as temporary:
+        comparing.draw(runs).savefig(temporary, dpi=110)
+    protocol = comparing.common_protocol(runs)  # after the picture: the losses compare whatever the figures do
+    rows = comparing.table(runs, protocol)
+    comparing.write_table(out.with_suffix(".csv"), rows)
+    print(comparing.as_text(runs, rows))
+    if protocol is not None:
+        print(", ".join(f"{name} {value}" for name, value in zip(comparing.COMPARABLE, protocol, strict=True)))
+    print(f"{out}, {out.with_suffix('.csv')}")

@@ -1,0 +1,13 @@
+"""lightning-diff doctor"""
+
+from .options import Run
+
+
+def doctor(folder: Run) -> int:
+    """Say what is in a run folder, what is broken, and what resuming would do; exit code 1 if anything is broken."""
+    from ..runs import doctor as examining
+    from ..runs import trained
+
+    findings = examining.examine(trained.home(trained.find(folder)))
+    print(examining.as_text(findings))
+    return int(any(finding.kind == "broken" for finding in findings))

@@ -1,0 +1,131 @@
+"""From a recipe to what trains: data, training module, callbacks, loggers, Trainer."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ..artifacts.checkpoints.io import CheckpointFiles
+from ..artifacts.metrics_table import MetricsTable
+from ..callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput
+from ..data import Data, Facts, Positions
+from ..foundation import rng
+from ..foundation.errors import UserError
+from ..foundation.processes import is_first_process
+from ..modules.sharding import ShardedStrategy
+from . import recipe
+from .folder import folder_of
+from .recipe import Node, Recipe
+
+DEFAULT_CALLBACKS = (FiniteGuard, Throughput, Progress, Checkpoint)
+
+
+def build_data(settings: Recipe, source: Path | str | None = None) -> Data:
+    """The data of a recipe, loaded."""
+    data: Data = recipe.build(settings["data"], "data", source)
+    try:
+        data.setup()
+    except UserError as error:
+        raise UserError(f"{source}: data: {error}" if source else str(error)) from error
+    return data
+
+
+def build_model(model: Node, source: Path | str | None = None, *, on_meta: bool = False) -> LightningModule:
+    """The training module of a recipe's `model` node; its network without memory for the weights if `on_meta`."""
+    if on_meta and recipe.is_node(model.get("net")):
+        # Raised where a network looks at values while it is being built; it is then built with them.
+        with suppress(RuntimeError), torch.device("meta"):
+            model = model | {"net": recipe.build(model["net"], "model.net", source)}
+    module: LightningModule = recipe.build(model, "model", source)
+    return module
+
+
+def build(
+    settings: Recipe, facts: Facts, source: Path | str, *, on_meta: bool = False
+) -> tuple[LightningModule, Trainer]:
+    """The training module and its Trainer; nothing is written yet.
+
+    Args:
+        settings: with the facts of the data filled in.
+        facts: those.
+        source: the recipe's file, for messages.
+        on_meta: give the network no memory for its weights.
+
+    Raises:
+        UserError: what a recipe asks for cannot be had, here or at all.
+    """
+    options = recipe.build(settings["trainer"], "trainer", source)
+    if options.get("strategy") == "model_parallel":
+        options["strategy"] = ShardedStrategy()
+    # The first process's weights are those of a plain run; the others receive their rows of them.
+    on_meta = on_meta or (isinstance(options.get("strategy"), ShardedStrategy) and not is_first_process())
+    torch.manual_seed(rng.key(settings["seed"], "init"))
+    module = build_model(settings["model"], source, on_meta=on_meta)
+    record = RunRecord(settings["model"].get("net"), facts["shape"], facts["num_classes"], dict(settings))
+    callbacks = in_order(recipe.build(settings["callbacks"], "callbacks", source), record)
+    trainer = _trainer(options, callbacks, folder_of(settings), source)
+    try:  # before the devices are started
+        Positions(
+            settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
+        )
+    except UserError as error:
+        raise UserError(f"{source}: data.{error}") from error
+    return module, trainer
+
+
+def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Path | str) -> Trainer:
+    logger = options.pop("logger", None)
+    if torch.backends.mps.is_available():  # which has no float64, and noise levels and what learns from losses are that
+        if options.get("accelerator") == "mps":
+            raise UserError(f"{source}: trainer.accelerator: mps has no float64, which training needs; leave it out")
+        if options.get("accelerator") in (None, "auto", "gpu"):
+            options["accelerator"] = "cpu"
+    try:
+        trainer = Trainer(
+            max_epochs=-1,
+            callbacks=callbacks,
+            logger=[MetricsTable(folder / "metrics.csv"), *_loggers(logger, folder)],
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **options,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # Lightning's ways to refuse
+        raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
+    trainer.strategy.checkpoint_io = CheckpointFiles()
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if isinstance(environment, SLURMEnvironment):
+        # Lightning would save a checkpoint of its own; the exit code asks for the queue.
+        environment.auto_requeue = False
+    return trainer
+
+
+def in_order(chosen: list[Callback], record: RunRecord) -> list[Callback]:
+    """The guard before everything that would take in a bad step, averages before what shows them, then the rest."""
+    defaults = [kind() for kind in DEFAULT_CALLBACKS if not any(isinstance(callback, kind) for callback in chosen)]
+    everything = [*chosen, record, *defaults]
+    return sorted(
+        everything, key=lambda callback: (not isinstance(callback, FiniteGuard), not isinstance(callback, EMA))
+    )
+
+
+def _loggers(choice: object, folder: Path) -> Iterator[Logger]:
+    for node in choice if isinstance(choice, list) else [choice]:
+        if node == "tensorboard":
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            yield TensorBoardLogger(folder, name="", version="tensorboard")
+        elif node == "wandb":
+            from lightning.pytorch.loggers import WandbLogger
+
+            # The run's id is its folder's name, so that a resumed run continues the same curves.
+            yield WandbLogger(name=folder.name, id=folder.name, save_dir=folder, resume="allow")
+        elif isinstance(node, Logger):
+            yield node

@@ -1,0 +1,133 @@
+"""Figures of a run's model against the run's data, kept in its metrics.csv."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from ..artifacts import ModelRecord, keep_levels
+from ..artifacts.metrics_table import MetricsTable
+from ..data import Data
+from ..denoiser import Denoiser
+from ..foundation.errors import UserError
+from ..metrics import Reference
+from ..metrics.evaluate import Row
+from ..metrics.evaluate_denoiser import evaluate_denoiser, search_levels, table
+from ..metrics.features import FeatureName
+from ..schedules.adaptive_sampling import Spending
+from ..schedules.sampling import Sampling
+from . import recipe, trained
+from .build import build_data
+from .console import say
+from .output import refuse_unwritable
+from .sampler_settings import SamplerSettings, refuse_unknown
+from .schedule_figure import save_picture
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures, each with its protocol, and the steps that a sample took on average."""
+
+    rows: list[Row]
+    steps: float
+
+    def __str__(self) -> str:
+        protocol = self.rows[0].protocol
+        return (
+            f"{table(self.rows)}\n"
+            f"n {protocol.n}, seed {protocol.seed}, {protocol.solver}, {self.steps:.4g} steps, {protocol.nfe:.4g} "
+            f"evaluations each, weights {protocol.ema}, reference {protocol.reference}"
+        )
+
+
+def evaluate(
+    run: Path,
+    settings: SamplerSettings,
+    n: int | None = None,
+    *,
+    feature: str | None = None,
+    search: bool = False,
+) -> Evaluation:
+    """Measure a run's model against its data; every figure goes to the run's metrics.csv with its protocol.
+
+    Args:
+        run: run folder, name of one in runs/, or model file.
+        settings: of the sampler; neither churn nor a guide.
+        n: samples; None for as many as there are held-out images.
+        feature: a `FeatureName`; None for what suits the data.
+        search: first find the levels of a consistency model with the least Fréchet distance, and keep them.
+
+    Raises:
+        UserError: before anything is measured, for whatever does not go together.
+    """
+    model = trained.model(run)
+    record, home = model.record, model.home
+    sampling = _sampling(settings, record, search)
+    settings.refuse_unfit_guidance(record)
+    refuse_unwritable(home / "metrics.csv")
+    if feature is not None:
+        refuse_unknown("--feature", feature, get_args(FeatureName))
+    data = _data(home, record)
+    denoiser = model.load(settings.device)
+    device = next(denoiser.parameters()).device
+    reference = Reference(data, feature, device=device)  # type: ignore[arg-type]
+    if search:
+        sampling = _searched(model, denoiser, reference, settings, sampling.steps, n)
+    rows = evaluate_denoiser(
+        denoiser,
+        reference,
+        n,
+        sampling=sampling,
+        guidance=settings.guidance,
+        seed=settings.seed,
+        ema=record.ema,
+        batch=settings.batch,
+        device=device,
+        progress=True,
+    )
+    trained_for: dict[str, str | int | float | None] = {"step": record.images // data.batch_size, "images": record.images}
+    MetricsTable(home / "metrics.csv").log_rows([trained_for | row.record() for row in rows])
+    steps = {row.metric: row.value for row in rows}.get("steps_mean", rows[0].protocol.steps or 0)
+    if (home / "schedules").is_dir():
+        save_picture(home, max(round(steps), 1))
+    return Evaluation(rows, float(steps))
+
+
+def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> Sampling | Spending:
+    if search and settings.levels is not None:
+        raise UserError("--search: is for levels, and --levels gives them")
+    sampling = settings.sampling(record)
+    if search and (sampling.solver != "consistency" or sampling.steps < 2 or settings.grid is not None):
+        raise UserError("--search: is for the levels of the solver consistency from two steps on, without --grid")
+    return sampling
+
+
+def _data(home: Path, record: ModelRecord) -> Data:
+    """The data of the run's recipe. UserError if the model makes something else."""
+    if not (home / "recipe.yaml").is_file():
+        raise UserError(f"{home / 'recipe.yaml'}: no such file; evaluate needs the run's recipe to find its data")
+    data = build_data(recipe.read_yaml(home / "recipe.yaml", "data"))
+    if tuple(data.shape) != record.shape or data.num_classes != record.num_classes:
+        raise UserError(
+            f"{home}: the model makes {list(record.shape)} with {record.num_classes} classes, "
+            f"the data have {list(data.shape)} with {data.num_classes}"
+        )
+    return data
+
+
+def _searched(
+    model: trained.Trained,
+    denoiser: Denoiser,
+    reference: Reference,
+    settings: SamplerSettings,
+    steps: int,
+    n: int | None,
+) -> Sampling | Spending:
+    """The levels of least Fréchet distance; kept in model.json where samples without guidance would use them."""
+    guidance, seed, batch = settings.guidance, settings.seed + 1, settings.batch
+    found = search_levels(denoiser, reference, n, steps=steps, guidance=guidance, seed=seed, batch=batch)
+    kept = f"for guidance {guidance:g} alone, and not kept"
+    if guidance == 1:
+        keep_levels(model.path, found)
+        kept = "kept in model.json"
+    say(f"best levels after the first: {', '.join(f'{level:.3g}' for level in found)}; {kept}")
+    return replace(settings, steps=None, grid=None, levels=tuple(found)).sampling(model.record)

@@ -1,0 +1,95 @@
+"""The run folder: held by one process, cleared of an earlier run, and a record of what trains in it."""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from ..artifacts import WEIGHTS, checkpoints
+from ..foundation.atomic import replacing, sweep
+from ..foundation.errors import UserError
+from ..foundation.processes import is_first_process
+from . import recipe
+from .console import say
+from .finished import FINISHED, mark_unfinished
+from .lock import locked
+from .recipe import Recipe
+
+PACKAGES = ("lightning_diff", "torch", "lightning", "torchmetrics", "omegaconf", "numpy", "safetensors")
+
+
+def folder_of(settings: Recipe) -> Path:
+    """The run folder of a recipe."""
+    return Path(settings["runs_dir"]) / settings["name"]
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether there is something in a run folder that a new run would overwrite."""
+    made = (folder / "checkpoints").glob(f"{checkpoints.PATTERN}*")  # those set aside included
+    return any(made) or any((folder / name).exists() for name in (FINISHED, WEIGHTS))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The first process holds the run folder for all."""
+    with ExitStack() as stack:
+        if is_first_process():
+            try:
+                stale = stack.enter_context(locked(folder))
+            except OSError as error:
+                raise _not_writable(folder, error) from error
+            if stale:
+                say(stale)
+        yield
+
+
+def claim(folder: Path, *, never: bool, checkpoint: Path | None) -> None:
+    """Make the run folder; move an earlier run out of the way when it is not resumed, never deleting it.
+
+    Args:
+        folder: the run's.
+        never: whether the recipe says resume=never.
+        checkpoint: what the run resumes from, if it does.
+    """
+    if not is_first_process():
+        return
+    try:
+        if checkpoint is None and (holds_a_run(folder) or (never and folder.exists())):
+            number = 1
+            while (old := folder.with_name(f"{folder.name}.{number}")).exists():
+                number += 1
+            folder.rename(old)
+            say(f"{folder}: the earlier run is now {old}")
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / "samples").mkdir(exist_ok=True)
+        with replacing(folder / ".writable") as temporary:
+            temporary.touch()
+        (folder / ".writable").unlink()
+        mark_unfinished(folder)
+        sweep(folder)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def write_record(folder: Path, settings: Recipe) -> None:
+    """Write recipe.yaml and versions.json."""
+    recipe.save(settings, folder / "recipe.yaml")
+    record: dict[str, object] = {"python": platform.python_version(), "platform": platform.platform(), "argv": sys.argv}
+    for package in PACKAGES:
+        try:
+            record[package] = version(package)
+        except PackageNotFoundError:
+            record[package] = "not installed"
+    if torch.cuda.is_available():
+        record["cuda"] = {"version": torch.version.cuda, "device": torch.cuda.get_device_name()}
+    with replacing(folder / "versions.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2))
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: the run folder cannot be written ({error.strerror}); set runs_dir")

@@ -1,0 +1,136 @@
+"""One recipe from what it extends, its own keys and the command line.
+
+`extends:` names one recipe to start from. Mappings merge key by key, lists and values are replaced, and a node whose `_target_`
+changes is replaced whole, because the other keys belonged to the old target. `key=value` overrides come last.
+"""
+
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from ...foundation.binding import nearest
+from ...foundation.errors import UserError
+from ...foundation.moved import modern
+from .files import Raw, find, read, resolved
+from .record import KEYS, Recipe, naming
+from .validation import check
+
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=", re.ASCII)
+
+
+def is_override(argument: str) -> bool:
+    """Whether a word of the command line is `dotted.key=value` rather than a recipe."""
+    return OVERRIDE.match(argument) is not None
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Compose a recipe and check all of it; nothing is built, no data are touched.
+
+    Args:
+        path: a file, or the name of a packaged recipe.
+        overrides: `dotted.key=value`, where the value is YAML and list entries are named by number; later ones win.
+
+    Raises:
+        UserError: the recipe, or something in it, is not right.
+    """
+    recipe = compose(path, overrides)
+    check(recipe, find(path))
+    return recipe
+
+
+def compose(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe with what it extends, all overrides, interpolations and top-level defaults; unchecked below that.
+
+    Puts the working folder and the recipe's on Python's path.
+    """
+    source = find(path)
+    make_importable(source.parent, Path.cwd())
+    # In the names of today before overrides, since one in new names belongs on top of a file in old ones.
+    recipe = _on_its_base(_modern(read(source), source), source)
+    # A changed target drops the old target's keys, so it has to come before the overrides that set the new one's.
+    for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("._target_")):
+        recipe = _override(recipe, text)
+    with naming(source):
+        for key in recipe:
+            if key == "extends":
+                raise UserError("extends: is written in the file, not on the command line")
+            if key not in KEYS:
+                raise UserError(f"{key}: unknown key of a recipe; {nearest(str(key), KEYS, 'a recipe has')}")
+    defaults = {"name": source.stem, "seed": 0, "runs_dir": "runs", "resume": "auto", "model": None, "data": None}
+    recipe = defaults | recipe
+    recipe |= {"callbacks": recipe.get("callbacks") or [], "trainer": recipe.get("trainer") or {}}
+    recipe = _modern({key: recipe[key] for key in KEYS if key in recipe}, source)
+    return cast(Recipe, resolved(recipe, source))
+
+
+def _modern(recipe: Raw, source: Path) -> Raw:
+    """In the names of today, with a warning for each that is old."""
+    recipe, remarks = modern(recipe)
+    for remark in remarks:
+        warnings.warn(f"{source}: {remark}", FutureWarning, stacklevel=3)
+    return recipe
+
+
+def _on_its_base(recipe: Raw, source: Path) -> Raw:
+    """On top of the recipe that it extends, if it extends one."""
+    if (base := recipe.pop("extends", None)) is None:
+        return recipe
+    with naming(f"{source}: extends"):
+        base_source = find(str(base), source.parent)
+    base_recipe = _modern(read(base_source), base_source)
+    if "extends" in base_recipe:
+        raise UserError(
+            f"{source}: extends: {base_source} itself extends {base_recipe['extends']}; one level is the limit"
+        )
+    base_recipe.pop("name", None)  # or both would train in one folder
+    return cast(Raw, merge(base_recipe, recipe))
+
+
+def make_importable(*folders: Path) -> None:
+    """Put folders at the front of Python's path, as Python does with a script's."""
+    for folder in folders:
+        if (entry := str(folder.resolve())) not in sys.path:
+            sys.path.insert(0, entry)
+
+
+def merge(base: object, over: object) -> object:
+    """`over` on top of `base`: mappings by key; all else, and nodes whose `_target_` changes, replaced."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "_target_" in over and over["_target_"] != base.get("_target_"):
+        return over
+    return base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
+
+
+def _override(recipe: Raw, text: str) -> Raw:
+    from omegaconf import OmegaConf
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"command line: {text}: expected dotted.key=value")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)["value"]  # type: ignore[index,call-overload]
+    except YAMLError as error:
+        raise UserError(f"command line: {text}: the value is not YAML; quote it") from error
+    return cast(Raw, _replaced(recipe, key.split("."), parsed, key))
+
+
+def _replaced(tree: object, path: list[str], value: object, key: str) -> object:
+    """A copy of `tree` with the value merged in at the path."""
+    name, *rest = path
+    done = ".".join(key.split(".")[: -len(path)])
+    if isinstance(tree, list):
+        if not name.isdigit() or int(name) > len(tree):
+            raise UserError(f"command line: {key}: {done} has {len(tree)} entries, numbered from 0; no entry {name}")
+        position = int(name)
+        old = tree[position] if position < len(tree) else None
+        new = _replaced(old, rest, value, key) if rest else merge(old, value)
+        return [*tree[:position], new, *tree[position + 1 :]]
+    if tree is not None and not isinstance(tree, dict):
+        raise UserError(f"command line: {key}: {done} is {tree!r}, which has no keys")
+    tree = tree or {}
+    return tree | {name: _replaced(tree.get(name), rest, value, key)} if rest else merge(tree, {name: value})

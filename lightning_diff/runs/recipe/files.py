@@ -1,0 +1,84 @@
+"""Recipes on the disk: found by path or packaged name, read, saved."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from ...foundation.atomic import replacing
+from ...foundation.binding import Node, nearest
+from ...foundation.errors import UserError
+from ...foundation.moved import modern
+from .record import Recipe
+
+Raw: TypeAlias = dict[Any, Any]  # as YAML has it: a key may be a number
+
+
+def find(path: Path | str, folder: Path | None = None) -> Path:
+    """The recipe's file: a path (from `folder`), or the name of a packaged recipe."""
+    file = Path(path) if folder is None else folder / path
+    if file.is_file():
+        return file
+    packaged = {entry.name.removesuffix(".yaml"): entry for entry in files("lightning_diff.recipes").iterdir()}
+    names = sorted(name for name, entry in packaged.items() if entry.name.endswith(".yaml"))
+    name = str(path).removesuffix(".yaml")
+    if name in names:
+        return Path(str(packaged[name]))
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder, not a recipe")
+    raise UserError(f"{file}: no such recipe; {nearest(Path(name).name, names, 'packaged ones are')}")
+
+
+def read(path: Path) -> Raw:
+    """A YAML mapping with its interpolations still in it."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
+
+    try:
+        loaded = OmegaConf.load(path)
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not YAML: {error.problem}") from error
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or 'a recipe is a YAML mapping'}") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path}: a recipe is a YAML mapping, this is a list")
+    return cast(Raw, OmegaConf.to_container(loaded, resolve=False))
+
+
+def resolved(recipe: Raw, source: Path | str) -> Node:
+    """A recipe with its interpolations replaced by what they name."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        return cast(Node, OmegaConf.to_container(OmegaConf.create(recipe), resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise UserError(f"{source}: {error.full_key}: left open (???); give it as {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        place = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{source}: {place}{str(error).splitlines()[0]}") from error
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """A resolved recipe as the text of a file."""
+    from omegaconf import OmegaConf  # 0.1 s
+
+    return str(OmegaConf.to_yaml(OmegaConf.create(dict(recipe))))
+
+
+def save(recipe: Recipe, path: Path | str) -> None:
+    """Write a resolved recipe; `load` gives back the same."""
+    with replacing(path) as temporary:
+        temporary.write_text(to_yaml(recipe), encoding="utf-8")
+
+
+def read_yaml(path: Path | str, *needed: str) -> Recipe:
+    """A saved recipe in the names of today, unchecked. UserError if the file is missing, not YAML or lacks a key that is needed."""
+    recipe, _ = modern(resolved(read(Path(path)), path))
+    for key in needed:
+        if key not in recipe:
+            raise UserError(f"{path}: {key}: missing; this is not the recipe that the run saved")
+    return cast(Recipe, recipe)

@@ -1,0 +1,164 @@
+"""Sampler settings (solver, noise levels, guidance), with defaults by kind of model, checked before any work.
+
+Every message names the option of the command line.
+"""
+
+import math
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artifacts import ModelRecord
+from ..artifacts.schedule import load_schedule
+from ..artifacts.step_policy import holds_step_policy, load_step_policy
+from ..foundation.binding import nearest
+from ..foundation.errors import UserError
+from ..samplers import SOLVERS
+from ..schedules import GRIDS
+from ..schedules.adaptive_sampling import Spending
+from ..schedules.returns import through_angles
+from ..schedules.sampling import Sampling, choose
+from . import trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """How to sample from a model. What is None suits the model.
+
+    Args:
+        solver: name in `samplers.SOLVERS`. A denoiser's default is heun, a consistency model's is consistency.
+        steps: of the solver, >= 1; default 18, of a consistency model 2.
+        grid: name in `schedules.GRIDS`.
+        levels: of the solver consistency after the first, decreasing; instead of a grid. Default: those in the model's record.
+        schedule: a schedule.json or a step_policy.safetensors, or a run with one, in place of grid, levels and sigma_*.
+        sigma_min, sigma_max: of the grid; default 0.002 and 80.
+        churn: EDM's S_churn, >= 0; for heun.
+        guidance: scale; 1 is none.
+        guide: run of a worse model to guide by; None for this one without labels.
+        interval: noise levels at which to guide.
+        seed: another one, other samples.
+        batch: images at a time; the samples do not depend on it.
+        device: a name of torch's, or auto.
+    """
+
+    solver: str | None = None
+    steps: int | None = None
+    grid: str | None = None
+    levels: tuple[float, ...] | None = None
+    schedule: Path | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    churn: float = 0.0
+    guidance: float = 1.0
+    guide: Path | None = None
+    interval: tuple[float, float] = (0.0, math.inf)
+    seed: int = 0
+    batch: int = 256
+    device: str = "auto"
+
+    def sampling(self, record: ModelRecord) -> Sampling | Spending:
+        """The solver and its noise levels for a model, or the policy that chooses them sample by sample.
+
+        Raises:
+            UserError: settings that do not go together or not with this model.
+        """
+        if self.interval[0] > self.interval[1]:
+            first, second = self.interval
+            raise UserError(f"--interval: the first level must not exceed the second, got {first:g} {second:g}")
+        if self.schedule is None:
+            return self._on_a_grid(record)
+        found = self._scheduled(record, self.schedule)
+        if self.churn and (found.solver != "heun" or isinstance(found, Spending)):
+            raise UserError(f"--churn: is for the solver heun on a grid, not {found.name}")
+        return found
+
+    def _on_a_grid(self, record: ModelRecord) -> Sampling:
+        if self.solver is not None:
+            refuse_unknown("--solver", self.solver, ["heun"] if self.churn else SOLVERS)  # others draw no churn's noise
+        if self.grid is not None:
+            refuse_unknown("--grid", self.grid, GRIDS)
+        sigma_min = 0.002 if self.sigma_min is None else self.sigma_min
+        sigma_max = 80.0 if self.sigma_max is None else self.sigma_max
+        try:
+            chosen = choose(
+                record, self.solver, self.steps, self.grid, self.levels, sigma_min=sigma_min, sigma_max=sigma_max
+            )
+            kept = record.levels.get(chosen.steps)
+            if chosen.name == "consistency" and kept is not None:
+                chosen = choose(record, self.solver, None, None, kept, sigma_max=sigma_max)
+        except ValueError as error:
+            option = "--sigma-min, --sigma-max" if self.levels is None else "--levels"
+            raise UserError(f"{option}: {error}") from error
+        if self.churn and chosen.solver != "heun":
+            raise UserError(f"--churn: is for the solver heun, not {chosen.solver}")
+        return chosen
+
+    def _scheduled(self, record: ModelRecord, path: Path) -> Sampling | Spending:
+        """The grid in a file, for its solver and number of steps or for other ones; or the policy in a file, as it is.
+
+        Either may be used on another model than it was learned on, with a warning.
+        """
+        where = path if path.suffix in (".json", ".safetensors") else trained.home(trained.find(path))
+        if holds_step_policy(where):
+            return self._with_a_policy(record, where)
+        for option, value in self._levels_of_its_own().items():
+            if value is not None:
+                raise UserError(f"{option}: is not for --schedule, which gives the noise levels")
+        found = load_schedule(where)
+        if self.solver is not None:
+            refuse_unknown("--solver", self.solver, [name for name in SOLVERS if name != "consistency"])
+        if record.sha256 != found.model:
+            warnings.warn(f"{path}: was learned on another model; the grid may serve this one less well", stacklevel=2)
+        solver, sigmas = self.solver or found.solver, found.grid()
+        name = f"{solver}/{found.method}"
+        if self.steps is not None and self.steps != found.steps:
+            if found.steps == 1:
+                raise UserError(f"--steps: {path} has one step, of which no other grid can be made")
+            sigmas, name = through_angles(sigmas, self.steps, record.sigma_data), f"{name}@{found.steps}"
+        return Sampling(solver, sigmas, name)
+
+    def _with_a_policy(self, record: ModelRecord, path: Path) -> Spending:
+        for option, value in {"--solver": self.solver, "--steps": self.steps, **self._levels_of_its_own()}.items():
+            if value is not None:
+                raise UserError(
+                    f"{option}: is not for the policy of --schedule, which chooses each sample's levels itself"
+                )
+        if record.kind == "consistency":
+            raise UserError(f"--schedule: {path} is a step policy for denoisers, and this is a consistency model")
+        found = load_step_policy(path)
+        if record.sha256 != found.model:
+            warnings.warn(
+                f"{path}: was learned on another model; the policy may serve this one less well", stacklevel=2
+            )
+        return Spending(found.policy, f"{found.policy.solver}/policy_{found.policy.gamma:g}")
+
+    def _levels_of_its_own(self) -> dict[str, object]:
+        """The options that say what a schedule says too."""
+        own = {"--grid": self.grid, "--levels": self.levels}
+        return {**own, "--sigma-min": self.sigma_min, "--sigma-max": self.sigma_max}
+
+    def refuse_unfit_guidance(self, record: ModelRecord, *, labelled: bool = True) -> None:
+        """UserError if the model cannot be guided so.
+
+        Args:
+            record: of the model.
+            labelled: whether the samples have labels.
+        """
+        if self.guidance != 1 and self.guide is None and not (labelled and record.num_classes):
+            if not record.num_classes and labelled:
+                raise UserError("--guidance: this model has no classes to be guided by")
+            raise UserError("--guidance: needs --labels, so that the model without them can be the guide, or a --guide")
+        takes_scale = bool(record.net.get("guided", False))
+        if takes_scale and self.guide is not None:
+            raise UserError("--guide: this model takes the scale as an input and needs no guide")
+        if self.guidance != 1 and record.kind == "consistency" and not takes_scale:
+            raise UserError(
+                "--guidance: this consistency model was distilled without; model.guidance of its recipe says with what"
+            )
+
+
+def refuse_unknown(option: str, name: str, choices: Collection[str]) -> None:
+    """UserError for a name that is not among the choices."""
+    if name not in choices:
+        raise UserError(f"{option}: no {name!r}; {nearest(name, choices, 'choose one of')}")
