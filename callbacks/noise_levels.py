@@ -20,8 +20,9 @@ from ..foundation import rng
 from ..foundation.processes import from_all
 from ..modules import DiffusionModule
 from ..noise import log_snr_to_sigma, sigma_to_log_snr
+from ..noise.moments import NoiseLevelMoments, bin_index, merge, moments
 from ..objectives import denoising_loss
-from ..statistics import NoiseLevelMoments, NoiseLevelStatistics, bin_index, merge, moments
+from ..statistics import NoiseLevelStatistics
 from .cadence import is_due
 
 FLUSH_STEPS = 32  # losses are binned this many steps at a time: one pass over 32 batches costs as much as over one

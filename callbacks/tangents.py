@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
-from ..statistics import bin_index
+from ..noise.moments import bin_index
 
 LOW, HIGH, BINS = -12.0, 12.0, 24  # of log-SNR: within one of them tangents are of one size
 

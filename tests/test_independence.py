@@ -70,6 +70,19 @@ samples = generate(denoiser, (1, 8, 8), range(2), torch.tensor([0, 1]), sigmas=s
 assert samples.shape == (2, 1, 8, 8) and samples.isfinite().all()
 """
 
+WITHOUT_TORCHMETRICS = """
+import sys
+sys.modules["torchmetrics"] = None
+import lightning_diff.noise, lightning_diff.denoiser, lightning_diff.samplers, lightning_diff.weighting
+from lightning_diff.artifacts import load_denoiser
+try:
+    import lightning_diff.statistics
+except ImportError:
+    pass
+else:
+    raise AssertionError("torchmetrics can still be imported, so that this test would prove nothing")
+"""
+
 PUBLIC_NAMES = """
 import inspect, lightning_diff
 for name in lightning_diff.__all__:
@@ -87,6 +100,10 @@ def python(code: str) -> None:
 def test_the_mathematics_works_without_lightning_and_omegaconf():
     imports = "".join(f"importlib.import_module('lightning_diff.{name}')\n" for name in MATHEMATICS)
     python(WITHOUT + imports + ONE_STEP_AND_SAMPLES)
+
+
+def test_noise_levels_samplers_and_models_need_no_torchmetrics():
+    python(WITHOUT_TORCHMETRICS)
 
 
 def test_every_public_name_is_a_class_or_a_function():
