@@ -4,23 +4,26 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
+from ..modules.alignment import AlignmentModule
+from ..modules.base import StepOutputs
 from ..rollouts import Count, added, steering
 from ..rollouts.plan import Plan, refuse_unknown_precision
 from ..rollouts.ranking import chosen_ranks, mean_spearman
 from ..rollouts.selection import ONE_SIDED, select
 from ..rollouts.steering import Option, Worth
+from .base import StepCallback
 from .cadence import refuse_nonpositive
 
 
-class Mentor(Callback):
+class Mentor(StepCallback[AlignmentModule]):
     """Log what each epoch drew and cost; now and then measure how well previews rank, and choose how to explore.
 
     Every epoch, from its rollout and its training steps: rewards and their spread, diversity, the distance to the reference (a
@@ -48,6 +51,8 @@ class Mentor(Callback):
             which is what an emulated format is worth. A number of the recipe's, so that runs repeat.
     """
 
+    watches = AlignmentModule
+
     def __init__(
         self,
         every: int | None = 20,
@@ -74,9 +79,7 @@ class Mentor(Callback):
             1, 2, dtype=torch.float64
         )  # of each process: sum of the distance to the reference, examples
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if not hasattr(pl_module, "rollout"):
-            raise UserError(f"Mentor: {type(pl_module).__name__} draws no rollouts; leave the callback out")
+    def on_run_start(self, trainer: Trainer, pl_module: AlignmentModule) -> None:
         plan = pl_module.recipe_plan
         if self.pools is None:
             self.pools = sorted({max(plan.keep, plan.pool // 2), plan.pool})
@@ -95,7 +98,12 @@ class Mentor(Callback):
 
     # --- an epoch ---
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Mapping[str, torch.Tensor], batch_idx: int
+    ) -> None:
+        self._watch(trainer, cast(AlignmentModule, pl_module))
+
+    def _watch(self, trainer: Trainer, pl_module: AlignmentModule) -> None:
         epoch = pl_module.rollout_epoch
         if epoch == self.epoch:
             return
@@ -105,7 +113,7 @@ class Mentor(Callback):
             values |= self._measured(pl_module)
         elif self._is_misled(pl_module.plan, values):
             self._choose(pl_module, steering.fallback(pl_module.plan), values["rollout/agreement_kept"])
-        self._log(trainer, pl_module, values)
+        self.log_row(trainer, pl_module, values)
         self._clock = time.perf_counter()
 
     def _is_misled(self, plan: Plan, values: dict[str, float]) -> bool:
@@ -113,8 +121,9 @@ class Mentor(Callback):
         agreement = values.get("rollout/agreement_kept", 1.0)
         return self.steer and plan.select not in ONE_SIDED and agreement < self.threshold
 
-    def _watched(self, pl_module: Any) -> dict[str, float]:
+    def _watched(self, pl_module: AlignmentModule) -> dict[str, float]:
         drawn, plan = pl_module.rollout, pl_module.plan
+        assert drawn is not None
         explores = any(count.phase == "explore" for count in drawn.counts)
         values = {
             "reward/kept": float(drawn.raw_reward.mean()),
@@ -130,12 +139,13 @@ class Mentor(Callback):
         return values | _spent(drawn.counts)
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_micro_batch_end(self, trainer: Trainer, pl_module: AlignmentModule, outputs: StepOutputs) -> None:
         kl = outputs["kl"].double()
         self._sums += torch.stack([kl.sum(), torch.full_like(kl[0], len(kl))])
-        is_last = pl_module.rollout is None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not is_last:
-            return
+
+    def on_step_end(self, trainer: Trainer, pl_module: AlignmentModule, outputs: StepOutputs) -> None:
+        if pl_module.rollout is not None:
+            return  # in the middle of an epoch
         total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self._sums.zero_()
         values = {
@@ -144,15 +154,11 @@ class Mentor(Callback):
         }
         if pl_module.kl:
             values["train/kl"] = total / count
-        self._log(trainer, pl_module, values)
-
-    def _log(self, trainer: Trainer, pl_module: Any, values: dict[str, float]) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics({"images": pl_module.images_seen} | values, step=trainer.global_step)
+        self.log_row(trainer, pl_module, values)
 
     # --- ranking ---
 
-    def _measured(self, pl_module: Any) -> dict[str, float]:
+    def _measured(self, pl_module: AlignmentModule) -> dict[str, float]:
         """Draw whole pools of a few groups by every way there is; steer by what comes out."""
         assert self.pools is not None
         assert self.preview_steps is not None
@@ -171,6 +177,7 @@ class Mentor(Callback):
         previews: dict[tuple[int | None, str], torch.Tensor] = {(None, "full"): true}
         for _, steps, precision in options:
             if (steps, precision) not in previews:
+                assert steps is not None  # without previews all is drawn in full precision
                 _, previews[steps, precision], _, count = measure(groups, pool, steps, precision)
                 counts.append(count)
         training = pl_module.trained_levels * pl_module.evaluations_per_example
@@ -198,7 +205,7 @@ class Mentor(Callback):
             values |= {"rollout/rank_top": ranks.top, "rollout/rank_bottom": ranks.bottom}
         return values
 
-    def _choose(self, pl_module: Any, option: Option, agreement: float) -> None:
+    def _choose(self, pl_module: AlignmentModule, option: Option, agreement: float) -> None:
         pl_module.change_plan(**asdict(option.of(pl_module.recipe_plan)))
         self.history.append({"epoch": self.epoch + 1, **option._asdict(), "agreement": agreement})
         if pl_module.trainer.is_global_zero:

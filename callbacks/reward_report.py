@@ -9,23 +9,24 @@ from typing import Any
 import matplotlib
 import torch
 from jaxtyping import Float
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..artifacts import metrics_table, pictures
 from ..foundation.atomic import replacing
-from ..foundation.errors import UserError
+from ..modules.alignment import AlignmentModule
 from ..rewards import WeightedSum, scored
 from ..samplers.generate import generate
 from ..schedules.sampling import choose
-from .cadence import is_due, refuse_nonpositive
+from .base import PeriodicCallback
+from .cadence import refuse_nonpositive
 from .ema import find as find_ema
 
 COSTS = ("seconds", "evaluations", "images")  # what `Mentor` logs by phase
 
 
-class RewardReport(Callback):
+class RewardReport(PeriodicCallback[AlignmentModule]):
     """Score the averaged weights on the same seeds, at the start, every so often and at the end; draw what came of it.
 
     Logs reward/mean and reward/std, over n images that start from seeds that training never uses, by the recipe's sampler for full
@@ -43,6 +44,8 @@ class RewardReport(Callback):
         seed: of the images.
     """
 
+    watches = AlignmentModule
+
     def __init__(
         self,
         every: int | None = None,
@@ -55,26 +58,19 @@ class RewardReport(Callback):
         seed: int = 0,
     ):
         refuse_nonpositive("RewardReport", every=every, n=n, steps=steps, columns=columns, rows=rows, batch=batch)
-        self.every, self.n, self.steps, self.columns, self.rows = every, n, steps, columns, rows
+        super().__init__(every)
+        self.n, self.steps, self.columns, self.rows = n, steps, columns, rows
         self.batch, self.seed = batch, seed
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if not hasattr(pl_module, "rollout"):
-            raise UserError(f"RewardReport: {type(pl_module).__name__} has no reward; leave the callback out")
-        self._step = trainer.global_step
+    def on_run_start(self, trainer: Trainer, pl_module: AlignmentModule) -> None:
         if not pl_module.images_seen:
-            self._score(trainer, pl_module)
+            self.act(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step > self._step:
-            self._step = trainer.global_step
-            if is_due(pl_module, self.every) and self._step != trainer.max_steps:
-                self._score(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._score(trainer, pl_module)
+    def on_run_end(self, trainer: Trainer, pl_module: AlignmentModule) -> None:
+        self.act(trainer, pl_module)
         if not trainer.is_global_zero:
             return
+        assert pl_module.policies is not None
         after, before = self._shown(trainer, pl_module), self._shown(trainer, pl_module, pl_module.policies.reference)
         folder = Path(trainer.default_root_dir)
         shape = tuple(after.shape[1:])
@@ -86,7 +82,7 @@ class RewardReport(Callback):
         if curve := read_curve(folder / "metrics.csv"):
             draw_curve(curve, folder)
 
-    def _score(self, trainer: Trainer, pl_module: Any) -> None:
+    def act(self, trainer: Trainer, pl_module: AlignmentModule) -> None:
         """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
         images, label = self._drawn(trainer, pl_module, self.n)
         several = pl_module.reward if isinstance(pl_module.reward, WeightedSum) else None
@@ -102,21 +98,25 @@ class RewardReport(Callback):
         for name, reward in rewards.items():
             start = f"reward/{name}" if name else "reward"
             values |= {f"{start}/mean": float(reward.mean()), f"{start}/std": float(reward.std())}
-        for logger in trainer.loggers:
-            logger.log_metrics({"images": pl_module.images_seen} | values, step=trainer.global_step)
+        self.log_row(trainer, pl_module, values)
 
-    def _shown(self, trainer: Trainer, pl_module: Any, denoiser: Any = None) -> Float[Tensor, "n *s"]:
+    def _shown(self, trainer: Trainer, pl_module: AlignmentModule, denoiser: Any = None) -> Float[Tensor, "n *s"]:
         rows = min(self.rows, len(pl_module.classes)) if len(pl_module.classes) else self.rows
         label = torch.tensor(list(pl_module.classes)[:rows] or [0] * rows).repeat_interleave(self.columns)
         return self._drawn(trainer, pl_module, rows * self.columns, denoiser, label)[0]
 
     def _drawn(
-        self, trainer: Trainer, pl_module: Any, n: int, denoiser: Any = None, label: Tensor | None = None
+        self, trainer: Trainer, pl_module: AlignmentModule, n: int, denoiser: Any = None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Of the averaged weights, or another denoiser's."""
         plan, ema, classes = pl_module.recipe_plan, find_ema(trainer), list(pl_module.classes)
         sampling = choose(
-            None, plan.solver, self.steps or plan.steps, plan.grid, sigma_min=plan.sigma_min, sigma_max=plan.sigma_max
+            None,
+            plan.solver,
+            self.steps or plan.steps,
+            plan.grid,
+            sigma_min=plan.sigma_min,
+            sigma_max=plan.sigma_max,
         )
         if label is None:
             label = torch.tensor([classes[i % len(classes)] if classes else 0 for i in range(n)])
