@@ -54,11 +54,6 @@ def micro_batch_loss(loss: Tensor, trainer: Trainer) -> Tensor:
     return loss.detach() * trainer.accumulate_grad_batches
 
 
-def ends_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the optimiser steps after this micro-batch: after every `accumulate_grad_batches`-th, counted from 0."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-
-
 def start_at_whole_step(checkpoint: State, accumulate_grad_batches: int) -> None:
     """Let a checkpoint's count of micro-batches mark the start of an optimiser step.
 

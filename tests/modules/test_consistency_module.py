@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_diff.nets.frozen import Frozen
 from lightning_diff import load_denoiser
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.cli import main
@@ -18,6 +17,7 @@ from lightning_diff.data import Stream, Toy
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import ConsistencyModule
 from lightning_diff.nets import MLP
+from lightning_diff.nets.frozen import Frozen
 from lightning_diff.objectives import consistency_loss
 from lightning_diff.runs import recipe
 from lightning_diff.weighting import AdaptiveWeight, Uniform
@@ -260,7 +260,7 @@ def test_mistakes_are_refused_in_words(teacher, train, overrides, message):
 
 def test_a_consistency_model_is_no_teacher_but_a_start(teacher, train):
     train("student", STUDENT)
-    with pytest.raises(UserError, match="model.teacher: runs/student .*consistency"):
+    with pytest.raises(UserError, match=r"model.teacher: runs/student .*consistency"):
         train("again", STUDENT.replace("runs/teacher", "runs/student"))
     train("training", STUDENT.replace("runs/teacher", "runs/student"), "model.objective=training")
 

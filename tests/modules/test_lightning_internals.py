@@ -115,12 +115,11 @@ def test_accumulation_divides_the_loss_and_steps_after_the_last_micro_batch(tmp_
     watch = Watch(
         lambda trainer, outputs, batch_idx: (
             float(internals.micro_batch_loss(outputs["loss"], trainer)),
-            internals.ends_step(trainer, batch_idx),
             module.steps,
         )
     )
     trainer(watch, tmp_path, max_steps=2, accumulate_grad_batches=2).fit(module, loader())
-    assert watch.seen == [(1.0, False, 0), (1.0, True, 1), (1.0, False, 1), (1.0, True, 2)]
+    assert watch.seen == [(1.0, 0), (1.0, 1), (1.0, 1), (1.0, 2)]
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -131,12 +130,13 @@ def test_a_checkpoint_resumes_at_a_whole_step_with_another_accumulation(tmp_path
     checkpoint = torch.load(tmp_path / "two.ckpt", weights_only=True)
     internals.start_at_whole_step(checkpoint, accumulation)
     torch.save(checkpoint, tmp_path / "moved.ckpt")
-    watch = Watch(lambda trainer, outputs, batch_idx: (batch_idx, internals.ends_step(trainer, batch_idx)))
+    module = Line()
+    watch = Watch(lambda trainer, outputs, batch_idx: (batch_idx, module.steps))
     trainer(watch, tmp_path, max_steps=3, accumulate_grad_batches=accumulation).fit(
-        Line(), loader(), ckpt_path=tmp_path / "moved.ckpt"
+        module, loader(), ckpt_path=tmp_path / "moved.ckpt"
     )
     assert [batch_idx for batch_idx, _ in watch.seen] == [2 * accumulation + i for i in range(accumulation)]
-    assert [ends for _, ends in watch.seen] == [False] * (accumulation - 1) + [True]
+    assert [steps for _, steps in watch.seen] == [0] * (accumulation - 1) + [1]
 
 
 @pytest.mark.parametrize("without", [False, True])
