@@ -1,6 +1,6 @@
 """When something is due, counted in images, so that it does not move with the batch size or a restart."""
 
-from typing import Any
+from ..modules.base import CountedModule
 
 
 def refuse_nonpositive(callback: str, **numbers: int | float | None) -> None:
@@ -10,7 +10,7 @@ def refuse_nonpositive(callback: str, **numbers: int | float | None) -> None:
             raise ValueError(f"{callback}: {name} must be positive, got {number}")
 
 
-def is_due(pl_module: Any, every: int | None) -> bool:
+def is_due(module: CountedModule, every: int | None) -> bool:
     """Whether the optimiser step just finished crossed a multiple of `every` images; never for None."""
-    seen, batch = pl_module.images_seen, pl_module.batch_size
+    seen, batch = module.images_seen, module.batch_size
     return every is not None and bool(seen // every > (seen - batch) // every)

@@ -1,9 +1,9 @@
 """Averages of the trainable weights, kept while training and swapped in where they are wanted."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from .. import ema
 from ..artifacts import ema_snapshots
 from ..foundation.errors import UserError
+from ..modules.base import CountedModule
+from ..modules.lightning_internals import State, callbacks
 from ..modules.sharding import whole_tensor
 
 DEFAULT_HALF_LIFE = 500_000  # images: EDM's, for CIFAR-10
@@ -146,7 +148,7 @@ class EMA(Callback):
             ema_snapshots.delete_after(_folder(trainer), self.images)
         self._snapshot_if_due(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         self._advance()
         self._snapshot_if_due(trainer)
 
@@ -155,19 +157,19 @@ class EMA(Callback):
         if self.snapshot_every and self.images > self._snapshot_images:
             self._snapshot(trainer)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
         if self.swapped_in is not None:
             raise UserError(
                 f"no checkpoint while the average {self.swapped_in!r} is in the network: it would be saved as the raw "
                 "weights; save outside the `swapped` block"
             )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         self._advance()  # an exception may have come between the optimiser's step and on_train_batch_end
         averages = {name: dict(average) for name, average in self.averages.items()}  # in shards where the network is
         return {"images": self.images, "snapshot_images": self._snapshot_images, "averages": averages}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.images, self._snapshot_images = state_dict["images"], state_dict["snapshot_images"]
         averages = state_dict["averages"]  # copied below, because they will change in place
         self.averages = {name: ema.start(averages[name]) for name in self.profiles if name in averages}
@@ -202,7 +204,13 @@ class EMA(Callback):
 
 def find(trainer: Trainer) -> EMA | None:
     """The trainer's EMA, for callbacks that look at averaged weights; None if it has none."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks(trainer) if isinstance(callback, EMA)), None)
+
+
+def averaged(trainer: Trainer, module: LightningModule) -> AbstractContextManager[str | None]:
+    """`with averaged(trainer, module) as name:` the default average is in the network, or the raw weights if there is none."""
+    ema = find(trainer)
+    return nullcontext() if ema is None else ema.swapped(module)
 
 
 def _folder(trainer: Trainer) -> Path:
@@ -210,11 +218,12 @@ def _folder(trainer: Trainer) -> Path:
 
 
 def _images_seen(module: LightningModule) -> int:
-    return int(module.images_seen)  # type: ignore[arg-type]
+    return cast(CountedModule, module).images_seen
 
 
 def _trainable(module: LightningModule) -> dict[str, Tensor]:
-    return {name: weight for name, weight in module.denoiser.net.named_parameters() if weight.requires_grad}  # type: ignore[union-attr]
+    net = module.get_submodule("denoiser.net")
+    return {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
 
 
 def _placed(average: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,21 +1,24 @@
 """Quality while training: samples from averaged weights, measured against the data."""
 
-from contextlib import nullcontext
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from ..artifacts.metrics_table import MetricsTable
 from ..foundation.errors import UserError
 from ..metrics import Reference
 from ..metrics.evaluate_denoiser import evaluate_denoiser, table
 from ..metrics.features import FeatureName
-from .cadence import is_due, refuse_nonpositive
-from .ema import find as find_ema
+from ..modules.denoiser_module import TrainingModule
+from ..modules.lightning_internals import callbacks
+from ..modules.training_data import training_data
+from .base import PeriodicCallback
+from .cadence import refuse_nonpositive
+from .ema import averaged
 from .sampler import GridName, SolverName, choose_for
 
 
-class Evaluate(Callback):
+class Evaluate(PeriodicCallback[TrainingModule]):
     """Measure Fréchet and kernel distance, precision, recall, density, coverage and memorisation; log each with its protocol.
 
     All processes draw their share of the samples. The figures do not depend on how many there are, up to rounding.
@@ -28,6 +31,8 @@ class Evaluate(Callback):
         guidance, seed: of the samples.
         batch: samples at a time on each process.
     """
+
+    watches = TrainingModule
 
     def __init__(
         self,
@@ -44,42 +49,38 @@ class Evaluate(Callback):
         batch: int = 256,
     ):
         refuse_nonpositive("Evaluate", every=every, n=n, steps=steps, batch=batch)
-        self.every, self.n, self.feature = every, n, feature
+        super().__init__(every)
+        self.n, self.feature = n, feature
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
         self.options: dict[str, Any] = {"guidance": guidance, "seed": seed, "batch": batch}
         self._reference: Reference | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._step = trainer.global_step
-        choose_for("Evaluate", pl_module.denoiser, self.sampler)  # refuses what does not go together
-        data = trainer.datamodule.data  # type: ignore[attr-defined]
-        self._reference = Reference(data, self.feature, device=pl_module.device)
+    def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
+        data = training_data(trainer).data
+        self._reference = Reference(data, self.feature, device=module.device)
         try:
             self._reference.floor(self.n or len(data.test or data.train))  # kept for later; too few images show now
         except UserError as error:
             raise UserError(f"Evaluate: held-out images in place of samples: {error}") from error
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step > self._step:
-            self._step = trainer.global_step
-            if is_due(pl_module, self.every) and self._step != trainer.max_steps:
-                self._measure(trainer, pl_module)
+    def act(self, trainer: Trainer, module: TrainingModule) -> None:
+        self._measure(trainer, module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        text = self._measure(trainer, pl_module)
+    def on_run_end(self, trainer: Trainer, module: TrainingModule) -> None:
+        text = self._measure(trainer, module)
         if trainer.is_global_zero:
             print(text, flush=True)
 
-    def _measure(self, trainer: Trainer, pl_module: Any) -> str:
+    def _measure(self, trainer: Trainer, module: TrainingModule) -> str:
         assert self._reference is not None
-        ema = find_ema(trainer)
-        with ema.swapped(pl_module) if ema is not None else nullcontext() as profile:
-            options = self.options | {"ema": profile, "device": pl_module.device}
-            sampling = choose_for("Evaluate", pl_module.denoiser, self.sampler)
-            rows = evaluate_denoiser(pl_module.denoiser, self._reference, self.n, sampling=sampling, **options)
-        where = {"step": trainer.global_step, "images": pl_module.images_seen}
+        with averaged(trainer, module) as profile:
+            options = self.options | {"ema": profile, "device": module.device}
+            sampling = choose_for("Evaluate", module.denoiser, self.sampler)
+            rows = evaluate_denoiser(module.denoiser, self._reference, self.n, sampling=sampling, **options)
+        where: dict[str, str | int | float | None] = {"step": trainer.global_step, "images": module.images_seen}
         # A consistency model, say, is measured with one step and with two.
-        is_one_of_several = sum(isinstance(callback, Evaluate) for callback in trainer.callbacks) > 1  # type: ignore[attr-defined]
+        is_one_of_several = sum(isinstance(callback, Evaluate) for callback in callbacks(trainer)) > 1
         sampler = f"{rows[0].protocol.solver}, {rows[0].protocol.steps} steps"
         place = f"/{sampler}" if is_one_of_several else ""
         for logger in trainer.loggers:

@@ -1,19 +1,22 @@
 """Noticing a loss that is no longer a number, before it costs a run."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, distributed
 
 from ..foundation.errors import UserError
+from ..modules.base import CountedModule, StepOutputs
+from ..modules.lightning_internals import State
 from ..modules.sharding import is_sharded, local_tensor
+from .base import StepCallback
 
 # step, outputs, whether the loss was finite, and on a GPU the event after which that has arrived on the host
-_Seen = tuple[int, dict[str, Tensor], Tensor, torch.cuda.Event | None]
+_Seen = tuple[int, StepOutputs, Tensor, torch.cuda.Event | None]
 
 
-class FiniteGuard(Callback):
+class FiniteGuard(StepCallback[CountedModule]):
     """Stop, or skip the step, when the loss is not finite; say at which step, noise level and image positions.
 
     "raise" looks at each step's loss when the next one has been launched, so that a GPU is never waited for; the run ends before
@@ -30,12 +33,14 @@ class FiniteGuard(Callback):
         self._pending: _Seen | None = None
         self._window_is_finite: Tensor | None = None
 
-    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self.policy == "skip":
             finite = loss.detach().isfinite()
             self._window_is_finite = finite if self._window_is_finite is None else self._window_is_finite & finite
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         if self._window_is_finite is None:
             return
         finite = trainer.strategy.reduce_boolean_decision(bool(self._window_is_finite), all=True)
@@ -44,12 +49,11 @@ class FiniteGuard(Callback):
             self.skipped += 1
             optimizer.zero_grad(set_to_none=True)  # an optimiser passes over parameters without gradients
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        is_stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        step = trainer.global_step + (not is_stepped)  # the one that this micro-batch belongs to, counted from 1
+    def on_micro_batch_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
+        step = self.finished_steps + 1  # the one that this micro-batch belongs to
         if self.policy == "skip":
             if not bool(outputs["loss"].isfinite()):
-                skipped = self.skipped + (not is_stepped)
+                skipped = self.skipped + (trainer.global_step < step)  # it is counted when it would have been taken
                 print(f"{_describe(step, outputs)}; the step is skipped ({skipped} so far)", flush=True)
             return
         finite = outputs["loss"].detach().isfinite()
@@ -77,7 +81,7 @@ class FiniteGuard(Callback):
                 f"{_describe(step, outputs)}; lower the learning rate, clip gradients, or set FiniteGuard's policy to skip"
             )
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
         self._check(self._pending)
         # A finite loss can have a gradient that is not: the next loss would show it, too late for this checkpoint.
         weights = pl_module.named_parameters()
@@ -91,17 +95,17 @@ class FiniteGuard(Callback):
                 "lower the learning rate or clip gradients"
             )
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_run_end(self, trainer: Trainer, module: CountedModule) -> None:
         self._check(self._pending)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"skipped": self.skipped}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.skipped = state_dict["skipped"]
 
 
-def _describe(step: int, outputs: dict[str, Tensor]) -> str:
+def _describe(step: int, outputs: StepOutputs) -> str:
     bad = ~outputs["per_sample_loss"].isfinite()
     if bool(outputs["loss"].isfinite()):
         return f"step {step}: the loss of another process is not finite"

@@ -1,17 +1,19 @@
 """A schedule while it is being learned: its figures in the run's tables, its grid in pictures."""
 
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 
 from .. import schedules
 from ..foundation.atomic import replacing
-from .cadence import is_due, refuse_nonpositive
+from ..modules.base import StepOutputs
+from ..modules.schedule import ScheduleModule
+from .base import PeriodicCallback
+from .cadence import refuse_nonpositive
 
 
-class LearnedGrid(Callback):
+class LearnedGrid(PeriodicCallback[ScheduleModule]):
     """Log `schedule/...` every `trainer.log_every_n_steps`, and draw the learned grid against Karras's and the tangent law's.
 
     The figures are means over one step's batch: cost, outcome, ART-RL's multiplier, psi(T) / T and lambda, the spread of ln(step)
@@ -21,29 +23,19 @@ class LearnedGrid(Callback):
         every: trajectories between pictures; None for one at the end only. There is always one at the end.
     """
 
+    watches = ScheduleModule
+
     def __init__(self, every: int | None = None):
         refuse_nonpositive("LearnedGrid", every=every)
-        self.every = every
+        super().__init__(every)
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._step = trainer.global_step
+    def on_step_end(self, trainer: Trainer, module: ScheduleModule, outputs: StepOutputs) -> None:
+        if self.is_window_end(trainer):
+            self.log_row(trainer, module, {f"schedule/{name}": value for name, value in module.summary.items()})
+        super().on_step_end(trainer, module, outputs)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        if self._step % trainer.log_every_n_steps == 0 or self._step == trainer.max_steps:  # type: ignore[attr-defined]
-            values = {f"schedule/{name}": value for name, value in pl_module.summary.items()}
-            for logger in trainer.loggers:
-                logger.log_metrics({"images": pl_module.images_seen} | values, step=self._step)
-        if is_due(pl_module, self.every) and self._step != trainer.max_steps:
-            self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
-        grid = pl_module.grid()
+    def act(self, trainer: Trainer, module: ScheduleModule) -> None:
+        grid = module.grid()
         if grid is None or not trainer.is_global_zero:
             return
         n, largest = len(grid) - 1, float(grid[0])
@@ -56,8 +48,8 @@ class LearnedGrid(Callback):
         axes = figure.subplots()
         for name, levels in others.items():
             axes.semilogy(range(n), levels[:-1], "o-", ms=3, label=name)
-        axes.set(xlabel="step", ylabel="sigma", title=f"{pl_module.images_seen:,} trajectories")
+        axes.set(xlabel="step", ylabel="sigma", title=f"{module.images_seen:,} trajectories")
         axes.legend()
-        path = Path(trainer.default_root_dir) / "samples" / f"{pl_module.images_seen:012d}.png"
+        path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:012d}.png"
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=100, metadata={"Software": None})

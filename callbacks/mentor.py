@@ -4,28 +4,29 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
 from ..modules.alignment import AlignmentModule
+from ..modules.base import StepOutputs
 from ..rollouts import Count, added, steering
 from ..rollouts.plan import Plan, refuse_unknown_precision
 from ..rollouts.ranking import chosen_ranks, mean_spearman
 from ..rollouts.selection import ONE_SIDED, select
 from ..rollouts.steering import Option, Worth
+from .base import StepCallback
 from .cadence import refuse_nonpositive
 
-Outputs: TypeAlias = Mapping[str, Tensor]  # of a training step
 Choice: TypeAlias = dict[str, int | float | str | None]  # epoch, pool, preview_steps, precision, agreement
 
 
-class Mentor(Callback):
+class Mentor(StepCallback[AlignmentModule]):
     """Log what each epoch drew and cost; now and then measure how well previews rank, and choose how to explore.
 
     Every epoch, from its rollout and its training steps: rewards and their spread, diversity, the distance to the reference (a
@@ -54,6 +55,7 @@ class Mentor(Callback):
     """
 
     RESUME_MUST_KEEP: ClassVar[tuple[str, ...]] = ("*",)  # it steers what is trained
+    watches = AlignmentModule
 
     def __init__(
         self,
@@ -80,8 +82,8 @@ class Mentor(Callback):
         # Of each process: sum of the distance to the reference, examples.
         self._window = torch.zeros(1, 2, dtype=torch.float64)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        plan = aligned(self, pl_module).recipe_plan
+    def on_run_start(self, trainer: Trainer, module: AlignmentModule) -> None:
+        plan = module.recipe_plan
         if self.pools is None:
             self.pools = sorted({max(plan.keep, plan.pool // 2), plan.pool})
         if self.preview_steps is None:
@@ -102,7 +104,9 @@ class Mentor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Mapping[str, Tensor], batch_idx: int
     ) -> None:
-        module = aligned(self, pl_module)
+        self._watch(trainer, cast(AlignmentModule, pl_module))
+
+    def _watch(self, trainer: Trainer, module: AlignmentModule) -> None:
         epoch = module.rollout_epoch
         if epoch == self.epoch:
             return
@@ -112,7 +116,7 @@ class Mentor(Callback):
             values |= self._measured(module)
         elif self._is_misled(module.plan, values):
             self._choose(module, steering.fallback(module.plan), values["rollout/agreement_kept"])
-        self._log(trainer, module, values)
+        self.log_row(trainer, module, values)
         self._clock = time.perf_counter()
 
     def _is_misled(self, plan: Plan, values: dict[str, float]) -> bool:
@@ -138,19 +142,13 @@ class Mentor(Callback):
         return values | _spent(drawn.counts)
 
     @torch.no_grad()
-    def on_train_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Outputs,
-        batch: Mapping[str, Tensor],
-        batch_idx: int,
-    ) -> None:
-        module, kl = aligned(self, pl_module), outputs["kl"].double()
+    def on_micro_batch_end(self, trainer: Trainer, module: AlignmentModule, outputs: StepOutputs) -> None:
+        kl = outputs["kl"].double()
         self._sums += torch.stack([kl.sum(), torch.full_like(kl[0], len(kl))])
-        is_last = module.rollout is None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not is_last:
-            return
+
+    def on_step_end(self, trainer: Trainer, module: AlignmentModule, outputs: StepOutputs) -> None:
+        if module.rollout is not None:
+            return  # in the middle of an epoch
         total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self._sums.zero_()
         values = {
@@ -159,11 +157,7 @@ class Mentor(Callback):
         }
         if module.loss.kl:
             values["train/kl"] = total / count
-        self._log(trainer, module, values)
-
-    def _log(self, trainer: Trainer, module: AlignmentModule, values: dict[str, float]) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics({"images": module.images_seen} | values, step=trainer.global_step)
+        self.log_row(trainer, module, values)
 
     # --- ranking ---
 
@@ -237,15 +231,6 @@ class Mentor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epoch, self.history = state_dict["epoch"], [dict(entry) for entry in state_dict["history"]]
         self._window = state_dict["window"]
-
-
-def aligned(callback: Callback, pl_module: LightningModule) -> AlignmentModule:
-    """The module that a callback watches. UserError if it is of another kind."""
-    if not isinstance(pl_module, AlignmentModule):
-        raise UserError(
-            f"{type(callback).__name__}: {type(pl_module).__name__} draws no rollouts and has no reward; leave the callback out"
-        )
-    return pl_module
 
 
 def _spent(counts: Iterable[Count]) -> dict[str, float]:

@@ -2,23 +2,25 @@
 
 import sys
 import time
-from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
+
+from ..modules.base import CountedModule, StepOutputs
+from .base import StepCallback
 
 QUIET_SECONDS = 20.0  # between lines where there is no terminal to redraw
 
 
-class Progress(Callback):
+class Progress(StepCallback[CountedModule]):
     """A bar on a terminal; a line every 20 seconds in a log file. The loss shown is the last logged window's mean."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_run_start(self, trainer: Trainer, module: CountedModule) -> None:
         is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=trainer.max_steps * pl_module.batch_size,
-            initial=pl_module.images_seen,
-            desc=trainer.lightning_module.__class__.__name__.removesuffix("Module").lower(),
+            total=trainer.max_steps * module.batch_size,
+            initial=module.images_seen,
+            desc=type(module).__name__.removesuffix("Module").lower(),
             unit="img",
             unit_scale=True,
             mininterval=0.5 if is_terminal else QUIET_SECONDS,
@@ -31,20 +33,19 @@ class Progress(Callback):
         )
         self._postfix_at = 0.0
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        images = pl_module.images_seen
-        if images == self._bar.n or self._bar.disable:
+    def on_step_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
+        if self._bar.disable:
             return
         loss = trainer.callback_metrics.get("train/loss")
         if loss is not None and time.monotonic() - self._postfix_at > 0.5:
             self._bar.set_postfix_str(f"loss {float(loss):.4f}", refresh=False)
             self._postfix_at = time.monotonic()
-        self._bar.update(images - self._bar.n)
+        self._bar.update(module.images_seen - self._bar.n)
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()  # or the message would stand on the bar's line
 
     def _close(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from jaxtyping import Float
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,14 +19,14 @@ from ..rewards import WeightedSum
 from ..rollouts.scoring import score_parts
 from ..samplers.generate import generate
 from ..schedules.sampling import choose
-from .cadence import is_due, refuse_nonpositive
+from .base import PeriodicCallback
+from .cadence import refuse_nonpositive
 from .ema import find as find_ema
-from .mentor import Outputs, aligned
 
 COSTS = ("seconds", "evaluations", "images")  # what `Mentor` logs by phase
 
 
-class RewardReport(Callback):
+class RewardReport(PeriodicCallback[AlignmentModule]):
     """Score the averaged weights on the same seeds, at the start, every so often and at the end; draw what came of it.
 
     Logs reward/mean and reward/std, over n images that start from seeds that training never uses, by the recipe's sampler for full
@@ -44,6 +44,8 @@ class RewardReport(Callback):
         seed: of the images.
     """
 
+    watches = AlignmentModule
+
     def __init__(
         self,
         every: int | None = None,
@@ -56,31 +58,16 @@ class RewardReport(Callback):
         seed: int = 0,
     ):
         refuse_nonpositive("RewardReport", every=every, n=n, steps=steps, columns=columns, rows=rows, batch=batch)
-        self.every, self.n, self.steps, self.columns, self.rows = every, n, steps, columns, rows
+        super().__init__(every)
+        self.n, self.steps, self.columns, self.rows = n, steps, columns, rows
         self.batch, self.seed = batch, seed
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = aligned(self, pl_module)
-        self._step = trainer.global_step
+    def on_run_start(self, trainer: Trainer, module: AlignmentModule) -> None:
         if not module.images_seen:
-            self._score(trainer, module)
+            self.act(trainer, module)
 
-    def on_train_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Outputs,
-        batch: Mapping[str, Tensor],
-        batch_idx: int,
-    ) -> None:
-        if trainer.global_step > self._step:
-            self._step = trainer.global_step
-            if is_due(pl_module, self.every) and self._step != trainer.max_steps:
-                self._score(trainer, aligned(self, pl_module))
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = aligned(self, pl_module)
-        self._score(trainer, module)
+    def on_run_end(self, trainer: Trainer, module: AlignmentModule) -> None:
+        self.act(trainer, module)
         if not trainer.is_global_zero:
             return
         after, before = self._shown(trainer, module), self._shown(trainer, module, module.policies.reference)
@@ -94,7 +81,7 @@ class RewardReport(Callback):
         if curve := read_curve(folder / "metrics.csv"):
             draw_curve(curve, folder)
 
-    def _score(self, trainer: Trainer, module: AlignmentModule) -> None:
+    def act(self, trainer: Trainer, module: AlignmentModule) -> None:
         """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
         images, label = self._drawn(trainer, module, self.n)
         several = module.reward if isinstance(module.reward, WeightedSum) else None
@@ -104,8 +91,7 @@ class RewardReport(Callback):
         for name, reward in rewards.items():
             start = f"reward/{name}" if name else "reward"
             values |= {f"{start}/mean": float(reward.mean()), f"{start}/std": float(reward.std())}
-        for logger in trainer.loggers:
-            logger.log_metrics({"images": module.images_seen} | values, step=trainer.global_step)
+        self.log_row(trainer, module, values)
 
     def _shown(
         self, trainer: Trainer, module: AlignmentModule, denoiser: Denoiser | None = None
@@ -125,7 +111,12 @@ class RewardReport(Callback):
         """Of the averaged weights, or another denoiser's."""
         plan, ema, classes = module.recipe_plan, find_ema(trainer), list(module.classes)
         sampling = choose(
-            None, plan.solver, self.steps or plan.steps, plan.grid, sigma_min=plan.sigma_min, sigma_max=plan.sigma_max
+            None,
+            plan.solver,
+            self.steps or plan.steps,
+            plan.grid,
+            sigma_min=plan.sigma_min,
+            sigma_max=plan.sigma_max,
         )
         if label is None:
             label = torch.tensor([classes[i % len(classes)] if classes else 0 for i in range(n)])

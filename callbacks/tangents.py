@@ -1,20 +1,22 @@
 """The tangents that a consistency model trains on: their size in the run's tables, and a word when one jumps."""
 
 import math
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
-from ..statistics import bin_index
+from ..modules.base import CountedModule, StepOutputs
+from ..modules.lightning_internals import State
+from ..noise.moments import bin_index
+from .base import StepCallback
 
 LOW, HIGH, BINS = -12.0, 12.0, 24  # of log-SNR: within one of them tangents are of one size
 
 
-class Tangents(Callback):
+class Tangents(StepCallback[CountedModule]):
     """Log the tangents of each window of `trainer.log_every_n_steps`, and warn of spikes with their step and noise level.
 
     Logs train/tangent_norm and train/dF_dt, means over the window's samples, train/tangent_norm_max, and train/warmup, the share of
@@ -36,35 +38,31 @@ class Tangents(Callback):
         self.spikes = 0  # windows with one
         self._window = _empty()[None]  # of each process
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._step = trainer.global_step
-        self.usual, self.visits = self.usual.to(pl_module.device), self.visits.to(pl_module.device)
+    def on_run_start(self, trainer: Trainer, module: CountedModule) -> None:
+        self.usual, self.visits = self.usual.to(module.device), self.visits.to(module.device)
         # The windows of as many processes as there were; with another number, the same total.
-        self._mine = _merged(self._window[trainer.global_rank :: trainer.world_size]).to(pl_module.device)
+        self._mine = _merged(self._window[trainer.global_rank :: trainer.world_size]).to(module.device)
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_micro_batch_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
         if "details" not in outputs:
             raise UserError("Tangents: this model's training measures none; leave the callback out")
-        is_stepped = trainer.global_step > self._step
-        self._take_in(outputs["log_snr"], outputs["details"], self._step + 1)
-        if not is_stepped:
-            return
-        self._step = trainer.global_step
-        if self._step % trainer.log_every_n_steps and self._step != trainer.max_steps:
+        self._take_in(outputs["log_snr"], outputs["details"], self.finished_steps + 1)
+
+    @torch.no_grad()
+    def on_step_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
+        if not self.is_window_end(trainer):
             return
         share = float(outputs["details"]["warmup"][0])
         count, norm, dF_dt, largest, excess, step, log_snr, size = _merged(from_all(self._mine[None])).tolist()
-        self._mine = _empty().to(pl_module.device)
+        self._mine = _empty().to(module.device)
         values = {
-            "images": pl_module.images_seen,
             "train/tangent_norm": norm / count,
             "train/tangent_norm_max": largest,
             "train/dF_dt": dF_dt / count,
             "train/warmup": share,
         }
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=self._step)
+        self.log_row(trainer, module, values)
         if excess > math.log(self.factor):
             self.spikes += 1
             if trainer.is_global_zero:
@@ -99,7 +97,7 @@ class Tangents(Callback):
         self.usual = torch.where(visited, keep * self.usual + taken, self.usual)
         self.visits += visited
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {
             "usual": self.usual.cpu(),
             "visits": self.visits.cpu(),
@@ -107,7 +105,7 @@ class Tangents(Callback):
             "window": from_all(self._mine[None]).cpu(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.usual, self.visits, self.spikes = state_dict["usual"], state_dict["visits"], state_dict["spikes"]
         self._window = state_dict["window"]
 

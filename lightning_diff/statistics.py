@@ -1,34 +1,13 @@
 """Moments of the loss at each noise level, as a torchmetrics Metric: synced, resettable, checkpointed."""
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
+from .noise.moments import NoiseLevelMoments, bin_index, merge, moments, moments_by_bin
 
-class NoiseLevelMoments(NamedTuple):
-    """One row per log-SNR bin; what an empty bin cannot know is NaN."""
-
-    count: Float[Tensor, " bins"]  # type: ignore[assignment]  # samples; tuple.count is not wanted here
-    mean: Float[Tensor, " bins"]  # of the loss
-    variance: Float[Tensor, " bins"]  # of the loss, with n - 1 in the denominator
-
-    @property
-    def standard_error(self) -> Float[Tensor, " bins"]:
-        """Of the mean: sqrt(variance / count)."""
-        return (self.variance / self.count).sqrt()
-
-    @property
-    def coefficient_of_variation(self) -> Float[Tensor, " bins"]:
-        """Standard deviation over mean: the spread once the loss's own scale is taken out."""
-        return self.variance.sqrt() / self.mean
-
-
-def bin_index(log_snr: Float[Tensor, " n"], bins: int, low: float, high: float) -> Int64[Tensor, " n"]:
-    """Which of `bins` equal bins of [low, high] each level falls into; levels outside fall into the end bins."""
-    return ((log_snr - low) * (bins / (high - low))).long().clamp(0, bins - 1)
+__all__ = ["NoiseLevelMoments", "NoiseLevelStatistics", "bin_index", "merge", "moments", "moments_by_bin"]
 
 
 class NoiseLevelStatistics(Metric):
@@ -77,32 +56,3 @@ class NoiseLevelStatistics(Metric):
         for rank in range(1, self.count.shape[0]):
             merged = merge(merged, tuple(part[rank] for part in state))
         return merged
-
-
-def moments(
-    count: Float[Tensor, " bins"], mean: Float[Tensor, " bins"], m2: Float[Tensor, " bins"]
-) -> NoiseLevelMoments:
-    """What is known of each bin from its count, mean and sum of squared deviations."""
-    nan = torch.full_like(mean, torch.nan)
-    variance = torch.where(count > 1, m2 / (count - 1).clamp(min=1), nan)
-    return NoiseLevelMoments(count, torch.where(count > 0, mean, nan), variance)
-
-
-def moments_by_bin(
-    index: Int64[Tensor, " n"], value: Float[Tensor, " n"], weight: Float[Tensor, " n"], bins: int
-) -> tuple[Float[Tensor, " bins"], Float[Tensor, " bins"], Float[Tensor, " bins"]]:
-    """Weighted (count, mean, sum of squared deviations) of `value` in each bin; zero where nothing fell."""
-    zeros = torch.zeros(bins, dtype=value.dtype, device=value.device)
-    count = zeros.index_add(0, index, weight)
-    mean = zeros.index_add(0, index, weight * value) / count.clamp(min=1e-30)
-    m2 = zeros.index_add(0, index, weight * (value - mean[index]) ** 2)
-    return count, mean, m2
-
-
-def merge(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """(count, mean, m2) of two disjoint sets of samples together (Chan, Golub & LeVeque 1979, eq. 2.1)."""
-    (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
-    n = n_a + n_b
-    share = n_b / n.clamp(min=1e-30)
-    delta = mean_b - mean_a
-    return n, mean_a + delta * share, m2_a + m2_b + delta**2 * n_a * share

@@ -105,6 +105,19 @@ x = torch.randn(3, 2)
 assert torch.equal(loaded(x, torch.tensor(1.0)), denoiser(x, torch.tensor(1.0))) and schedule.steps == 1
 """
 
+WITHOUT_TORCHMETRICS = """
+import sys
+sys.modules["torchmetrics"] = None
+import lightning_diff.noise, lightning_diff.denoiser, lightning_diff.samplers, lightning_diff.weighting
+from lightning_diff.artifacts import load_denoiser
+try:
+    import lightning_diff.statistics
+except ImportError:
+    pass
+else:
+    raise AssertionError("torchmetrics can still be imported, so that this test would prove nothing")
+"""
+
 PUBLIC_NAMES = """
 import inspect, lightning_diff
 for name in lightning_diff.__all__:
@@ -126,6 +139,10 @@ def test_the_mathematics_works_without_lightning_and_omegaconf():
 
 def test_a_model_is_saved_and_loaded_without_what_training_and_pictures_need():
     python(ABSENT.format(names=OF_TRAINING) + TORCHMETRICS + A_MODEL_SAVED_AND_LOADED)
+
+
+def test_noise_levels_samplers_and_models_need_no_torchmetrics():
+    python(WITHOUT_TORCHMETRICS)
 
 
 def test_every_public_name_is_a_class_or_a_function():

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
 from ..noise import log_snr_to_sigma
-from ..statistics import NoiseLevelMoments
+from ..noise.moments import NoiseLevelMoments
 
 COLUMNS = (
     "log_snr",  # at the middle of the bin

@@ -252,7 +252,7 @@ class AlignmentModule(TrainingModule):
         epoch: int,
         batch_idx: int,
         optimizer: torch.optim.Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], object] | None = None,
+        optimizer_closure: Callable[[], Tensor | None] | None = None,
     ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.images_seen % self.epoch_images == 0:

@@ -1,19 +1,42 @@
-"""What every module that a run trains shares: one optimiser, a count of images, and how a checkpoint is gone on from."""
+"""What every module that a run trains shares: one optimiser, a count of images, and how it is resumed from a checkpoint."""
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import NotRequired, Protocol, TypedDict, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
 from ..learning_rate import LearningRate
+from . import lightning_internals as internals
 from . import sharding
+from .lightning_internals import State
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class StepOutputs(TypedDict):
+    """What `training_step` returns, for one micro-batch of B examples; callbacks read it in `on_train_batch_end`."""
+
+    loss: Tensor  # (), what is minimised
+    per_sample_loss: Tensor  # (B,), before any weight, without a graph
+    log_snr: Tensor  # (B,)
+    position: Tensor  # (B,) int64, in the stream of training examples
+    weight: NotRequired[Tensor]  # (B,), all that multiplied the loss
+    importance: NotRequired[Tensor]  # (B,), the part of it that makes up for which noise levels were drawn
+    details: NotRequired[dict[str, Tensor]]  # (B,) each, of what else was measured
+    kl: NotRequired[Tensor]  # (B,), distance to the reference, in reward fine-tuning
+
+
+class _Stream(Protocol):
+    """What the module needs to know of its `TrainingData`."""
+
+    seed: int
+    batch_size: int
 
 
 class CountedModule(LightningModule):
@@ -33,7 +56,7 @@ class CountedModule(LightningModule):
         self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
 
     def setup(self, stage: str) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = cast(_Stream, internals.datamodule(self.trainer))
         self.seed, self.batch_size = data.seed, data.batch_size
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -51,7 +74,14 @@ class CountedModule(LightningModule):
         self._options = [{name: group[name] for name in takes & group.keys()} for group in optimizer.param_groups]
         return optimizer
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Tensor | None] | None = None,
+    ) -> None:
+        """Once for each global batch: the weights, the count of images, and then what learns from the losses."""
         factor = self.learning_rate(self.images_seen + self.batch_size)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -62,14 +92,12 @@ class CountedModule(LightningModule):
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
+        gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """As Lightning does it, except that the norm is kept for whoever reports it."""
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-                scaler.unscale_(optimizer)  # fp16: left to fused optimisers' own step, which is too late for the norm
+            internals.unscale_gradients(self.trainer, optimizer)  # for a norm without the scale
             # The optimiser's own list: walking the modules for it costs a quarter of a millisecond.
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             self.grad_norm = sharding.clip_grad_norm_(parameters, gradient_clip_val)
@@ -84,7 +112,7 @@ class CountedModule(LightningModule):
             if any(missing := optimizer.defaults.keys() - group.keys() for group in optimizer.param_groups):
                 raise UserError(
                     f"model.optimizer: the checkpoint's state is of another optimiser, without {', '.join(sorted(missing))}; "
-                    "go on with that one, or give this training another name"
+                    "resume with that one, or give this training another name"
                 )
             # A checkpoint's options came with its state; the recipe's stand. What else an optimiser keeps in its groups is state.
             for group, options in zip(optimizer.param_groups, self._options, strict=True):
@@ -95,19 +123,16 @@ class CountedModule(LightningModule):
                 "the processes found different checkpoints to start from; does each see the whole run folder?"
             )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: State) -> None:
         checkpoint["images_seen"] = self.images_seen
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: State) -> None:
         self.images_seen = checkpoint["images_seen"]
         _refuse_other_network(self.state_dict(), checkpoint["state_dict"])
-        # Lightning counts micro-batches; with another number of them per step its count must still mark the start of a step.
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        shift = checkpoint["global_step"] * self.trainer.accumulate_grad_batches - progress["ready"]
-        progress.update({name: progress[name] + shift for name in ("ready", "started", "processed", "completed")})
+        internals.start_at_whole_step(checkpoint, self.trainer.accumulate_grad_batches)
 
 
-def _refuse_other_network(own: dict[str, Any], stored: dict[str, Any]) -> None:
+def _refuse_other_network(own: State, stored: State) -> None:
     """One sentence instead of a page of tensor names."""
     for name in [*own, *stored]:
         here, there = (getattr(state.get(name), "shape", None) for state in (own, stored))

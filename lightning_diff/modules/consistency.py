@@ -1,4 +1,4 @@
-"""Consistency models: from a trained denoiser to one that answers in one or two evaluations (sCM)."""
+"""Consistency models: from a trained denoiser to one that samples in one or two evaluations (sCM)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,12 +14,14 @@ from ..foundation import rng
 from ..foundation.binding import bind, construct
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
+from ..nets.frozen import Frozen
 from ..noise import InfoNoise, LogNormal, NoiseLaw
 from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight
 from . import pretrained
-from .denoiser_module import Optimizer, TrainingModule
+from .denoiser_module import Optimizer, StepOutputs, TrainingModule
+from .lightning_internals import State
 from .sharding import is_sharded
 
 Objective = Literal["distillation", "training"]
@@ -29,7 +31,7 @@ class ConsistencyModule(TrainingModule):
     """Continuous-time consistency distillation and training (sCD and sCT, arXiv 2410.11081), starting from a denoiser.
 
     The network starts with the denoiser's weights and keeps its time conditioning, EDM's or TrigFlow's. In distillation the
-    denoiser is the teacher, too, without gradients, dropout or a place in checkpoints, which name it by its file's hash; going on
+    denoiser is the teacher, too, without gradients, dropout or a place in checkpoints, which name it by its file's hash; resuming
     with another one is refused.
 
     Args:
@@ -80,13 +82,7 @@ class ConsistencyModule(TrainingModule):
         compile: bool = False,
         channels_last: bool = False,
     ):
-        for name, value, choices in (
-            ("objective", objective, get_args(Objective)),
-            ("normalisation", normalisation, get_args(Normalisation)),
-            ("derivative", derivative, get_args(Derivative)),
-        ):
-            if value not in choices:
-                raise ValueError(f"ConsistencyModule: {name} must be one of {', '.join(choices)}, got {value!r}")
+        _refuse_unknown(objective=objective, normalisation=normalisation, derivative=derivative)
         if isinstance(noise, InfoNoise):
             raise ValueError(
                 "ConsistencyModule: InfoNoise follows the error of a denoiser, and this loss is another thing; "
@@ -94,15 +90,8 @@ class ConsistencyModule(TrainingModule):
             )
         if warmup < 0 or not c > 0:
             raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
-        if guidance is not None and not guidance[0] <= guidance[1]:
-            raise ValueError(
-                f"ConsistencyModule: guidance must be (low, high), got {guidance[0]:g} and {guidance[1]:g}"
-            )
-        if guidance is not None and (objective == "training" or not num_classes):
-            needed = (
-                "a teacher to be guided, objective=distillation" if num_classes else "classes, and the data have none"
-            )
-            raise ValueError(f"ConsistencyModule: guidance needs {needed}")
+        if guidance is not None:
+            _refuse_unguided(guidance, objective, num_classes)
         if not isinstance(net, nn.Module) or sigma_data is None or time is None:
             given = {"teacher": teacher, "net": net, "sigma_data": sigma_data, "time": time, "guidance": guidance}
             facts = self.recipe_facts({name: value for name, value in given.items() if value is not None})
@@ -127,7 +116,7 @@ class ConsistencyModule(TrainingModule):
         )
         self.teacher_path, self.objective, self.warmup = Path(teacher), objective, warmup
         self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
-        self._teacher: tuple[Denoiser, ...] = ()  # in a tuple, out of sight of parameters(), state_dict() and train()
+        self._teacher: Frozen[Denoiser] | None = None
         self._teacher_sha256: str | None = None
         self._not_found: UserError | None = None
         self._loss = consistency_loss
@@ -143,18 +132,16 @@ class ConsistencyModule(TrainingModule):
             return
         own = self.denoiser
         try:
-            teacher, self._teacher_sha256 = (
-                load_denoiser(self.teacher_path),
-                pretrained.record(self.teacher_path, "teacher").sha256,
-            )
+            teacher = load_denoiser(self.teacher_path)
+            self._teacher_sha256 = pretrained.record(self.teacher_path, "teacher").sha256
         except UserError as error:
             if self.objective == "distillation":
                 raise
-            self._not_found = error  # no matter to a run that goes on from a checkpoint
+            self._not_found = error  # no matter to a run that resumes from a checkpoint
             return
         if self.objective == "distillation" and teacher.kind != "denoiser":
             raise UserError(
-                f"model.teacher: {self.teacher_path} is a consistency model, whose answers are no velocity; name a denoiser, or "
+                f"model.teacher: {self.teacher_path} is a consistency model, whose output is no velocity; name a denoiser, or "
                 "take objective=training, which only starts from it"
             )
         if (teacher.sigma_data, teacher.time) != (own.sigma_data, own.time):
@@ -166,46 +153,45 @@ class ConsistencyModule(TrainingModule):
             inputs = {name: weight for name, weight in own.net.state_dict().items() if ".guidance." in name}
             load_weights(own.net, inputs | teacher.net.state_dict(), self.teacher_path)
         if self.objective == "distillation":
-            self._teacher = (teacher.requires_grad_(False),)
+            self._teacher = Frozen(teacher)
 
     def on_fit_start(self) -> None:
         if self._not_found is not None and not self.images_seen:
             raise self._not_found
         super().on_fit_start()
-        for teacher in self._teacher:
-            teacher.to(self.device)
-            if self.memory_format is torch.channels_last:
-                teacher.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._teacher is not None:
+            self._teacher.to(self.device, self.memory_format)
 
     def _compile(self) -> None:
         # Not the network: torch has no forward mode through a compiled one.
         self._loss = torch.compile(consistency_loss)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         self._rekey_dropout(batch_idx)
-        image = self._laid_out(batch["image"])
+        x0 = self._laid_out(batch["image"])
         sigma = self.noise.icdf(batch["u"])
         share = min(self.images_seen / self.warmup, 1.0) if self.warmup else 1.0
         result = self._loss(
             self.denoiser,
-            image,
+            x0,
             sigma,
             batch["noise"],
             batch.get("label"),
-            teacher=self._teacher[0] if self._teacher else None,
+            teacher=self._teacher.value if self._teacher is not None else None,
             guidance=batch.get("guidance"),
-            warmup=torch.full((), share, device=image.device),  # a number would be compiled in
+            warmup=torch.full((), share, device=x0.device),  # a number would be compiled in
             normalisation=self.normalisation,
             c=self.c,
             derivative="two_pass" if self.derivative == "jvp" and self._is_plain_only else self.derivative,
             augment=batch.get("augment"),
         )
-        details = {
+        outputs = self._outputs(batch, sigma.to(x0.dtype), result.loss)
+        outputs["details"] = {
             "tangent_norm": result.tangent.flatten(1).norm(dim=1),
             "dF_dt": result.dF_dt.flatten(1).norm(dim=1),
             "warmup": torch.full_like(result.loss, share),
         }
-        return self._outputs(batch, sigma.to(image.dtype), result.loss) | {"details": details}
+        return outputs
 
     @property
     def _is_plain_only(self) -> bool:
@@ -221,17 +207,37 @@ class ConsistencyModule(TrainingModule):
             batch["guidance"] = torch.from_numpy(low + (high - low) * u).float()
         return batch
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: State) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self._teacher:
+        if self._teacher is not None:
             checkpoint["teacher"] = self._teacher_sha256
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: State) -> None:
         super().on_load_checkpoint(checkpoint)
         # Of a training without a teacher (resume=force): its weights are a start like any other.
-        if self._teacher and checkpoint.get("teacher", self._teacher_sha256) != self._teacher_sha256:
+        own = str(self._teacher_sha256)
+        stored = str(checkpoint.get("teacher", own))
+        if self._teacher is not None and stored != own:
             raise UserError(
-                f"the checkpoint is of a distillation from another teacher: its weights have the hash "
-                f"{checkpoint['teacher'][:12]}, those of {self.teacher_path} {self._teacher_sha256[:12]}; "  # type: ignore[index]
-                "put the old one back, or choose another name"
+                f"the checkpoint is of a distillation from another teacher: its weights have the hash {stored[:12]}, those of "
+                f"{self.teacher_path} {own[:12]}; put the old one back, or choose another name"
             )
+
+
+def _refuse_unknown(**given: str) -> None:
+    """ValueError for a choice that there is not."""
+    for name, choices in (("objective", Objective), ("normalisation", Normalisation), ("derivative", Derivative)):
+        if given[name] not in get_args(choices):
+            raise ValueError(
+                f"ConsistencyModule: {name} must be one of {', '.join(get_args(choices))}, got {given[name]!r}"
+            )
+
+
+def _refuse_unguided(guidance: tuple[float, float], objective: Objective, num_classes: int) -> None:
+    """ValueError for scales out of order, or where nothing can be guided."""
+    if not guidance[0] <= guidance[1]:
+        raise ValueError(f"ConsistencyModule: guidance must be (low, high), got {guidance[0]:g} and {guidance[1]:g}")
+    if not num_classes:
+        raise ValueError("ConsistencyModule: guidance needs classes, and the data have none")
+    if objective == "training":
+        raise ValueError("ConsistencyModule: guidance needs a teacher to be guided, objective=distillation")

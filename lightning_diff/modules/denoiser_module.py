@@ -10,12 +10,13 @@ from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
 from ..learning_rate import LearningRate
-from ..noise import LogNormal, NoiseLaw, sigma_to_log_snr
-from ..weighting import Uniform
+from ..noise import LogNormal, NoiseLaw, TrainingLaw, as_training_law, sigma_to_log_snr
+from ..weighting import Uniform, Weighting, as_weighting
 from . import sharding
-from .base import CountedModule, Optimizer
+from .base import CountedModule, Optimizer, StepOutputs
+from .training_data import training_data
 
-__all__ = ["Optimizer", "TrainingModule"]
+__all__ = ["Optimizer", "StepOutputs", "TrainingModule"]
 
 
 class TrainingModule(CountedModule):
@@ -64,10 +65,15 @@ class TrainingModule(CountedModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        shape = tuple(getattr(self.denoiser.net, "shape", data.data.shape))
-        if shape != data.data.shape:
-            raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.data.shape}")
+        data = training_data(self.trainer).data
+        shape = tuple(getattr(self.denoiser.net, "shape", data.shape))
+        if shape != data.shape:
+            raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.shape}")
+
+    @property
+    def _law_and_weighting(self) -> tuple[TrainingLaw, Weighting]:
+        """With all the methods that the step calls, which one of the user's own may lack."""
+        return as_training_law(self.noise), as_weighting(self.weighting)
 
     def configure_model(self) -> None:
         sharding.configure(self)
@@ -77,11 +83,10 @@ class TrainingModule(CountedModule):
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile_net and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
             self._compile()
-        prepare = getattr(self.weighting, "prepare", None)
-        if prepare is not None:
-            law = getattr(self.noise, "base", self.noise)  # to which importance carries an adaptive law's draws back
-            u = (torch.arange(4096, dtype=torch.float64, device=self.device) + 0.5) / 4096
-            prepare(sigma_to_log_snr(law.icdf(u), self.denoiser.sigma_data))
+        law, weighting = self._law_and_weighting
+        u = (torch.arange(4096, dtype=torch.float64, device=self.device) + 0.5) / 4096
+        # Importance carries an adaptive law's draws back to its base law.
+        weighting.prepare(sigma_to_log_snr(law.base_law().icdf(u), self.denoiser.sigma_data))
 
     def _compile(self) -> None:
         self.denoiser.net.compile()
@@ -96,17 +101,13 @@ class TrainingModule(CountedModule):
         """In the memory format of the weights."""
         return image.contiguous(memory_format=self.memory_format) if image.ndim == 4 else image
 
-    def _outputs(self, batch: dict[str, Tensor], sigma: Tensor, loss: Tensor) -> dict[str, Tensor]:
-        """What `training_step` returns, from each sample's unweighted loss; "loss" is importance (weight loss + penalty)."""
-        log_snr = sigma_to_log_snr(sigma, self.denoiser.sigma_data)
-        measured = loss.detach()
-        weight = self.weighting(log_snr, measured)
-        objective = weight * loss
-        if (penalty := getattr(self.weighting, "penalty", None)) is not None:
-            objective = objective + penalty(log_snr, measured)
-        importance = self.noise.importance(sigma) if hasattr(self.noise, "importance") else torch.ones_like(measured)
-        objective = importance * objective
-        if hasattr(self.weighting, "update") or hasattr(self.noise, "update"):
+    def _outputs(self, batch: dict[str, Tensor], sigma: Tensor, loss: Tensor) -> StepOutputs:
+        """What `training_step` returns, from each sample's unweighted loss: the mean of importance (weight loss + penalty)."""
+        law, weighting = self._law_and_weighting
+        log_snr, measured = sigma_to_log_snr(sigma, self.denoiser.sigma_data), loss.detach()
+        importance, weight = law.importance(sigma), weighting(log_snr, measured)
+        objective = importance * (weight * loss + weighting.penalty(log_snr, measured))
+        if law.learns or weighting.learns:
             self._losses.append((batch["position"], log_snr, measured, weight.detach()))
         return {
             "loss": objective.mean(),
@@ -131,12 +132,10 @@ class TrainingModule(CountedModule):
         """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them."""
         if not self._losses:
             return
-        position, *parts = (torch.cat(parts) for parts in zip(*self._losses, strict=True))
+        position, *parts = (from_all(torch.cat(parts)) for parts in zip(*self._losses, strict=True))
         self._losses.clear()
-        position, *parts = (from_all(part) for part in (position, *parts))
         order = position.argsort()
         log_snr, loss, weight = (part[order] for part in parts)
-        if (update := getattr(self.weighting, "update", None)) is not None:
-            update(log_snr, loss)
-        if hasattr(self.noise, "update"):
-            self.noise.update(log_snr, loss, weight)
+        law, weighting = self._law_and_weighting
+        weighting.update(log_snr, loss)
+        law.update(log_snr, loss, weight)

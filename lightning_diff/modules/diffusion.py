@@ -11,7 +11,7 @@ from ..foundation import rng
 from ..learning_rate import Constant, LearningRate
 from ..noise import NoiseLaw
 from ..objectives import denoising_loss
-from .denoiser_module import Optimizer, TrainingModule
+from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 
 
 class DiffusionModule(TrainingModule):
@@ -63,13 +63,12 @@ class DiffusionModule(TrainingModule):
         )
         self.label_dropout = label_dropout
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         self._rekey_dropout(batch_idx)
-        image = self._laid_out(batch["image"])
-        sigma = self.noise.icdf(batch["u"]).to(image.dtype)
-        loss = denoising_loss(
-            self.denoiser, image, sigma, batch["noise"], batch.get("label"), augment=batch.get("augment")
-        )
+        x0 = self._laid_out(batch["image"])
+        sigma = self.noise.icdf(batch["u"]).to(x0.dtype)
+        label, augment = batch.get("label"), batch.get("augment")
+        loss = denoising_loss(self.denoiser, x0, sigma, batch["noise"], label, augment=augment)
         return self._outputs(batch, sigma, loss)
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,16 +1,16 @@
-"""Training a network that is shared out over the processes: FSDP2, each holding the rows of every tensor that are its own.
+"""Training a network that is sharded over the processes: FSDP2, each holding the rows of every tensor that are its own.
 
 Weights, gradients, optimiser state and averages of the network lie in shards; each block's weights are gathered when it runs and
 given back afterwards. The examples, the noise and, up to the order of summation, the losses are those of a plain run.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, distributed, nn
@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from ..artifacts import checkpoints
 from ..artifacts.checkpoints import sharded
 from ..foundation.errors import UserError
+from .lightning_internals import State, shard_over_all_processes
 
 # By precision, the type in which a block's weights are gathered; None: their own.
 GATHERED = {"32-true": None, "bf16-mixed": torch.bfloat16}
@@ -30,7 +31,7 @@ GATHERED = {"32-true": None, "bf16-mixed": torch.bfloat16}
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy for FSDP2, over all processes, with our own checkpoints (see `sharded_files`).
 
-    The state of a run has the same names and order as a plain run's, with DTensors for tensors. So either kind of run goes on from
+    The state of a run has the same names and order as a plain run's, with DTensors for tensors. So either kind of run resumes from
     the other's checkpoints, on any number of processes.
 
     Args:
@@ -50,27 +51,27 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes  # "auto" would be the number of nodes
+        shard_over_all_processes(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> State:
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
 
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return (optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer).state_dict()
+    def optimizer_state(self, optimizer: Optimizer) -> State:
+        return (optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer).state_dict()
 
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+    def load_model_state_dict(self, checkpoint: Mapping[str, object], strict: bool = True) -> None:
         Strategy.load_model_state_dict(self, checkpoint, strict)
 
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, object]) -> None:
         Strategy.load_optimizer_state_dict(self, checkpoint)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: State, filepath: str | Path, storage_options: object = None) -> None:
         folder = Path(self.broadcast(str(filepath)))  # the first process's temporary name
         sharded.save(checkpoint, folder, is_first=self.is_global_zero)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> State:
         path = Path(checkpoint_path)
         state: dict[str, Any] = dict(checkpoints.read(path))
         if path.is_dir():
@@ -85,14 +86,14 @@ class ShardedStrategy(ModelParallelStrategy):
         return state
 
 
-def configure(module: Any) -> None:
+def configure(module: LightningModule) -> None:
     """Shard a LightningModule's networks if the trainer's strategy is to; what `configure_model` calls. A second call does nothing.
 
     Raises:
         UserError: a precision or memory format, or another strategy of Lightning's for sharding, that is not supported.
     """
     trainer, strategy = module.trainer, module.trainer.strategy
-    if not isinstance(strategy, ModelParallelStrategy) or is_sharded(module.denoiser.net):
+    if not isinstance(strategy, ModelParallelStrategy) or is_sharded(_trained(module)):
         return
     if not isinstance(strategy, ShardedStrategy):
         raise UserError(
@@ -121,7 +122,7 @@ def shard(
     gathered: torch.dtype | None = None,
     compile_blocks: bool = False,
 ) -> None:
-    """Share a module's networks out over a mesh, in place, with the values that they have on the first process.
+    """Shard a module's networks over a mesh, in place, with the values that they have on the first process.
 
     Each member of a ModuleList is gathered by itself, and then what is left of the network. On processes other than the first,
     tensors may be on the meta device: they are never held whole there, except one at a time while its rows are handed out.
@@ -141,7 +142,7 @@ def shard(
     for name, parameter in module.named_parameters():
         if parameter.ndim == 0:
             raise UserError(
-                f"trainer.strategy: {name} is a single number, which cannot be shared out; give it one dimension"
+                f"trainer.strategy: {name} is a single number, which cannot be sharded; give it one dimension"
             )
     for network in networks(module):
         policy = MixedPrecisionPolicy(gathered, gathered and torch.float32, cast_forward_inputs=False)
@@ -151,7 +152,7 @@ def shard(
             fully_shard(block, mesh=mesh, mp_policy=policy)
         # Given back after every forward pass, or `parameters()` would be whole tensors after one without a backward pass.
         fully_shard(network, mesh=mesh, reshard_after_forward=True)
-        if hasattr(network, "penalty"):
+        if hasattr(network, "penalty"):  # of a weighting, which uses its weights outside forward
             register_fsdp_forward_method(network, "penalty")
         if gathered is not None:
             _run_under_autocast(network, device.type, gathered)
@@ -202,7 +203,7 @@ def whole_state(network: nn.Module, keep: bool) -> dict[str, Tensor]:
     return gathered
 
 
-def _share(value: Any, template: Tensor | None) -> Any:
+def _share(value: object, template: Tensor | None) -> object:
     """This process's rows of a whole tensor, as a DTensor like the template; anything else as it is."""
     if not isinstance(template, DTensor) or not isinstance(value, Tensor) or value.shape != template.shape:
         return value
@@ -211,10 +212,16 @@ def _share(value: Any, template: Tensor | None) -> Any:
 
 
 def networks(module: nn.Module) -> Iterator[nn.Module]:
-    yield module.denoiser.net  # type: ignore[union-attr,misc]
+    yield _trained(module)
     for child in module.children():
-        if child is not module.denoiser and any(parameter.requires_grad for parameter in child.parameters()):
+        if child is not module.get_submodule("denoiser") and any(
+            parameter.requires_grad for parameter in child.parameters()
+        ):
             yield child
+
+
+def _trained(module: nn.Module) -> nn.Module:
+    return module.get_submodule("denoiser.net")
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -242,11 +249,10 @@ def _run_under_autocast(network: nn.Module, device_type: str, dtype: torch.dtype
     """Wherever it is called from, pictures and figures included: weights gathered in 16 bits meet no others."""
     forward = network.forward
 
-    def under_autocast(*args: Any, **kwargs: Any) -> Any:
+    def under_autocast(*args: Tensor | None, **kwargs: Tensor | None) -> Tensor:
         # Without the cache, which would keep the casts of weights that are given back; Lightning's autocast has none either.
-        context: AbstractContextManager[Any] = torch.autocast(device_type, dtype, cache_enabled=False)
-        with context:
-            return forward(*args, **kwargs)
+        with torch.autocast(device_type, dtype, cache_enabled=False):
+            return cast(Tensor, forward(*args, **kwargs))
 
     network.forward = under_autocast
 

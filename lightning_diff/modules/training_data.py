@@ -1,13 +1,15 @@
 """The position-addressed stream as Lightning sees it."""
 
-from typing import Any
+from typing import cast
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Data, loader
 from ..foundation.errors import UserError
+from .base import CountedModule
+from .lightning_internals import datamodule
 
 
 class TrainingData(LightningDataModule):
@@ -25,7 +27,7 @@ class TrainingData(LightningDataModule):
         super().__init__()
         self.data, self.seed, self.batch_size = data, seed, data.batch_size
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         trainer, module = self.trainer, self._module()
         assert trainer is not None
         return loader(
@@ -40,15 +42,20 @@ class TrainingData(LightningDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         return self._module().prepare_batch(batch)
 
-    def _module(self) -> Any:
+    def _module(self) -> CountedModule:
         assert self.trainer is not None
-        return self.trainer.lightning_module
+        return cast(CountedModule, self.trainer.lightning_module)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, str]:
         return {"fingerprint": self.data.fingerprint}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
         if state_dict.get("fingerprint") != self.data.fingerprint:
             raise UserError(
                 f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never"
             )
+
+
+def training_data(trainer: Trainer) -> TrainingData:
+    """What the trainer trains on."""
+    return cast(TrainingData, datamodule(trainer))

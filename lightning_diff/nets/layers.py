@@ -1,4 +1,4 @@
-"""Layers that the networks share, built on the functions of `tangent.py`, so that forward mode is right and fast.
+"""Layers that the networks share, built on the functions of `tangent`, so that forward mode is right and fast.
 
 Initialisation is EDM's: uniform with Xavier's variance times `gain` squared, biases zero.
 """

@@ -57,18 +57,7 @@ class UNet(nn.Module):
         guided: bool = False,
     ):
         super().__init__()
-        if len(shape) != 3:
-            raise ValueError(f"UNet: shape must be (channels, height, width), got {tuple(shape)}")
-        if not channel_mult or num_blocks < 1:
-            raise ValueError(
-                f"UNet: needs a resolution and a block, got channel_mult={channel_mult}, num_blocks={num_blocks}"
-            )
-        factor = 2 ** (len(channel_mult) - 1)
-        if shape[1] % factor or shape[2] % factor:
-            raise ValueError(
-                f"UNet: {len(channel_mult)} resolutions halve a picture {len(channel_mult) - 1} times, so height and "
-                f"width must be divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
-            )
+        _refuse_impossible(shape, channel_mult, num_blocks)
         self.shape, self.num_classes, self.augment_dim, self.guided = tuple(shape), num_classes, augment_dim, guided
         width = 4 * channels  # of the embedding, in DDPM++, NCSN++ and ADM alike
         self.conditioning = Conditioning(channels, width, num_classes, augment_dim, embedding, fourier_scale, guided)
@@ -127,6 +116,22 @@ class UNet(nn.Module):
             h = block(h, embedding)
         output: Tensor = self.output(tangent.silu(self.output_norm(h))).to(x.dtype)
         return output
+
+
+def _refuse_impossible(shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> None:
+    """ValueError for a network without blocks, or images that cannot be halved as often as it halves them."""
+    if len(shape) != 3:
+        raise ValueError(f"UNet: shape must be (channels, height, width), got {tuple(shape)}")
+    if not channel_mult or num_blocks < 1:
+        raise ValueError(
+            f"UNet: needs a resolution and a block, got channel_mult={channel_mult}, num_blocks={num_blocks}"
+        )
+    factor = 2 ** (len(channel_mult) - 1)
+    if shape[1] % factor or shape[2] % factor:
+        raise ValueError(
+            f"UNet: {len(channel_mult)} resolutions halve a picture {len(channel_mult) - 1} times, so height and "
+            f"width must be divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
+        )
 
 
 class Block(nn.Module):

@@ -5,12 +5,8 @@ A *noise law* is any object with
     icdf(u)           u in (0, 1) -> sigma                      (inverse of the cumulative distribution; increasing)
     log_prob(sigma)   log density with respect to ln sigma      (so that laws over different ranges compare)
 
-One that learns from the run also has
-
-    base                            the law that it started from: where weights average to one
-    update(log_snr, loss, weight)   the unweighted losses and the weights of one whole optimiser step, over all devices; those that
-                                    are not finite are to be left out
-    importance(sigma)               optional: (B,) factors on the loss that keep the objective what it was under the base law
+`TrainingLaw` is the base class of those here, with what else the training step asks for: `importance`, `update`, `base_law`. A law
+of your own need not derive from it, and may have `importance`, `update` and the attribute `base`.
 """
 
 from .adaptive import AdaptiveNoise, InfoNoise
@@ -18,6 +14,8 @@ from .laws import (
     LogNormal,
     LogUniform,
     NoiseLaw,
+    TrainingLaw,
+    as_training_law,
     flow_time_to_sigma,
     log_snr_to_sigma,
     sigma_to_flow_time,
@@ -33,6 +31,8 @@ __all__ = [
     "LogNormal",
     "LogUniform",
     "NoiseLaw",
+    "TrainingLaw",
+    "as_training_law",
     "flow_time_to_sigma",
     "log_snr_to_sigma",
     "sigma_to_flow_time",

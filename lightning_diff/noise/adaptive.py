@@ -1,16 +1,16 @@
 """Noise laws that learn from the losses which levels to draw."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .laws import NoiseLaw, log_snr_to_sigma, sigma_to_log_snr
+from .laws import NoiseLaw, TrainingLaw, log_snr_to_sigma, sigma_to_log_snr
 from .moments import LevelMoments
 
 
-class BinnedNoise(nn.Module):
+class BinnedNoise(TrainingLaw, nn.Module):
     """What the laws below share: a base law, some of whose log-SNR bins are drawn more often and others less.
 
     Within a bin levels keep the base law's distribution, and so do the tails beyond the bins. The cumulative distribution is
@@ -59,6 +59,9 @@ class BinnedNoise(nn.Module):
     def bin_masses(self) -> Float[Tensor, " bins"]:
         """Of the base law, in order of log-SNR."""
         return self.base_masses[1:-1].flip(0)
+
+    def base_law(self) -> NoiseLaw:
+        return self.base
 
     def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         edges, ratios = self._tables()
@@ -112,7 +115,7 @@ class BinnedNoise(nn.Module):
     def get_extra_state(self) -> dict[str, int]:
         return {"images": self.images, "updates": self.updates}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: dict[str, int]) -> None:
         self.images, self.updates = state["images"], state["updates"]
 
 

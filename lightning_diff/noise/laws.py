@@ -9,7 +9,7 @@ Only this file converts between them.
 """
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -58,13 +58,82 @@ def stratified(n: int, generator: torch.Generator | None = None) -> Float[Tensor
 
 @runtime_checkable
 class NoiseLaw(Protocol):
-    """What training draws its noise levels from."""
+    """What every law of noise levels has: an object of anybody's own with these two can be trained on."""
 
-    def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]: ...
-    def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]: ...
+    def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """The noise level below which the share u of all draws lies, u in (0, 1); increasing."""
+        ...
+
+    def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Log density with respect to ln sigma, so that laws over different ranges compare."""
+        ...
 
 
-class LogNormal:
+class TrainingLaw:
+    """A noise law with what else the training step asks for, and the answers of one that does not learn.
+
+    A subclass gives `icdf` and `log_prob`; the other methods are there to be overridden.
+    """
+
+    def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        raise NotImplementedError
+
+    def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        raise NotImplementedError
+
+    def importance(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Factors on the loss that keep the objective what it is under the base law."""
+        return torch.ones_like(sigma)
+
+    def update(self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"], weight: Float[Tensor, " n"]) -> None:
+        """After each optimiser step: its unweighted losses and their weights, over all devices, in order of position.
+
+        Losses that are not finite are to be left out.
+        """
+
+    @property
+    def learns(self) -> bool:
+        """Whether `update` is of any use; if nobody learns from the losses, they are not gathered from the processes."""
+        return type(self).update is not TrainingLaw.update
+
+    def base_law(self) -> NoiseLaw:
+        """The law that it started from, under which weights average to one; itself if it does not learn."""
+        return self
+
+
+def as_training_law(law: NoiseLaw) -> TrainingLaw:
+    """A law of somebody's own, which may have `icdf` and `log_prob` alone, as a `TrainingLaw`; a `TrainingLaw` as it is."""
+    return law if isinstance(law, TrainingLaw) else _Completed(law)
+
+
+class _Completed(TrainingLaw):
+    """A law with the methods of `TrainingLaw` that it lacks."""
+
+    def __init__(self, law: NoiseLaw):
+        self.law = law
+
+    def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return self.law.icdf(u)
+
+    def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return self.law.log_prob(sigma)
+
+    def importance(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        own = getattr(self.law, "importance", super().importance)
+        return cast(Tensor, own(sigma))
+
+    def update(self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"], weight: Float[Tensor, " n"]) -> None:
+        getattr(self.law, "update", super().update)(log_snr, loss, weight)
+
+    @property
+    def learns(self) -> bool:
+        return hasattr(self.law, "update")
+
+    def base_law(self) -> NoiseLaw:
+        return cast(NoiseLaw, getattr(self.law, "base", self.law))
+
+
+class LogNormal(TrainingLaw):
     """ln sigma ~ N(mean, std^2): EDM's law (arXiv 2206.00364, table 1; P_mean, P_std) and TrigFlow's.
 
     Args:
@@ -85,7 +154,7 @@ class LogNormal:
         return -0.5 * z**2 - math.log(self.std * math.sqrt(2 * math.pi))
 
 
-class LogUniform:
+class LogUniform(TrainingLaw):
     """ln sigma uniform between two levels: every noise level equally often, for diagnostics and oracles.
 
     Args:

@@ -58,10 +58,7 @@ def consistency_loss(
         g = -cos^2(t) (sigma_data F⁻ - dx/dt) - r (cos(t) sin(t) x_t + sigma_data cos(t) sin(t) dF⁻/dt),
 
     which at r = 1 is cos(t) df⁻/dt; dx/dt is cos(t) z - sin(t) x0 in training, the teacher's velocity in distillation.
-    F⁻ has F's weights and F's dropout mask. Since cos(t) sin(t) d/dt = d/d ln sigma, the derivative of the network is taken
-    along (cos(t) sin(t) dx/dt / sigma_data, d c_noise / d ln sigma), where nothing diverges at either end of t: EDM's
-    c_noise = ln(sigma) / 4 has the rate 1/4, TrigFlow's c_noise = t has cos(t) sin(t). The result already has the factor
-    cos(t) sin(t) and lacks sigma_data.
+    F⁻ has F's weights and F's dropout mask.
 
     Args:
         denoiser: the student. F is the network with TrigFlow's sign; an EDM-conditioned network gives the same g.
@@ -73,23 +70,18 @@ def consistency_loss(
         guidance: scale of each sample's classifier-free guidance, for distillation. The student's network receives it as the
             conditioning `guidance`.
         warmup: r in [0, 1], the share of the tangent that the network's own derivative has.
-        normalisation: of g, for each sample: "l2" g / (|g|_2 + c), "rms" g / (root mean square of g + c), "clip" to [-1, 1] for
-            each element, or "none".
+        normalisation: of a sample's g: "l2" g / (|g|_2 + c), "rms" g / (rms of g + c), "clip" each element to [-1, 1], or "none".
         c: > 0; see `normalisation`.
-        derivative: "jvp" takes F and its derivative from one pass. "two_pass" takes the derivative from a pass of its own without
-            a graph, for networks whose forward pass must run plainly to have a gradient (activation checkpointing, sharding).
-            For networks without forward-mode rules: "central", a difference of two evaluations, and "discrete", the
-            discrete-time consistency loss, whose second time is one step of EDM's grid below the first.
+        derivative: "jvp" takes F and its derivative from one pass; "two_pass" the derivative from one of its own without a graph,
+            for networks with activation checkpointing or shards. For networks without forward-mode rules: "central", a difference
+            of two evaluations, and "discrete", the discrete-time loss, whose second time is one step of EDM's grid below the first.
         step: of the central difference, in ln sigma. Half-precision networks have no step at which it is good.
         levels: of EDM's grid (rho 7, 0.002 to 80). The paper's best are around 1024; with more, rounding wins.
         conditioning: handed to the networks as it is.
     """
     sigma = sigma.double()
-    cos, sin = _cos_sin(sigma, denoiser.sigma_data, x0)
-    u = cos * (x0 / denoiser.sigma_data) + sin * noise  # x_t / sigma_data
-    if teacher is None:
-        v = cos * noise - sin * (x0 / denoiser.sigma_data)  # dx/dt / sigma_data
-    else:
+    u, v = _trajectory(x0, noise, sigma, denoiser.sigma_data)  # x_t and dx/dt, over sigma_data
+    if teacher is not None:
         v = _velocity(teacher, u, sigma, label, guidance, conditioning)
     if guidance is not None:
         conditioning = conditioning | {"guidance": guidance}
@@ -98,16 +90,27 @@ def consistency_loss(
         F, first, second, dF_dt = _discrete(student, denoiser, u, v, sigma, levels)
     else:
         F, first, second, dF_dt = _continuous(student, denoiser, u, v, sigma, derivative, step)
-    fixed = F.detach()
-    g = -denoiser.sigma_data * (first * (fixed - v) + warmup * second)
-    loss = (F - fixed - _normalised(g, normalisation, c)).square().flatten(1).mean(1)
+    g = -denoiser.sigma_data * (first * (F.detach() - v) + warmup * second)
+    loss = (F - F.detach() - _normalised(g, normalisation, c)).square().flatten(1).mean(1)
     return ConsistencyLoss(loss, g, dF_dt)
+
+
+def _trajectory(x0: Tensor, noise: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
+    """The straight path through x0 and noise: (x_t, dx/dt) / sigma_data at t = arctan(sigma / sigma_data)."""
+    cos, sin = _cos_sin(sigma, sigma_data, x0)
+    clean = x0 / sigma_data
+    return cos * clean + sin * noise, cos * noise - sin * clean
 
 
 def _continuous(
     student: Student, denoiser: Denoiser, u: Tensor, v: Tensor, sigma: Tensor, derivative: Derivative, step: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """F with its graph, cos^2(t), the second bracket of g over sigma_data, and dF/dt."""
+    """F with its graph, cos^2(t), the second bracket of g over sigma_data, and dF/dt.
+
+    Since cos(t) sin(t) d/dt = d/d ln sigma, the derivative of the network is taken along (cos(t) sin(t) dx/dt / sigma_data,
+    d c_noise / d ln sigma), where nothing diverges at either end of t: EDM's c_noise = ln(sigma) / 4 has the rate 1/4, TrigFlow's
+    c_noise = t has cos(t) sin(t). The result already has the factor cos(t) sin(t) and lacks sigma_data.
+    """
     cos, sin = _cos_sin(sigma, denoiser.sigma_data, u)
     primals = u, denoiser.c_noise(sigma).to(u.dtype)
     tangents = cos * sin * v, denoiser.c_noise_rate(sigma).to(u.dtype)

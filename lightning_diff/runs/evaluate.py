@@ -84,7 +84,10 @@ def evaluate(
         device=device,
         progress=True,
     )
-    trained_for: dict[str, str | int | float | None] = {"step": record.images // data.batch_size, "images": record.images}
+    trained_for: dict[str, str | int | float | None] = {
+        "step": record.images // data.batch_size,
+        "images": record.images,
+    }
     MetricsTable(home / "metrics.csv").log_rows([trained_for | row.record() for row in rows])
     steps = {row.metric: row.value for row in rows}.get("steps_mean", rows[0].protocol.steps or 0)
     if (home / "schedules").is_dir():

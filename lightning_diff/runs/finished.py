@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.fit_loop import _FitLoop
 
 from ..foundation.atomic import replacing
+from ..modules.lightning_internals import fit_without_steps
 
 FINISHED = "finished.json"  # {"step", "images"}, in the run folder; the last file that a training writes
 
@@ -34,16 +34,6 @@ def mark_unfinished(folder: Path) -> None:
     (folder / FINISHED).unlink(missing_ok=True)
 
 
-class _LoopWithoutSteps(_FitLoop):
-    """Lightning leaves a training with no step to do before any hook; this one starts it and ends it."""
-
-    @property
-    def skip(self) -> bool:
-        return False
-
-
 def end_again(trainer: Trainer) -> None:
     """Let `trainer.fit` from a checkpoint at or after max_steps do what comes before and after the steps, and no step."""
-    loop = _LoopWithoutSteps(trainer, trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs)
-    loop.epoch_loop = trainer.fit_loop.epoch_loop
-    trainer.fit_loop = loop
+    fit_without_steps(trainer)

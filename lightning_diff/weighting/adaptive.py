@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..noise import log_snr_to_sigma
+from .base import Weighting
 
 
-class AdaptiveWeight(nn.Module):
+class AdaptiveWeight(Weighting):
     """e^w loss - w with a learned w(t), t = arctan(sigma / sigma_data) (sCM, arXiv 2410.11081, algorithm 1).
 
     The optimum is e^w = 1 / E[loss | t], which gives every level the same weight. The paper does not say what computes w: here it

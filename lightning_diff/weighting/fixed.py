@@ -4,17 +4,19 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from .base import Weighting
 
 
-class Uniform(nn.Module):
+class Uniform(Weighting):
     """Weight 1: EDM's loss (arXiv 2206.00364, eq. 8)."""
 
     def forward(self, log_snr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return torch.ones_like(loss)
 
 
-class MinSNR(nn.Module):
+class MinSNR(Weighting):
     """min(s, gamma) / (1 + s), which is min(s, gamma) on |D - x0|^2 (Min-SNR, arXiv 2303.09556).
 
     Args:
@@ -29,7 +31,7 @@ class MinSNR(nn.Module):
         return (log_snr.clamp(max=math.log(self.gamma)).exp() * torch.sigmoid(-log_snr)).to(loss.dtype)
 
 
-class SoftMinSNR(nn.Module):
+class SoftMinSNR(Weighting):
     """gamma s / ((s + gamma)(1 + s)), which is 1 / (1/s + 1/gamma) on |D - x0|^2 (HDiT, arXiv 2401.11605).
 
     Args:
@@ -45,7 +47,7 @@ class SoftMinSNR(nn.Module):
         return weight.to(loss.dtype)
 
 
-class P2(nn.Module):
+class P2(Weighting):
     """s / (1 + s) (k + s)^-gamma, which is 1 / (k + s)^gamma on the noise's error (P2, arXiv 2204.00227).
 
     Args:
@@ -63,7 +65,7 @@ class P2(nn.Module):
         return (torch.sigmoid(log_snr) * (self.k + log_snr.exp()) ** -self.gamma).to(loss.dtype)
 
 
-class Sigmoid(nn.Module):
+class Sigmoid(Weighting):
     """s / (1 + s) sigmoid(bias - log_snr), which is sigmoid(bias - log_snr) on the noise's error (arXiv 2303.00848).
 
     Args:
@@ -78,7 +80,7 @@ class Sigmoid(nn.Module):
         return (torch.sigmoid(log_snr) * torch.sigmoid(self.bias - log_snr)).to(loss.dtype)
 
 
-class _Bell(nn.Module):
+class _Bell(Weighting):
     """A weight that falls off from the mean log-SNR mu.
 
     The published code takes mu over the batch. In training it is the mean under the noise law, from `prepare`: with stratified

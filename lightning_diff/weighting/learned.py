@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .base import Weighting, as_weighting
 from .fixed import Uniform
 
 
-class LearnedVariance(nn.Module):
+class LearnedVariance(Weighting):
     """loss / e^u + u with a learned u(log_snr): every level then weighs the same (EDM2, arXiv 2312.02696).
 
     The optimum is e^u = E[loss | log_snr]. u is one bias-free linear layer, its weights of norm 1, on magnitude-preserving
@@ -27,12 +28,13 @@ class LearnedVariance(nn.Module):
         super().__init__()
         if channels < 1:
             raise ValueError(f"LearnedVariance: channels must be at least 1, got {channels}")
-        if hasattr(outer, "penalty"):
+        outer = outer if outer is not None else Uniform()
+        if as_weighting(outer).has_penalty:
             raise ValueError(
                 f"LearnedVariance: outer must be a fixed or measured weighting, got {type(outer).__name__}, whose own penalty "
                 "cancels other weights inside its first term"
             )
-        self.outer = outer if outer is not None else Uniform()
+        self.outer = outer
         self.weight = nn.Parameter(torch.randn(channels))
         self.frequency: Tensor
         self.phase: Tensor
@@ -54,9 +56,11 @@ class LearnedVariance(nn.Module):
         return self.outer(log_snr, loss) * self.u(log_snr).to(loss.dtype)
 
     def prepare(self, levels: Float[Tensor, " n"]) -> None:
-        if (prepare := getattr(self.outer, "prepare", None)) is not None:
-            prepare(levels)
+        as_weighting(self.outer).prepare(levels)
 
     def update(self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> None:
-        if (update := getattr(self.outer, "update", None)) is not None:
-            update(log_snr, loss)
+        as_weighting(self.outer).update(log_snr, loss)
+
+    @property
+    def learns(self) -> bool:
+        return as_weighting(self.outer).learns

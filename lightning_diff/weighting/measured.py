@@ -4,12 +4,13 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..noise.moments import LevelMoments
+from .base import Weighting
 
 
-class LossZScore(nn.Module):
+class LossZScore(Weighting):
     """1 + alpha (loss - mean) / std: a reading of Sun & Shi (arXiv 2603.10391, the repository's description).
 
     It raises hard samples, the opposite of their bell. Published over the batch. Under accumulation the batch's statistics are
@@ -50,7 +51,7 @@ class LossZScore(nn.Module):
         self.sums.mul_(self.beta).add_(_sums(loss))
 
 
-class MeasuredVariance(nn.Module):
+class MeasuredVariance(Weighting):
     """Weights driven by the variance of the loss measured at each noise level: w ~ variance^(-gamma/2), mean one.
 
     Sun & Shi (arXiv 2603.10391) motivate weights by the loss variance per noise level; their released code multiplies by a

@@ -5,30 +5,33 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from lightning_diff.artifacts import noise_levels, noise_levels_figure
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.callbacks import Tangents
 from lightning_diff.foundation.errors import UserError
+from lightning_diff.learning_rate import Constant
+from lightning_diff.modules.base import CountedModule
 from lightning_diff.noise import sigma_to_log_snr
 
 STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64}"
 WATCHED = "callbacks=[{_target_: lightning_diff.callbacks.Tangents}, {_target_: lightning_diff.callbacks.NoiseLevels, windows: 4}]"
 
 
-class Logged:
-    """A trainer that keeps what is logged."""
+class Logged(Trainer):
+    """A trainer that keeps what is logged, and whose steps are counted by hand."""
+
+    global_step, global_rank, world_size, max_steps, is_global_zero, loggers = 0, 0, 1, 10_000, True, ()
 
     def __init__(self, every):
-        self.global_step, self.global_rank, self.world_size = 0, 0, 1
-        self.log_every_n_steps, self.max_steps, self.is_global_zero = every, 10_000, True
-        self.values = []
+        self.log_every_n_steps, self.values = every, []
         self.loggers = [SimpleNamespace(log_metrics=lambda values, step: self.values.append((step, values)))]
 
 
 def watched(callback, norms, levels, every=50, at=0):
     """Feed norms (steps, samples) to the callback."""
-    trainer, module = Logged(every), SimpleNamespace(device=torch.device("cpu"), images_seen=0)
+    trainer, module = Logged(every), CountedModule(optimizer=torch.optim.SGD, learning_rate=Constant())
     trainer.global_step = at
     callback.on_train_start(trainer, module)
     for norm in norms:

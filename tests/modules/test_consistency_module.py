@@ -17,6 +17,7 @@ from lightning_diff.data import Stream, Toy
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import ConsistencyModule
 from lightning_diff.nets import MLP
+from lightning_diff.nets.frozen import Frozen
 from lightning_diff.objectives import consistency_loss
 from lightning_diff.runs import recipe
 from lightning_diff.weighting import AdaptiveWeight, Uniform
@@ -59,7 +60,7 @@ def step(teacher, monkeypatch):
         for weight in module.denoiser.parameters():
             torch.nn.init.normal_(weight, std=0.3)
         if module.objective == "distillation":
-            module._teacher = (load_denoiser("runs/teacher"),)
+            module._teacher = Frozen(load_denoiser("runs/teacher"))
         module.images_seen, module.seed = images_seen, 3
         monkeypatch.setattr(module, "_rekey_dropout", lambda batch_idx: None)  # which asks for a Trainer
         batch = Stream(Toy(batch_size=64, n=64, conditional=True), seed=0).__getitems__(range(64))
@@ -129,7 +130,7 @@ def test_the_step_is_the_weighted_loss_at_the_warm_ups_share(step):
             sigma,
             batch["noise"],
             batch["label"],
-            teacher=module._teacher[0],
+            teacher=module._teacher.value,
             warmup=share,
         )
         torch.testing.assert_close(out["per_sample_loss"], result.loss)
@@ -259,7 +260,7 @@ def test_mistakes_are_refused_in_words(teacher, train, overrides, message):
 
 def test_a_consistency_model_is_no_teacher_but_a_start(teacher, train):
     train("student", STUDENT)
-    with pytest.raises(UserError, match="runs/student is a consistency model, whose answers are no velocity"):
+    with pytest.raises(UserError, match=r"model.teacher: runs/student .*consistency"):
         train("again", STUDENT.replace("runs/teacher", "runs/student"))
     train("training", STUDENT.replace("runs/teacher", "runs/student"), "model.objective=training")
 

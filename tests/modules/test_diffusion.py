@@ -1,9 +1,9 @@
 """The training module: what it draws depends on positions alone, what it learns from is whole steps in order."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from lightning_diff.artifacts.metrics_table import read
@@ -176,7 +176,7 @@ def test_under_a_loss_scale_the_true_gradient_is_clipped(fused):
     weights = list(net.parameters())
     optimizer = torch.optim.SGD(weights, lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu")
-    module.trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    module.trainer = Trainer(accelerator="cpu", logger=False, plugins=MixedPrecision("16-mixed", "cpu", scaler))
     loss = sum((weight**2).sum() for weight in weights)
     norm = 2 * float(loss.detach()) ** 0.5
     scaler.scale(loss).backward()

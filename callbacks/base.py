@@ -1,0 +1,121 @@
+"""The base of callbacks that watch optimiser steps: when one has ended, what is due, and how a row is logged."""
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ..foundation.errors import UserError
+from ..modules.base import CountedModule, StepOutputs
+from ..modules.lightning_internals import log_every_n_steps
+from .cadence import is_due
+
+M = TypeVar("M", bound=CountedModule)
+
+
+class StepCallback(Callback, Generic[M]):
+    """A callback that is told of optimiser steps. Under accumulation several micro-batches make one.
+
+    Override, of these, what is wanted, and any other hook of Lightning's besides:
+
+        on_run_start(trainer, module)                   before the first step, of a resumed run too
+        on_micro_batch_end(trainer, module, outputs)    with what the module's `training_step` returned on this process
+        on_step_end(trainer, module, outputs)           after an optimiser step; the outputs are its last micro-batch's
+        on_run_end(trainer, module)                     after the last step
+
+    Log with `log_row`, ask `is_window_end` when the run's tables want a row, and `cadence.is_due` when a number of images has been
+    seen. What has to survive a resume goes through `state_dict` and `load_state_dict`.
+
+        class CleanLoss(StepCallback):
+            \"""Log the mean unweighted loss of the levels with more signal than noise.\"""
+
+            def on_run_start(self, trainer, module):
+                self.losses = []
+
+            def on_micro_batch_end(self, trainer, module, outputs):
+                self.losses.append(outputs["per_sample_loss"][outputs["log_snr"] > 0])
+
+            def on_step_end(self, trainer, module, outputs):
+                if is_due(module, every=3200):
+                    self.log_row(trainer, module, {"loss/clean": torch.cat(self.losses).mean().item()})
+                    self.losses.clear()
+    """
+
+    watches: type[CountedModule] = CountedModule  # the modules that there is something to see of
+    finished_steps = 0  # optimiser steps, since the start of the training
+
+    def on_run_start(self, trainer: Trainer, module: M) -> None:
+        """Before the first step."""
+
+    def on_micro_batch_end(self, trainer: Trainer, module: M, outputs: StepOutputs) -> None:
+        """After each micro-batch, which belongs to step `self.finished_steps + 1`, and before `on_step_end`."""
+
+    def on_step_end(self, trainer: Trainer, module: M, outputs: StepOutputs) -> None:
+        """After each optimiser step, the number of which is `self.finished_steps`, counted from 1."""
+
+    def on_run_end(self, trainer: Trainer, module: M) -> None:
+        """After the last step."""
+
+    def log_row(self, trainer: Trainer, module: M, values: Mapping[str, int | float]) -> None:
+        """To every logger: metrics.csv, and TensorBoard or W&B if the recipe asks for one."""
+        for logger in trainer.loggers:
+            logger.log_metrics({"images": module.images_seen, **values}, step=trainer.global_step)
+
+    def is_window_end(self, trainer: Trainer) -> bool:
+        """Whether this step is one of every `trainer.log_every_n_steps`, or the last."""
+        return trainer.global_step % log_every_n_steps(trainer) == 0 or self.is_last(trainer)
+
+    def is_last(self, trainer: Trainer) -> bool:
+        """Whether this step is the last."""
+        return trainer.global_step == trainer.max_steps
+
+    # --- Lightning's hooks; one that is overridden has to call the one here ---
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, self.watches):
+            own, other = self.watches.__name__, type(pl_module).__name__
+            raise UserError(f"{type(self).__name__}: watches a {own}, not a {other}; leave the callback out")
+        self.finished_steps = trainer.global_step
+        self.on_run_start(trainer, cast(M, pl_module))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, object] | None,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        module, returned = cast(M, pl_module), cast(StepOutputs, outputs)
+        self.on_micro_batch_end(trainer, module, returned)
+        if trainer.global_step > self.finished_steps:
+            self.finished_steps = trainer.global_step
+            self.on_step_end(trainer, module, returned)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_run_end(trainer, cast(M, pl_module))
+
+
+class PeriodicCallback(StepCallback[M]):
+    """One that acts when `every` more images have been seen, and at the end of the run.
+
+    A subclass gives `act`.
+
+    Args:
+        every: images, > 0; None for the end only.
+    """
+
+    def __init__(self, every: int | None = None):
+        self.every = every
+
+    def act(self, trainer: Trainer, module: M) -> None:
+        """What is done each time."""
+        raise NotImplementedError
+
+    def on_step_end(self, trainer: Trainer, module: M, outputs: StepOutputs) -> None:
+        if is_due(module, self.every) and not self.is_last(trainer):
+            self.act(trainer, module)
+
+    def on_run_end(self, trainer: Trainer, module: M) -> None:
+        self.act(trainer, module)

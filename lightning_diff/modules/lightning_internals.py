@@ -1,0 +1,98 @@
+"""What is relied on of Lightning without its promise: private attributes, undeclared ones, and habits that no page states.
+
+Each has one function here, whose docstring says what is relied on, and one test (tests/modules/test_lightning_internals.py), which
+also says with which versions. A version of Lightning that changes any of it fails there first.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+
+TRIED = ("2.6.4", "2.6.6")  # the first and the last version with which the tests have passed
+
+State = dict[str, Any]  # what a checkpoint holds: plain containers, numbers and tensors
+
+
+def datamodule(trainer: Trainer) -> LightningDataModule:
+    """`trainer.datamodule`, which the Trainer sets in `fit` and does not declare."""
+    return cast(LightningDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def callbacks(trainer: Trainer) -> list[Callback]:
+    """`trainer.callbacks`, which the Trainer has from the start and does not declare."""
+    return cast("list[Callback]", trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def log_every_n_steps(trainer: Trainer) -> int:
+    """`trainer.log_every_n_steps`, which the Trainer has from the start and does not declare."""
+    return cast(int, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+def show_metrics(trainer: Trainer, values: Mapping[str, int | float]) -> None:
+    """Add to `trainer.callback_metrics`: what it gives is the dictionary itself, no copy, and keeps what is put in."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+
+
+def unwritten_metrics(trainer: Trainer) -> dict[str, float]:
+    """What `self.log` was given in this step and no logger has yet: they are handed it when all callbacks have ended the step.
+
+    Relied on: `_results`, None outside the loops, and of `_logger_connector` `should_update_logs` and `metrics["log"]`.
+    """
+    connector = trainer._logger_connector
+    if trainer._results is None or not connector.should_update_logs:
+        return {}
+    return {name: float(value) for name, value in connector.metrics["log"].items()}
+
+
+def micro_batch_loss(loss: Tensor, trainer: Trainer) -> Tensor:
+    """The loss that `training_step` returned, from a callback's `outputs["loss"]`, which is divided by the accumulation steps."""
+    return loss.detach() * trainer.accumulate_grad_batches
+
+
+def start_at_whole_step(checkpoint: State, accumulate_grad_batches: int) -> None:
+    """Let a checkpoint's count of micro-batches mark the start of an optimiser step.
+
+    Lightning counts micro-batches in a checkpoint's loops, fit_loop, epoch_loop.batch_progress, current, and steps where their
+    number is a multiple of `accumulate_grad_batches`. If that has changed since the checkpoint was saved, so must the count.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    shift = checkpoint["global_step"] * accumulate_grad_batches - progress["ready"]
+    progress.update({name: progress[name] + shift for name in ("ready", "started", "processed", "completed")})
+
+
+def unscale_gradients(trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
+    """Under fp16, divide the gradients by the loss's scale, if that is left to a fused optimiser's own step.
+
+    Relied on: the precision plugin's GradScaler is `scaler`; Lightning unscales by itself before gradients are clipped, except for
+    optimisers with `_step_supports_amp_scaling`, for which clipping by norm is otherwise refused.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)
+
+
+def shard_over_all_processes(strategy: ModelParallelStrategy, processes: int) -> None:
+    """Before `setup_environment`: the size of the mesh is `_data_parallel_size`, whose "auto" is the number of nodes."""
+    strategy._data_parallel_size = processes
+
+
+class _LoopWithoutSteps(_FitLoop):
+    @property
+    def skip(self) -> bool:
+        return False
+
+
+def fit_without_steps(trainer: Trainer) -> None:
+    """Let `trainer.fit` do what comes before and after the steps where there is no step to do.
+
+    Lightning leaves such a training before any hook, by the property `skip` of the private `_FitLoop`; it takes another fit loop
+    in its place, with the same `epoch_loop`.
+    """
+    loop = _LoopWithoutSteps(trainer, trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs)
+    loop.epoch_loop = trainer.fit_loop.epoch_loop
+    trainer.fit_loop = loop
