@@ -10,9 +10,10 @@ from ..foundation.errors import UserError
 from ..metrics import Reference
 from ..metrics.evaluate_denoiser import evaluate_denoiser, table
 from ..metrics.features import FeatureName
+from ..samplers import SolverName
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
-from .sampler import GridName, SolverName, choose_for
+from .sampler import GridName, choose_for
 
 
 class Evaluate(Callback):

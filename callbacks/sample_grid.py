@@ -9,10 +9,11 @@ from lightning.pytorch import Callback, Trainer
 
 from ..artifacts import pictures
 from ..foundation.errors import UserError
+from ..samplers import SolverName
 from ..samplers.generate import generate
 from .cadence import is_due, refuse_nonpositive
 from .ema import find as find_ema
-from .sampler import GridName, SolverName, choose_for
+from .sampler import GridName, choose_for
 
 
 class SampleGrid(Callback):

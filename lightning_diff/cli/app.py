@@ -17,6 +17,7 @@ import typer
 from ..foundation.atomic import replacing
 from ..foundation.errors import Stopped, UserError
 from ..runs import recipe
+from .solver_names import NamesSolvers
 
 app = typer.Typer(
     help="Train diffusion models from recipes, sample from them, measure them.",
@@ -28,9 +29,7 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, the name of one in runs/, or a model file.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Solver steps; default 18, or 2 for a consistency model.")]
-Solver = Annotated[
-    str | None, typer.Option(help="euler, heun, dpmpp_2m, ipndm, unipc or consistency; default by the model.")
-]
+Solver = Annotated[str | None, typer.Option(help="{solvers}; default by the model.")]
 Grid = Annotated[
     str | None, typer.Option(help="Noise levels: karras, log_snr, uniform or tangent; default by the solver.")
 ]
@@ -82,7 +81,7 @@ def train(
             run.train(settings, source)
 
 
-@app.command()
+@app.command(cls=NamesSolvers)
 def sample(
     folder: Run,
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
@@ -104,7 +103,7 @@ def sample(
         0.0,
         float("inf"),
     ),
-    churn: Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for heun.")] = 0.0,
+    churn: Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for {churned}.")] = 0.0,
     sigma_min: Annotated[float | None, typer.Option(help="Smallest noise level; default 0.002.")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="Largest noise level; default 80.")] = None,
     batch: Batch = 256,
@@ -113,15 +112,16 @@ def sample(
     """Draw samples: the same ones for the same seed, whatever the batch or device."""
     from .. import artifacts
     from ..artifacts import pictures
+    from ..samplers import CHURNED, either
     from ..samplers.generate import generate
     from ..samplers.guidance import takes_scale
-    from ..schedules.adaptive_sampling import Spending, spend
+    from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
     from ..schedules.sampling import Sampling
     from . import options
 
     path = options.model(folder)
     record = artifacts.read_record(path)
-    sampling: Sampling | Spending
+    sampling: Sampling | PolicySampling
     if schedule is None:
         bounds = {"sigma_min": sigma_min, "sigma_max": sigma_max}
         asked = {name: value for name, value in bounds.items() if value is not None}
@@ -130,8 +130,8 @@ def sample(
         given: dict[str, object] = {"--grid": grid, "--levels": levels}
         given |= {"--sigma-min": sigma_min, "--sigma-max": sigma_max}
         sampling = options.scheduled(record, schedule, solver, steps, given)
-        if churn and (sampling.solver != "heun" or isinstance(sampling, Spending)):
-            raise UserError(f"--churn: is for the solver heun on a grid, not {sampling.name}")
+        if churn and (sampling.solver not in CHURNED or isinstance(sampling, PolicySampling)):
+            raise UserError(f"--churn: is for the solver {either(CHURNED)} on a grid, not {sampling.name}")
     of_schedule = "" if schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
     default = options.home(path) / "samples" / f"{sampling.solver}{sampling.steps}_{of_schedule}seed{seed}"
     target = options.writable(out, default, record["shape"])
@@ -150,8 +150,8 @@ def sample(
     wanted = None if classes is None else options.cycled(classes, n)
     how: dict[str, Any] = {"seed": seed, "guidance": guidance, "guide": guiding, "interval": interval}
     how |= {"batch": batch, "progress": True}
-    if isinstance(sampling, Spending):
-        samples, taken = spend(denoiser, record["shape"], range(n), wanted, policy=sampling.policy, **how)
+    if isinstance(sampling, PolicySampling):
+        samples, taken = sample_with_policy(denoiser, record["shape"], range(n), wanted, policy=sampling.policy, **how)
         calls = sampling.policy.evaluations(taken).double().mean()
         guided = " and the guide's" if guidance != 1 and not takes_scale(denoiser) else ""
         mean = f"{taken.double().mean():.2f} steps and {calls:.2f} evaluations{guided}"
@@ -177,7 +177,7 @@ def sample(
     print(f"{n} samples in {target}")
 
 
-@app.command()
+@app.command(cls=NamesSolvers)
 def evaluate(
     folder: Run,
     n: Annotated[int | None, typer.Option(min=1, help="Samples; default as many as held-out images.")] = None,
@@ -200,7 +200,7 @@ def evaluate(
 ) -> None:
     """Measure a run's model against its data; every figure goes to the run's metrics.csv with its protocol."""
     from .. import artifacts
-    from ..schedules.adaptive_sampling import Spending
+    from ..schedules.adaptive_sampling import PolicySampling
     from ..schedules.sampling import Sampling
     from . import options
 
@@ -209,7 +209,7 @@ def evaluate(
     home = options.home(path)
     if search and levels is not None:
         raise UserError("--search: is for levels, and --levels gives them")
-    sampling: Sampling | Spending
+    sampling: Sampling | PolicySampling
     if schedule is None:
         sampling = options.sampling(record, solver, steps, grid, levels)
     else:
@@ -279,7 +279,7 @@ def evaluate(
     )
 
 
-@app.command()
+@app.command(cls=NamesSolvers)
 def schedule(
     folder: Run,
     method: Annotated[
@@ -289,7 +289,7 @@ def schedule(
         ),
     ] = "art_solver",
     steps: Annotated[int, typer.Option(min=1, help="Solver steps.")] = 18,
-    solver: Annotated[str, typer.Option(help="euler, heun, dpmpp_2m, ipndm or unipc: what the grid is for.")] = "heun",
+    solver: Annotated[str, typer.Option(help="{ode_solvers}: what the grid is for.")] = "heun",
     trajectories: Annotated[int | None, typer.Option(min=2, help="To learn from; 256.")] = None,
     seed: Annotated[int, typer.Option(help="Of their noise.")] = 0,
     guidance: Guidance = 1.0,
@@ -303,14 +303,14 @@ def schedule(
     from .. import artifacts
     from ..artifacts.schedule import save_schedule
     from ..runs.find_schedule import TRAINED, find
-    from ..samplers import SOLVERS
+    from ..samplers import ODE_SOLVERS
     from ..schedules.search import METHODS
     from . import options
 
     path = options.model(folder)
     record = artifacts.read_record(path)
     options.check("--method", method, [*METHODS, *TRAINED])
-    options.check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
+    options.check("--solver", solver, ODE_SOLVERS)
     if record["kind"] == "consistency":
         raise UserError(f"{folder}: is a consistency model, whose levels evaluate --search finds")
     options.check_guidance(record, guidance)

@@ -19,10 +19,10 @@ from ..artifacts.step_policy import holds_step_policy, load_step_policy
 from ..denoiser import Denoiser
 from ..foundation.binding import nearest
 from ..foundation.errors import UserError
-from ..samplers import SOLVERS
+from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS, either
 from ..schedules import GRIDS
-from ..schedules.adaptive_sampling import Spending
-from ..schedules.returns import through_angles
+from ..schedules.adaptive_sampling import PolicySampling
+from ..schedules.grids import through_angles
 from ..schedules.sampling import Sampling, choose
 
 
@@ -59,7 +59,7 @@ def sampling(
 ) -> Sampling:
     """The solver and its noise levels: what was asked for, or what suits the model that the record describes."""
     if solver is not None:
-        check("--solver", solver, ["heun"] if churn else SOLVERS)  # the others draw no churn's noise
+        check("--solver", solver, CHURNED if churn else SOLVERS)  # the others draw no churn's noise
     if grid is not None:
         check("--grid", grid, GRIDS)
     try:
@@ -74,14 +74,14 @@ def sampling(
             chosen = choose(model, solver, None, None, kept, sigma_max=sigma_max)
     except ValueError as error:
         raise UserError(f"{'--sigma-min, --sigma-max' if levels is None else '--levels'}: {error}") from error
-    if churn and chosen.solver != "heun":
-        raise UserError(f"--churn: is for the solver heun, not {chosen.solver}")
+    if churn and chosen.solver not in CHURNED:
+        raise UserError(f"--churn: is for the solver {either(CHURNED)}, not {chosen.solver}")
     return chosen
 
 
 def scheduled(
     record: dict[str, Any], path: Path, solver: str | None, steps: int | None, others: dict[str, object]
-) -> Sampling | Spending:
+) -> Sampling | PolicySampling:
     """The grid in a file, for its solver and number of steps or for other ones; or the policy in a file, as it is.
 
     Either may be used on another model than it was learned on, with a warning.
@@ -93,13 +93,13 @@ def scheduled(
     """
     where = path if path.suffix in (".json", ".safetensors") else home(model(path))
     if holds_step_policy(where):
-        return _spending(record, where, {"--solver": solver, "--steps": steps} | others)
+        return _adaptive(record, where, {"--solver": solver, "--steps": steps} | others)
     for name, value in others.items():
         if value is not None:
             raise UserError(f"{name}: is not for --schedule, which gives the noise levels")
     found = load_schedule(where)
     if solver is not None:
-        check("--solver", solver, [name for name in SOLVERS if name != "consistency"])
+        check("--solver", solver, ODE_SOLVERS)
     if record["sha256"] != found.model:
         warnings.warn(f"{path}: was learned on another model; the grid may serve this one less well", stacklevel=2)
     sigmas, name = found.grid(), f"{solver or found.solver}/{found.method}"
@@ -110,16 +110,16 @@ def scheduled(
     return Sampling(solver or found.solver, sigmas, name)
 
 
-def _spending(record: dict[str, Any], path: Path, others: dict[str, object]) -> Spending:
+def _adaptive(record: dict[str, Any], path: Path, others: dict[str, object]) -> PolicySampling:
     for name, value in others.items():
         if value is not None:
             raise UserError(f"{name}: is not for the policy of --schedule, which chooses each sample's levels itself")
     if record["kind"] == "consistency":
-        raise UserError(f"--schedule: {path} spends steps of denoisers, and this is a consistency model")
+        raise UserError(f"--schedule: {path} is a step policy for denoisers, and this is a consistency model")
     found = load_step_policy(path)
     if record["sha256"] != found.model:
         warnings.warn(f"{path}: was learned on another model; the policy may serve this one less well", stacklevel=3)
-    return Spending(found.policy, f"{found.policy.solver}/policy_{found.policy.gamma:g}")
+    return PolicySampling(found.policy, f"{found.policy.solver}/policy_{found.policy.gamma:g}")
 
 
 def check_guidance(record: dict[str, Any], guidance: float, guide: Path | None = None) -> None:

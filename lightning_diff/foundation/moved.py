@@ -73,10 +73,22 @@ _FILES = {
 FILES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _FILES.items()}
 
 # Classes and functions whose own name changed, by import path (of a file's name of today).
-NAMES: dict[str, str] = {}
+_NAMES = {
+    "schedules.adaptive_sampling.Spending": "schedules.adaptive_sampling.PolicySampling",
+    "schedules.adaptive_sampling.spend": "schedules.adaptive_sampling.sample_with_policy",
+    "schedules.environments.Game": "schedules.environments.Environment",
+    "schedules.step_policy.Spent": "schedules.step_policy.AdaptiveSamples",
+    "schedules.stick_breaking.Played": "schedules.stick_breaking.Episodes",
+}
+NAMES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _NAMES.items()}
 
 # Arguments that a recipe may give: import path of the target (today's) -> old name -> new name.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    f"{PACKAGE}.schedules.StepPolicy": {"tries": "group_size"},
+    f"{PACKAGE}.schedules.StickBreaking": {"game": "environment"},
+    f"{PACKAGE}.schedules.step_policy.StepPolicy": {"tries": "group_size"},
+    f"{PACKAGE}.schedules.stick_breaking.StickBreaking": {"game": "environment"},
+}
 
 
 def current(name: str) -> str:

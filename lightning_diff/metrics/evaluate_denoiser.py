@@ -14,7 +14,7 @@ from ..foundation.processes import rows_of_all
 from ..samplers import nfe
 from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
-from ..schedules.adaptive_sampling import Spending, spend
+from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling, choose
 from .evaluate import Protocol, Reference, Row, evaluate, rank_and_world
 
@@ -24,7 +24,7 @@ def evaluate_denoiser(
     reference: Reference,
     n: int | None = None,
     *,
-    sampling: Sampling | Spending | None = None,
+    sampling: Sampling | PolicySampling | None = None,
     guidance: float = 1.0,
     seed: int = 0,
     ema: str | None = None,
@@ -41,8 +41,8 @@ def evaluate_denoiser(
         denoiser: the model.
         reference: what to measure against.
         n: samples; None for as many as there are held-out images, which puts figures and floors at the same n.
-        sampling: solver and noise levels; None for what suits the model (see `sampling.choose`). A policy that spends steps
-            instead adds the figures steps_mean and steps_std; nfe is then the mean over the samples.
+        sampling: solver and noise levels; None for what suits the model (see `sampling.choose`). A step policy in its place
+            adds the figures steps_mean and steps_std; nfe is then the mean over the samples.
         guidance, seed, batch, device, progress: see `generate`.
         ema: name of the weight average in place, for the protocol.
     """
@@ -59,8 +59,8 @@ def evaluate_denoiser(
     how: dict[str, Any] = {"guidance": guidance, "seed": seed, "batch": batch, "device": device, "progress": progress}
     passes = 1 if guidance == 1 or takes_scale(denoiser) else 2
     figures: dict[str, float] = {}
-    if isinstance(sampling, Spending):
-        images, taken = spend(denoiser, data.shape, seeds, my_labels, policy=sampling.policy, **how)
+    if isinstance(sampling, PolicySampling):
+        images, taken = sample_with_policy(denoiser, data.shape, seeds, my_labels, policy=sampling.policy, **how)
         taken = rows_of_all(taken[: len(mine)], mine, n, reference.device)
         figures = {"steps_mean": taken.double().mean().item(), "steps_std": taken.double().std(correction=0).item()}
         calls = passes * sampling.policy.evaluations(taken).double().mean().item()

@@ -24,10 +24,10 @@ from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
+from ..samplers import ode_solver
 from ..samplers.generate import evaluating
 from ..samplers.guidance import guided
 from ..schedules.art import Estimate, estimate
-from ..schedules.costs import ORDERS
 from ..schedules.search import METHODS
 
 MEASURED = ("art", "art_solver")
@@ -136,8 +136,7 @@ class _Problem:
 
 def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: bool) -> tuple[Estimate, float, int]:
     """The estimate, and the seconds and evaluations that it took, some of them perhaps in another process."""
-    if solver not in ORDERS:
-        raise UserError(f"--solver: no local error is known for {solver!r}; choose one of {', '.join(ORDERS)}")
+    ode_solver(solver)  # refuses what has no local error
     protocol, total = problem.protocol, problem.protocol["trajectories"]
     key = {name: protocol[name] for name in ("seed", "sigma_min", "sigma_max", "guidance")}
     key |= {"model": problem.record["sha256"], "solver": solver, "nodes": NODES}

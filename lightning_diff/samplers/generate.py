@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..foundation import rng
-from . import Solver, named, nfe
+from . import Sampler, named, nfe
 from .guidance import guided
 
 
@@ -23,7 +23,7 @@ def generate(
     labels: Int64[Tensor, " n"] | None = None,
     *,
     sigmas: Float[Tensor, " nodes"],
-    solver: str | Solver = "heun",
+    solver: str | Sampler = "heun",
     seed: int = 0,
     guidance: float = 1.0,
     guide: Callable[..., Tensor] | None = None,
