@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..foundation import rng
-from ..samplers.generate import device_of, evaluating
+from ..samplers.generate import check_request, device_of, evaluating
 from ..samplers.guidance import guided
 from . import StepPolicy
 
@@ -65,12 +65,7 @@ def sample_with_policy(
     Returns:
         Both on the CPU in the order of `seeds`.
     """
-    if batch < 1:
-        raise ValueError(f"sample_with_policy: batch must be at least 1, got {batch}")
-    if labels is not None and len(labels) != len(seeds):
-        raise ValueError(
-            f"sample_with_policy: need one label for each sample, got {len(labels)} for {len(seeds)} seeds"
-        )
+    check_request("sample_with_policy", seeds, labels, batch)
     device = device_of(denoiser) if device is None else torch.device(device)
     samples, steps = torch.empty(len(seeds), *shape), torch.empty(len(seeds), dtype=torch.int64)
     bar = tqdm(total=len(seeds), desc="sampling", unit="sample", leave=False, disable=None if progress else True)
