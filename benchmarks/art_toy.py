@@ -33,7 +33,7 @@ from lightning_diff.oracle import GaussianMixture
 from lightning_diff.samplers import named
 from lightning_diff.schedules import ActorCritic, StickBreaking
 from lightning_diff.schedules.environments import EndPoint
-from lightning_diff.schedules.returns import along
+from lightning_diff.schedules.grids import along
 
 GAUSSIAN_K, MIXTURE_K = (2, 5, 10, 20, 50, 100), (2, 3, 5, 7, 10, 18, 30)
 T = 3.0
@@ -103,8 +103,8 @@ def learn(
     rate, draws = Cosine(total=updates, warmup=max(1, updates // 20)), torch.Generator().manual_seed(seed)
     for update in range(updates):
         noise = spread * torch.randn(batch, 1, dtype=torch.float64, generator=draws)
-        chance = torch.randn(batch, learner.steps, generator=draws)
-        loss, details = learner(ask, noise, chance, **given)
+        exploration_noise = torch.randn(batch, learner.steps, generator=draws)
+        loss, details = learner(ask, noise, exploration_noise, **given)
         optimiser.zero_grad()
         loss.mean().backward()
         for group in optimiser.param_groups:
@@ -189,7 +189,7 @@ def mixture(updates: int) -> None:
 
         def ours(n: int, solver: str = solver) -> Tensor:
             torch.manual_seed(0)
-            learner = StickBreaking(n, 80.0, sigma_data=0.8, game=EndPoint(solver, 64))
+            learner = StickBreaking(n, 80.0, sigma_data=0.8, environment=EndPoint(solver, 64))
             return learn(learner, updates, 32, 3e-3, seed=0, ask=data.ask).grid()
 
         rows: dict[str, Grid] = {

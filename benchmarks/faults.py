@@ -79,7 +79,7 @@ VARIANTS = {
     "ScheduleModule": [
         "model={_target_: lightning_diff.ScheduleModule, model: ../teacher}",
         "model.learner={_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 32}",
-        "model.learner.game={_target_: lightning_diff.schedules.environments.EndPoint, solver: euler, substeps: 3}",
+        "model.learner.environment={_target_: lightning_diff.schedules.environments.EndPoint, solver: euler, substeps: 3}",
         "data={_target_: lightning_diff.data.Noise, model: ../teacher, batch_size: 32}",
         "callbacks=[{_target_: faults.Witness}, {_target_: lightning_diff.callbacks.learned_grid.LearnedGrid, every: 320}, "
         "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 96, every_minutes: null, keep: 2}]",

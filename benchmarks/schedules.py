@@ -41,13 +41,13 @@ from lightning_diff.learning_rate import Cosine
 from lightning_diff.metrics import frechet_distance
 from lightning_diff.metrics.features import feature_extractor
 from lightning_diff.runs import recipe
+from lightning_diff.samplers import ODE_SOLVERS
 from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules import GRIDS, StickBreaking, resample, tangent
 from lightning_diff.schedules.art import Estimate, estimate
-from lightning_diff.schedules.costs import ORDERS
 from lightning_diff.schedules.environments import EndPoint, Surrogate
+from lightning_diff.schedules.grids import through_angles
 from lightning_diff.schedules.optimised import optimised
-from lightning_diff.schedules.returns import through_angles
 from lightning_diff.schedules.search import LEARNED, METHODS
 
 BUDGETS = (3, 5, 7, 9, 13, 19, 35)
@@ -188,12 +188,14 @@ class Bench:
         elif method == "art_rl":
             if problem.name not in self.learned:
                 self.learned[problem.name] = self.train(
-                    problem, model, StickBreaking(32, sigma_data=problem.sigma_data, game=Surrogate()), 1e-3
+                    problem, model, StickBreaking(32, sigma_data=problem.sigma_data, environment=Surrogate()), 1e-3
                 )
             sigmas = through_angles(self.learned[problem.name], steps, problem.sigma_data)
         elif method == "end_point":
-            game = EndPoint(solver, 16)
-            sigmas = self.train(problem, model, StickBreaking(steps, sigma_data=problem.sigma_data, game=game), 3e-3)
+            environment = EndPoint(solver, 16)
+            sigmas = self.train(
+                problem, model, StickBreaking(steps, sigma_data=problem.sigma_data, environment=environment), 3e-3
+            )
         else:
             sigmas = METHODS[method](model, noise, steps, solver=solver, labels=labels)
         return sigmas, time.perf_counter() - start, model.calls
@@ -205,7 +207,7 @@ class Bench:
             positions = range(update * batch, (update + 1) * batch)
             noise = rng.normal(0, "noise", positions, problem.shape)
             labels = torch.tensor(positions) % problem.classes if problem.classes else None
-            loss, details = learner(model, noise, learner.chance(0, positions), labels)
+            loss, details = learner(model, noise, learner.exploration_noise(0, positions), labels)
             optimiser.zero_grad()
             loss.mean().backward()
             for group in optimiser.param_groups:
@@ -333,7 +335,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=60, help="of the descent, 32 trajectories each")
     parser.add_argument("--updates", type=int, default=150, help="of art_rl and end_point")
     parser.add_argument("--batch", type=int, default=16, help="trajectories of an update")
-    parser.add_argument("--solvers", nargs="+", default=["heun", "euler", "ipndm", "unipc"], choices=list(ORDERS))
+    parser.add_argument("--solvers", nargs="+", default=["heun", "euler", "ipndm", "unipc"], choices=list(ODE_SOLVERS))
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *TRAINED], choices=[*METHODS, *TRAINED])
     parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--schedules", type=named_path, nargs="+", default=[], metavar="NAME=PATH")

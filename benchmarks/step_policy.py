@@ -1,4 +1,4 @@
-"""What do steps buy? Policies that spend them at several prices, beside fixed grids under the same solver.
+"""What do steps buy? Step policies at several prices, beside fixed grids under the same solver.
 
     python benchmarks/step_policy.py RUN [RUN ...] [--gammas .9 .97 .99] [--updates 300] [--n 1000] [--out FOLDER]
 
@@ -33,11 +33,11 @@ from lightning_diff.artifacts import read_record
 from lightning_diff.artifacts.step_policy import load_step_policy
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
+from lightning_diff.samplers import ODE_SOLVERS
 from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules import GRIDS
-from lightning_diff.schedules.adaptive_sampling import spend
+from lightning_diff.schedules.adaptive_sampling import sample_with_policy
 from lightning_diff.schedules.art import Estimate, estimate
-from lightning_diff.schedules.costs import ORDERS
 from lightning_diff.schedules.search import METHODS
 
 KEY = ("problem", "model", "solver", "method", "asked", "n")
@@ -106,7 +106,9 @@ class Bench:
         learned = load_step_policy(folder)
         if learned.model != self.model:
             raise SystemExit(f"{folder}: is of another model; take another --out")
-        samples, steps = spend(problem.model, problem.shape, range(n), problem.labels(n), policy=learned.policy, seed=1)
+        samples, steps = sample_with_policy(
+            problem.model, problem.shape, range(n), problem.labels(n), policy=learned.policy, seed=1
+        )
         return samples, steps, learned.policy.evaluations(steps)
 
     def trained(self, gamma: float) -> Path:
@@ -222,7 +224,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.9, 0.97, 0.99])
     parser.add_argument("--updates", type=int, default=300, help="of each policy")
-    parser.add_argument("--solver", default="heun", choices=list(ORDERS))
+    parser.add_argument("--solver", default="heun", choices=list(ODE_SOLVERS))
     parser.add_argument("--methods", nargs="+", default=["edm", "art", "art_solver"], choices=list(METHODS))
     parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--n", type=int, default=1000, help="samples for each cell")

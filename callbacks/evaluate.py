@@ -12,10 +12,11 @@ from ..metrics.features import FeatureName
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import callbacks
 from ..modules.training_data import training_data
+from ..samplers import SolverName
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, SolverName, choose_for
+from .sampler import GridName, choose_for
 
 
 class Evaluate(PeriodicCallback[TrainingModule]):

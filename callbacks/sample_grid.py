@@ -9,11 +9,12 @@ from ..artifacts import pictures
 from ..foundation.errors import UserError
 from ..modules.denoiser_module import TrainingModule
 from ..modules.training_data import training_data
+from ..samplers import SolverName
 from ..samplers.generate import generate
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, SolverName, choose_for
+from .sampler import GridName, choose_for
 
 
 class SampleGrid(PeriodicCallback[TrainingModule]):

@@ -1,4 +1,4 @@
-"""How the callbacks that draw samples are told with which sampler."""
+"""The sampler of the callbacks that draw samples."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,7 +6,6 @@ from typing import Any, Literal
 from ..foundation.errors import UserError
 from ..schedules.sampling import Sampling, choose
 
-SolverName = Literal["euler", "heun", "dpmpp_2m", "consistency"]
 GridName = Literal["karras", "uniform", "log_snr", "tangent"]
 
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from ..foundation.atomic import replacing
 from ..foundation.binding import bind, signature
 from ..foundation.errors import UserError
+from ..foundation.moved import ARGUMENTS as RENAMED
 from ..schedules import StepPolicy
 from . import record
 from .model import load_weights
 
-FORMAT = 1  # raised when a program that knows the old one could not read the new one
+FORMAT = 2  # raised when a program that knows the old one could not read the new one
 NAME = "step_policy.safetensors"
 HEADER = "step_policy"  # the description's name among the file's metadata
 
@@ -104,6 +105,8 @@ def holds_step_policy(path: Path) -> bool:
 def _built(arguments: Mapping[str, object]) -> StepPolicy:
     """The policy, its weights yet to be filled in; ValueError for arguments that build none."""
     parameters = signature(StepPolicy) or {}
+    renamed = RENAMED[f"{StepPolicy.__module__}.{StepPolicy.__name__}"]
+    arguments = {renamed.get(name, name): value for name, value in arguments.items()}
     if set(arguments) != set(parameters) - {"reward"}:
         raise ValueError(f"its arguments are {', '.join(arguments)}")
     fitting = {name: bind(value, parameters[name].annotation, f"arguments.{name}") for name, value in arguments.items()}

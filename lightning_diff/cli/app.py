@@ -21,6 +21,7 @@ from .evaluate import evaluate
 from .export import export
 from .sample import sample
 from .schedule import schedule
+from .solver_names import NamesSolvers
 from .train import train
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 
 for command in (train, sample, evaluate, schedule, compare, export, doctor):
-    app.command()(command)
+    app.command(cls=NamesSolvers)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,9 +9,7 @@ from ..foundation.errors import UserError
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, the name of one in runs/, or a model file.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Solver steps; default 18, or 2 for a consistency model.")]
-Solver = Annotated[
-    str | None, typer.Option(help="euler, heun, dpmpp_2m, ipndm, unipc or consistency; default by the model.")
-]
+Solver = Annotated[str | None, typer.Option(help="{solvers}; default by the model.")]
 Grid = Annotated[
     str | None, typer.Option(help="Noise levels: karras, log_snr, uniform or tangent; default by the solver.")
 ]

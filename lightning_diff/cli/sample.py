@@ -29,7 +29,7 @@ def sample(
         0.0,
         float("inf"),
     ),
-    churn: Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for heun.")] = 0.0,
+    churn: Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for {churned}.")] = 0.0,
     sigma_min: Annotated[float | None, typer.Option(help="Smallest noise level; default 0.002.")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="Largest noise level; default 80.")] = None,
     batch: Batch = 256,

@@ -18,7 +18,7 @@ def schedule(
         ),
     ] = "art_solver",
     steps: Annotated[int, typer.Option(min=1, help="Solver steps.")] = 18,
-    solver: Annotated[str, typer.Option(help="euler, heun, dpmpp_2m, ipndm or unipc: what the grid is for.")] = "heun",
+    solver: Annotated[str, typer.Option(help="{ode_solvers}: what the grid is for.")] = "heun",
     trajectories: Annotated[int | None, typer.Option(min=2, help="To learn from; 256.")] = None,
     seed: Annotated[int, typer.Option(help="Of their noise.")] = 0,
     guidance: Guidance = 1.0,

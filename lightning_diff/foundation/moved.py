@@ -73,12 +73,18 @@ _FILES = {
 FILES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _FILES.items()}
 
 # Classes and functions whose own name changed, by import path (of a file's name of today).
-NAMES: dict[str, str] = {
-    f"{PACKAGE}.runs.find_schedule.read_estimate": f"{PACKAGE}.artifacts.estimate.read_estimate",
-    f"{PACKAGE}.runs.resume.holds_a_run": f"{PACKAGE}.runs.folder.holds_a_run",
-    f"{PACKAGE}.runs.train.build_model": f"{PACKAGE}.runs.build.build_model",
-    f"{PACKAGE}.runs.train.describe": f"{PACKAGE}.runs.describe.describe",
+_NAMES = {
+    "runs.find_schedule.read_estimate": "artifacts.estimate.read_estimate",
+    "runs.resume.holds_a_run": "runs.folder.holds_a_run",
+    "runs.train.build_model": "runs.build.build_model",
+    "runs.train.describe": "runs.describe.describe",
+    "schedules.adaptive_sampling.Spending": "schedules.adaptive_sampling.PolicySampling",
+    "schedules.adaptive_sampling.spend": "schedules.adaptive_sampling.sample_with_policy",
+    "schedules.environments.Game": "schedules.environments.Environment",
+    "schedules.step_policy.Spent": "schedules.step_policy.AdaptiveSamples",
+    "schedules.stick_breaking.Played": "schedules.stick_breaking.Episodes",
 }
+NAMES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _NAMES.items()}
 
 # Arguments that a recipe may give: import path of the target (today's) -> old name -> new name, which may lie in a node:
 # "advantages.spread".
@@ -95,6 +101,10 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     f"{PACKAGE}.AlignmentModule": _ALIGNMENT,
     f"{PACKAGE}.modules.AlignmentModule": _ALIGNMENT,
     f"{PACKAGE}.modules.alignment.AlignmentModule": _ALIGNMENT,
+    f"{PACKAGE}.schedules.StepPolicy": {"tries": "group_size"},
+    f"{PACKAGE}.schedules.StickBreaking": {"game": "environment"},
+    f"{PACKAGE}.schedules.step_policy.StepPolicy": {"tries": "group_size"},
+    f"{PACKAGE}.schedules.stick_breaking.StickBreaking": {"game": "environment"},
 }
 
 # The `_target_` of such a node, where the recipe has no node yet: import path of the outer target -> argument -> import path.

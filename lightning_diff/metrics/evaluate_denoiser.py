@@ -14,7 +14,7 @@ from ..foundation.processes import rows_of_all
 from ..samplers import nfe
 from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
-from ..schedules.adaptive_sampling import Spending, spend
+from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling, choose
 from .evaluate import Protocol, Reference, Row, evaluate, rank_and_world
 
@@ -24,7 +24,7 @@ def evaluate_denoiser(
     reference: Reference,
     n: int | None = None,
     *,
-    sampling: Sampling | Spending | None = None,
+    sampling: Sampling | PolicySampling | None = None,
     guidance: float = 1.0,
     seed: int = 0,
     ema: str | None = None,
@@ -69,7 +69,7 @@ def evaluate_denoiser(
     mine = range(rank, n, world)
     passes = 1 if guidance == 1 or takes_scale(denoiser) else 2
     protocol, figures = Protocol(seed=seed, solver=sampling.name, ema=ema), {}
-    if isinstance(sampling, Spending):
+    if isinstance(sampling, PolicySampling):
         assert steps is not None
         taken = rows_of_all(steps[: len(mine)], mine, n, reference.device)
         figures = {"steps_mean": taken.double().mean().item(), "steps_std": taken.double().std(correction=0).item()}
@@ -86,7 +86,7 @@ def _samples(
     seeds: range,
     labels: Int64[Tensor, " n"] | None,
     *,
-    sampling: Sampling | Spending,
+    sampling: Sampling | PolicySampling,
     guidance: float,
     seed: int,
     batch: int,
@@ -95,8 +95,8 @@ def _samples(
 ) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
     """This process's samples, and the steps that each took, where a policy chose them."""
     steps = None
-    if isinstance(sampling, Spending):
-        images, steps = spend(
+    if isinstance(sampling, PolicySampling):
+        images, steps = sample_with_policy(
             denoiser,
             shape,
             seeds,

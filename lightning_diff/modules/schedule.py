@@ -1,11 +1,11 @@
-"""Learning when to ask a trained model: a time grid, or a policy that spends steps, as a run like any other."""
+"""Learning when to call a trained model: a time grid, or a step policy, as a run like any other."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from ..artifacts import ModelRecord, load_denoiser
@@ -16,6 +16,7 @@ from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
 from ..learning_rate import Constant, LearningRate
+from ..nets.frozen import Frozen
 from ..noise import sigma_to_log_snr
 from ..rewards import name_of
 from ..samplers.guidance import guided
@@ -34,23 +35,26 @@ AVERAGING = ("EMA", "Evaluate", "NoiseLevels", "SampleGrid", "Tangents")  # call
 class Learner(Protocol):
     """What learns; a module whose state is all that it knows (see `schedules.StickBreaking`).
 
-    Calling it with (model, noise, chance, label) returns a loss per trajectory and details for `learn`.
+    Calling it with (model, noise, exploration_noise, label) returns a loss per trajectory and details for `learn`.
     """
 
     sigma_max: float
 
-    def chance(self, seed: int, positions: rng.Positions) -> Any: ...
+    def exploration_noise(
+        self, seed: int, positions: rng.Positions
+    ) -> Float[Tensor, "b k"] | list[torch.Generator]: ...
     def learn(self, details: dict[str, Tensor]) -> None: ...
     def summary(self, details: dict[str, Tensor]) -> dict[str, float]: ...
 
 
 class ScheduleModule(CountedModule):
-    """A trained denoiser, frozen, and a learner of time grids that plays with it.
+    """A trained denoiser, frozen, and a learner of the noise levels to call it at.
 
-    The noise of trajectory number p is the training stream's, and with the learner's exploration a function of (seed, p). What it
-    learns from, beside the gradient, is each step's whole global batch in order of position. So a killed run goes on exactly, and
-    other numbers of processes learn the same up to the order of summation. The model is no part of the module: checkpoints name
-    it by its file's hash. The end leaves `schedule.json`, or for a `StepPolicy` the policy in `step_policy.safetensors`.
+    The noise of trajectory number p is the training stream's, and with the learner's exploration noise a function of (seed, p).
+    What it learns from, beside the gradient, is each step's whole global batch in order of position. So a killed run resumes
+    exactly, and other numbers of processes learn the same up to the order of summation. The model is no part of the module:
+    checkpoints name it by its file's hash. The end leaves `schedule.json`, or for a `StepPolicy` the policy in
+    `step_policy.safetensors`.
 
     Args:
         model: run folder or model file of the denoiser.
@@ -81,7 +85,7 @@ class ScheduleModule(CountedModule):
         self.product = "step_policy.safetensors" if isinstance(learner, StepPolicy) else "schedule.json"
         self.calls = 0  # evaluations of the model by one sample, over all processes, in finished steps
         self.summary: dict[str, float] = {}  # of the last step
-        self._model: tuple[Denoiser, ...] = ()  # in a tuple, out of sight of parameters(), state_dict() and train()
+        self._model: Frozen[Denoiser] | None = None
         self._record: ModelRecord
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []  # of the step under way
         self._calls = 0
@@ -103,27 +107,27 @@ class ScheduleModule(CountedModule):
                 raise UserError(
                     f"callbacks: {type(callback).__name__} watches a denoiser that is trained; leave it out"
                 )
-        if not self._model:
-            self._model = (load_denoiser(self.model_path).requires_grad_(False),)
+        if self._model is None:
+            self._model = Frozen(load_denoiser(self.model_path))
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ShardedStrategy):
             raise UserError("trainer.strategy: a learner of schedules is too small to be sharded; use ddp")
 
     def on_fit_start(self) -> None:
-        for model in self._model:
-            model.to(self.device)
+        if self._model is not None:
+            self._model.to(self.device)
 
     def prepare_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """On the CPU, before the batch moves: the exploration of each trajectory, by position."""
+        """On the CPU, before the batch moves: the exploration noise of each trajectory, by position."""
         batch.pop("image", None)
         if not self._record.num_classes:
             batch.pop("label", None)
-        batch["chance"] = self.learner.chance(self.seed, batch["position"].tolist())
+        batch["exploration_noise"] = self.learner.exploration_noise(self.seed, batch["position"].tolist())
         return batch
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        loss, details = self.learner(self._asked, batch["noise"], batch["chance"], batch.get("label"))
+        loss, details = self.learner(self._denoise, batch["noise"], batch["exploration_noise"], batch.get("label"))
         details = {name: value.detach() for name, value in details.items()}
         self._seen.append((batch["position"], details))
         start = torch.full_like(loss, self.learner.sigma_max)
@@ -134,9 +138,10 @@ class ScheduleModule(CountedModule):
             "position": batch["position"],
         }
 
-    def _asked(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def _denoise(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         self._calls += len(x) * (1 if self.guidance == 1 else 2)
-        return guided(self._model[0], label, scale=self.guidance)(x, sigma)
+        assert self._model is not None
+        return guided(self._model.value, label, scale=self.guidance)(x, sigma)
 
     def _learn(self) -> None:
         if not self._seen:
@@ -169,17 +174,17 @@ class ScheduleModule(CountedModule):
         """The grid as it is kept."""
         grid = self.grid()
         assert grid is not None
-        game = getattr(self.learner, "game", None)
+        environment = getattr(self.learner, "environment", None)
         protocol = self._protocol() | {"sigma_max": self.learner.sigma_max, "learner": type(self.learner).__name__}
-        if game is not None:
-            protocol["reward"] = type(game).__name__
+        if environment is not None:
+            protocol["reward"] = type(environment).__name__
         costs = {"calls": float(self.calls)}
-        method = "end_point" if isinstance(game, EndPoint) else "art_rl"
-        solver = getattr(game, "solver", "euler")
+        method = "end_point" if isinstance(environment, EndPoint) else "art_rl"
+        solver = getattr(environment, "solver", "euler")
         return Schedule(grid.tolist(), method, solver, protocol, self._record.sha256, costs)
 
     def policy(self) -> LearnedPolicy:
-        """The policy that spends steps as it is kept."""
+        """The step policy as it is kept."""
         assert isinstance(self.learner, StepPolicy)
         reward = self.learner.reward
         of = "fine solution" if reward is None else name_of(reward)

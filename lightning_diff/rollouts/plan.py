@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..precision import Kind
+from ..samplers import OdeSolverName, ode_solver
 from ..schedules.sampling import Sampling, choose
 from .selection import Mode
 
 Precision = Literal["full", Kind]
-Solver = Literal["euler", "heun", "dpmpp_2m"]
 Grid = Literal["karras", "uniform", "log_snr", "tangent"]
 
 
@@ -41,7 +41,7 @@ class Plan:
     precision: Precision = "full"
     select: Mode = "extremes"
     regenerate: int | None = None
-    solver: Solver = "dpmpp_2m"
+    solver: OdeSolverName = "dpmpp_2m"
     grid: Grid = "karras"
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -53,6 +53,7 @@ class Plan:
             if number is not None and number < 1:
                 raise ValueError(f"Plan: {name} must be at least 1, got {number}")
         refuse_unknown_precision("Plan: precision", self.precision)
+        ode_solver(self.solver)  # refuses what is none
         if not self.keep <= self.regenerated <= self.pool:
             raise ValueError(
                 f"Plan: need keep <= regenerate <= pool, got {self.keep}, {self.regenerated} and {self.pool}"

@@ -13,7 +13,7 @@ from ..metrics import Reference
 from ..metrics.evaluate import Row
 from ..metrics.evaluate_denoiser import evaluate_denoiser, search_levels, table
 from ..metrics.features import FeatureName
-from ..schedules.adaptive_sampling import Spending
+from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.sampling import Sampling
 from . import recipe, trained
 from .build import build_data
@@ -95,7 +95,7 @@ def evaluate(
     return Evaluation(rows, float(steps))
 
 
-def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> Sampling | Spending:
+def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> Sampling | PolicySampling:
     if search and settings.levels is not None:
         raise UserError("--search: is for levels, and --levels gives them")
     sampling = settings.sampling(record)
@@ -124,7 +124,7 @@ def _searched(
     settings: SamplerSettings,
     steps: int,
     n: int | None,
-) -> Sampling | Spending:
+) -> Sampling | PolicySampling:
     """The levels of least Fréchet distance; kept in model.json where samples without guidance would use them."""
     guidance, seed, batch = settings.guidance, settings.seed + 1, settings.batch
     found = search_levels(denoiser, reference, n, steps=steps, guidance=guidance, seed=seed, batch=batch)

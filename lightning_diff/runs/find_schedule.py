@@ -23,11 +23,10 @@ from ..artifacts.schedule import Schedule, load_schedule, save_schedule
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.errors import UserError
-from ..samplers import SOLVERS
+from ..samplers import ODE_SOLVERS, ode_solver
 from ..samplers.generate import evaluating
 from ..samplers.guidance import guided
 from ..schedules.art import estimate
-from ..schedules.costs import ORDERS
 from ..schedules.search import METHODS
 from .sampler_settings import SamplerSettings, refuse_unknown
 from .trained import Trained
@@ -82,7 +81,7 @@ def find(
         path: run folder or model file.
         denoiser: its model.
         method: name in `schedules.search.METHODS` or in `TRAINED`.
-        solver: name in `samplers.SOLVERS`; what asks for one is made for it.
+        solver: name in `samplers.ODE_SOLVERS`; what asks for one is made for it.
         trajectories: to learn from, each from its own noise; labels are cycled through. Default 256; not for `TRAINED`.
         seed: of the noise, which no sample has.
         guidance: scale that the model is used with; 1 is none.
@@ -119,7 +118,7 @@ def refuse_unfit(
 ) -> None:
     """UserError, naming the option, for what cannot be found for this model: before its weights are read."""
     refuse_unknown("--method", method, [*METHODS, *TRAINED])
-    refuse_unknown("--solver", solver, [name for name in SOLVERS if name != "consistency"])
+    refuse_unknown("--solver", solver, ODE_SOLVERS)
     if model.record.kind == "consistency":
         raise UserError(f"{model.path}: is a consistency model, whose levels evaluate --search finds")
     SamplerSettings(guidance=guidance).refuse_unfit_guidance(model.record)
@@ -180,8 +179,7 @@ class _Problem:
 
 def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: bool) -> Measurement:
     """The estimate from all trajectories, resumed where an earlier call stopped."""
-    if solver not in ORDERS:
-        raise UserError(f"--solver: no local error is known for {solver!r}; choose one of {', '.join(ORDERS)}")
+    ode_solver(solver)  # refuses what has no local error
     protocol, total = problem.protocol, problem.trajectories
     key = {name: getattr(protocol, name) for name in ("seed", "sigma_min", "sigma_max", "guidance")}
     key |= {"model": problem.record.sha256, "solver": solver, "nodes": NODES}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..artifacts import load_schedule, read_record, save_schedule
 from ..artifacts.schedule import NAME, Schedule
-from ..schedules.returns import through_angles
+from ..schedules.grids import through_angles
 from . import recipe
 from .recipe import Node, Recipe
 from .train import train
@@ -41,7 +41,9 @@ def learn_schedule(
         overrides: further words for the recipe, `key=value`.
     """
     model, record = Path(model), read_record(model)
-    of_steps = [] if method == "art_rl" else [f"model.learner.steps={steps}", f"model.learner.game.solver={solver}"]
+    of_steps = (
+        [] if method == "art_rl" else [f"model.learner.steps={steps}", f"model.learner.environment.solver={solver}"]
+    )
     folder = (model if model.is_dir() else model.parent) / "schedules"
     words = [
         f"runs_dir={json.dumps(str(folder))}",

@@ -13,7 +13,7 @@ from ..denoiser import Denoiser
 from ..foundation.errors import UserError
 from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
-from ..schedules.adaptive_sampling import Spending, spend
+from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling
 from . import trained
 from .output import writable
@@ -102,7 +102,7 @@ def _drawn(
     guide: Denoiser | None,
     shape: tuple[int, ...],
     settings: SamplerSettings,
-    sampling: Sampling | Spending,
+    sampling: Sampling | PolicySampling,
     n: int,
     labels: Int64[Tensor, " n"] | None,
 ) -> tuple[Float32[Tensor, "n ..."], str | None]:
@@ -119,14 +119,14 @@ def _drawn(
         churn: dict[str, Any] = {"S_churn": settings.churn} if settings.churn else {}  # only heun takes it
         sigmas, solver = sampling.sigmas, sampling.solver
         return generate(denoiser, shape, range(n), labels, sigmas=sigmas, solver=solver, **how, **churn), None
-    samples, taken = spend(denoiser, shape, range(n), labels, policy=sampling.policy, **how)
+    samples, taken = sample_with_policy(denoiser, shape, range(n), labels, policy=sampling.policy, **how)
     calls = sampling.policy.evaluations(taken).double().mean()
     guided = " and the guide's" if settings.guidance != 1 and not takes_scale(denoiser) else ""
     mean = f"{taken.double().mean():.2f} steps and {calls:.2f} evaluations{guided}"
     return samples, f"{sampling.name}: a mean of {mean}, from {taken.min()} to {taken.max()} steps"
 
 
-def _default_target(model: trained.Trained, settings: SamplerSettings, sampling: Sampling | Spending) -> Path:
+def _default_target(model: trained.Trained, settings: SamplerSettings, sampling: Sampling | PolicySampling) -> Path:
     """A name that says how the samples were drawn, without its suffix."""
     grid = "" if settings.schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
     return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}seed{settings.seed}"

@@ -14,10 +14,10 @@ from ..artifacts.schedule import load_schedule
 from ..artifacts.step_policy import holds_step_policy, load_step_policy
 from ..foundation.binding import nearest
 from ..foundation.errors import UserError
-from ..samplers import SOLVERS
+from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS, either
 from ..schedules import GRIDS
-from ..schedules.adaptive_sampling import Spending
-from ..schedules.returns import through_angles
+from ..schedules.adaptive_sampling import PolicySampling
+from ..schedules.grids import through_angles
 from ..schedules.sampling import Sampling, choose
 from . import trained
 
@@ -33,7 +33,7 @@ class SamplerSettings:
         levels: of the solver consistency after the first, decreasing; instead of a grid. Default: those in the model's record.
         schedule: a schedule.json or a step_policy.safetensors, or a run with one, in place of grid, levels and sigma_*.
         sigma_min, sigma_max: of the grid; default 0.002 and 80.
-        churn: EDM's S_churn, >= 0; for heun.
+        churn: EDM's S_churn, >= 0; for solvers in `samplers.CHURNED`.
         guidance: scale; 1 is none.
         guide: run of a worse model to guide by; None for this one without labels.
         interval: noise levels at which to guide.
@@ -57,7 +57,7 @@ class SamplerSettings:
     batch: int = 256
     device: str = "auto"
 
-    def sampling(self, record: ModelRecord) -> Sampling | Spending:
+    def sampling(self, record: ModelRecord) -> Sampling | PolicySampling:
         """The solver and its noise levels for a model, or the policy that chooses them sample by sample.
 
         Raises:
@@ -69,13 +69,13 @@ class SamplerSettings:
         if self.schedule is None:
             return self._on_a_grid(record)
         found = self._scheduled(record, self.schedule)
-        if self.churn and (found.solver != "heun" or isinstance(found, Spending)):
-            raise UserError(f"--churn: is for the solver heun on a grid, not {found.name}")
+        if self.churn and (found.solver not in CHURNED or isinstance(found, PolicySampling)):
+            raise UserError(f"--churn: is for the solver {either(CHURNED)} on a grid, not {found.name}")
         return found
 
     def _on_a_grid(self, record: ModelRecord) -> Sampling:
         if self.solver is not None:
-            refuse_unknown("--solver", self.solver, ["heun"] if self.churn else SOLVERS)  # others draw no churn's noise
+            refuse_unknown("--solver", self.solver, CHURNED if self.churn else SOLVERS)  # others draw no churn's noise
         if self.grid is not None:
             refuse_unknown("--grid", self.grid, GRIDS)
         sigma_min = 0.002 if self.sigma_min is None else self.sigma_min
@@ -90,11 +90,11 @@ class SamplerSettings:
         except ValueError as error:
             option = "--sigma-min, --sigma-max" if self.levels is None else "--levels"
             raise UserError(f"{option}: {error}") from error
-        if self.churn and chosen.solver != "heun":
-            raise UserError(f"--churn: is for the solver heun, not {chosen.solver}")
+        if self.churn and chosen.solver not in CHURNED:
+            raise UserError(f"--churn: is for the solver {either(CHURNED)}, not {chosen.solver}")
         return chosen
 
-    def _scheduled(self, record: ModelRecord, path: Path) -> Sampling | Spending:
+    def _scheduled(self, record: ModelRecord, path: Path) -> Sampling | PolicySampling:
         """The grid in a file, for its solver and number of steps or for other ones; or the policy in a file, as it is.
 
         Either may be used on another model than it was learned on, with a warning.
@@ -107,7 +107,7 @@ class SamplerSettings:
                 raise UserError(f"{option}: is not for --schedule, which gives the noise levels")
         found = load_schedule(where)
         if self.solver is not None:
-            refuse_unknown("--solver", self.solver, [name for name in SOLVERS if name != "consistency"])
+            refuse_unknown("--solver", self.solver, ODE_SOLVERS)
         if record.sha256 != found.model:
             warnings.warn(f"{path}: was learned on another model; the grid may serve this one less well", stacklevel=2)
         solver, sigmas = self.solver or found.solver, found.grid()
@@ -118,7 +118,7 @@ class SamplerSettings:
             sigmas, name = through_angles(sigmas, self.steps, record.sigma_data), f"{name}@{found.steps}"
         return Sampling(solver, sigmas, name)
 
-    def _with_a_policy(self, record: ModelRecord, path: Path) -> Spending:
+    def _with_a_policy(self, record: ModelRecord, path: Path) -> PolicySampling:
         for option, value in {"--solver": self.solver, "--steps": self.steps, **self._levels_of_its_own()}.items():
             if value is not None:
                 raise UserError(
@@ -131,7 +131,7 @@ class SamplerSettings:
             warnings.warn(
                 f"{path}: was learned on another model; the policy may serve this one less well", stacklevel=2
             )
-        return Spending(found.policy, f"{found.policy.solver}/policy_{found.policy.gamma:g}")
+        return PolicySampling(found.policy, f"{found.policy.solver}/policy_{found.policy.gamma:g}")
 
     def _levels_of_its_own(self) -> dict[str, object]:
         """The options that say what a schedule says too."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..foundation import rng
-from . import Solver, named, nfe
+from . import Denoise, Sampler, named, nfe
 from .guidance import guided
 
 
@@ -23,7 +23,7 @@ def generate(
     labels: Int64[Tensor, " n"] | None = None,
     *,
     sigmas: Float[Tensor, " nodes"],
-    solver: str | Solver = "heun",
+    solver: str | Sampler = "heun",
     seed: int = 0,
     guidance: float = 1.0,
     guide: Callable[..., Tensor] | None = None,
@@ -60,10 +60,7 @@ def generate(
     Returns:
         Samples on the CPU in the order of `seeds`, neither clipped nor rounded.
     """
-    if batch < 1:
-        raise ValueError(f"generate: batch must be at least 1, got {batch}")
-    if labels is not None and len(labels) != len(seeds):
-        raise ValueError(f"generate: need one label for each sample, got {len(labels)} for {len(seeds)} seeds")
+    check_request("generate", seeds, labels, batch)
     solve = named(solver)
     device = device_of(denoiser) if device is None else torch.device(device)
     samples = torch.empty(len(seeds), *shape)
@@ -77,19 +74,39 @@ def generate(
         for start in batches:
             numbers = seeds[start : start + batch]
             label = None if labels is None else labels[start : start + batch].to(device)
-            denoise = guided(denoiser, label, scale=guidance, guide=guide, interval=interval)
-
-            def counted(x: Tensor, sigma: Tensor, denoise: Callable[..., Tensor] = denoise) -> Tensor:
-                bar.update()
-                return denoise(x, sigma)
-
-            def churn(x: Tensor, step: int, numbers: rng.Positions = numbers) -> Tensor:
-                return rng.normal(seed, f"churn {step}", numbers, shape).to(x.device, x.dtype)
-
+            denoise = _counted(guided(denoiser, label, scale=guidance, guide=guide, interval=interval), bar)
             eps = rng.normal(seed, "sample", numbers, shape).to(device, dtype)
-            x = solve(counted, sigmas[0].item() * eps, sigmas, generator=churn, **solver_options)
+            churn = _noise_of(seed, numbers, shape)
+            x = solve(denoise, sigmas[0].item() * eps, sigmas, generator=churn, **solver_options)
             samples[start : start + batch] = x.to("cpu", torch.float32)
     return samples
+
+
+def check_request(name: str, seeds: rng.Positions, labels: Tensor | None, batch: int) -> None:
+    """ValueError unless there is a label for each sample, or none, and a batch size."""
+    if batch < 1:
+        raise ValueError(f"{name}: batch must be at least 1, got {batch}")
+    if labels is not None and len(labels) != len(seeds):
+        raise ValueError(f"{name}: need one label for each sample, got {len(labels)} for {len(seeds)} seeds")
+
+
+def _counted(denoise: Denoise, bar: "tqdm[NoReturn]") -> Denoise:
+    """The same denoiser, every call shown on the bar."""
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        bar.update()
+        return denoise(x, sigma)
+
+    return counted
+
+
+def _noise_of(seed: int, numbers: rng.Positions, shape: Sequence[int]) -> Callable[[Tensor, int], Tensor]:
+    """Fresh noise of these samples, by the number of the step."""
+
+    def churn(x: Tensor, step: int) -> Tensor:
+        return rng.normal(seed, f"churn {step}", numbers, shape).to(x.device, x.dtype)
+
+    return churn
 
 
 @contextmanager

@@ -1,9 +1,8 @@
-"""What the samplers share: what a denoiser and a source of noise are, and what a grid must be."""
+"""What the samplers share: what a denoiser and a source of noise are, what a grid must be, and arithmetic with noise levels."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +10,9 @@ from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Noise = torch.Generator | Callable[[Tensor, int], Tensor] | None
-Solver = Callable[..., Tensor]
+Sampler = Callable[..., Tensor]
+Level = float | Float[Tensor, ""] | Float[Tensor, " b"]
+"""A noise level, or a number made of noise levels: one for all samples, as a float or a tensor (), or one for each, (B,)."""
 
 
 def check_sigmas(sigmas: Float[Tensor, " nodes"]) -> list[float]:
@@ -31,20 +32,35 @@ def check_sigmas(sigmas: Float[Tensor, " nodes"]) -> list[float]:
     return nodes
 
 
-def levels(sigmas: Float[Tensor, " nodes"]) -> list[Any]:
-    """The checked grid as what solvers reckon with: Python floats, or tensors () where gradients to the grid are wanted."""
+def levels(sigmas: Float[Tensor, " nodes"]) -> Sequence[Level]:
+    """The checked grid as what solvers compute with: Python floats, or tensors () where gradients to the grid are wanted."""
     checked = check_sigmas(sigmas)
     return list(sigmas) if sigmas.requires_grad else checked
 
 
-def level(sigma: float | Tensor, x: Tensor) -> Float[Tensor, ""]:
+def level(sigma: Level, x: Tensor) -> Float[Tensor, ""] | Float[Tensor, " b"]:
     """In x's dtype and on its device; a float is filled in there: no copy from the host, so no wait."""
     return sigma.to(x) if isinstance(sigma, Tensor) else x.new_full((), sigma)
 
 
-def log(value: Any) -> Any:
+def log(value: Level) -> Level:
     """ln of a float or a tensor."""
     return value.log() if isinstance(value, Tensor) else math.log(value)
+
+
+def column(value: Level, x: Float[Tensor, "b *s"]) -> float | Float[Tensor, "..."]:
+    """What x can be multiplied by: one number for each sample becomes (B, 1, ...) of x's dtype, others stay as they are."""
+    if isinstance(value, Tensor) and value.ndim:
+        return value.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return value
+
+
+def combined(weights: Sequence[Level], tensors: Sequence[Float[Tensor, "b *s"]]) -> Float[Tensor, "b *s"]:
+    """sum_j weights_j tensors_j."""
+    total = column(weights[0], tensors[0]) * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total = total + column(weight, tensor) * tensor
+    return total
 
 
 def standard_normal(generator: Noise, x: Float[Tensor, "b ..."], step: int) -> Float[Tensor, "b ..."]:

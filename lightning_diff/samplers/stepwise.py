@@ -1,15 +1,42 @@
-"""The samplers one step at a time, for noise levels that are not known beforehand and differ among samples."""
+"""Solvers one step at a time, for noise levels that are not known beforehand and differ among samples."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..schedules.costs import ORDERS, Past, step
-from . import Denoise
-from .multistep import ADAMS_BASHFORTH, exponential_weights
+from . import Denoise, Node, OdeSolver, ode_solver
+from .solver import Reached
 
-Levels = Float[Tensor, " b"]
-IPNDM_ORDER, UNIPC_ORDER = 4, 3  # the samplers' defaults
+Sigma = Float[Tensor, ""] | Float[Tensor, " b"]
+
+
+def step(
+    solver: OdeSolver,
+    denoise: Denoise,
+    node: Node,
+    sigma_next: Sigma,
+    past: Sequence[Node] = (),
+    left: int | None = None,
+) -> Reached:
+    """The solver's step from a node, to 0 for some samples perhaps: there all go by Euler's step, whose result is the output there.
+
+    Args:
+        solver: see `samplers.ode_solver`.
+        denoise: callable (x, sigma) -> x0, with sigma like sigma_next.
+        node: its level is a tensor, one for all or one for each sample.
+        sigma_next: below the node's level, >= 0.
+        past: the nodes before, the newest first; what the solver does not keep is not looked at.
+        left: steps to 0, this one included; None where nobody knows.
+    """
+    last = sigma_next == 0
+    if last.all():
+        return Reached(node.denoised)
+    # Samples whose step is the last one compute along with the others, at any noise level, and are replaced.
+    above = torch.where(last, torch.as_tensor(node.sigma) / 2, sigma_next)
+    reached = solver.step(denoise, node, above, past[: solver.keeps], left)
+    return reached._replace(x=torch.where(_mask(last, node.x), node.denoised, reached.x))
 
 
 class Stepwise:
@@ -17,56 +44,42 @@ class Stepwise:
 
     Args:
         denoise: callable (x, sigma (B,)) -> x0.
-        solver: a name in `costs.ORDERS`.
-        steps: how many there will be; unipc lowers its order towards the end.
+        solver: a name in `samplers.ODE_SOLVERS`.
+        steps: how many there will be; None if nobody knows, and then UniPC does not lower its order towards the end.
     """
 
-    def __init__(self, denoise: Denoise, solver: str, steps: int):
-        if solver not in ORDERS:
-            raise ValueError(f"Stepwise: solver must be one of {', '.join(ORDERS)}, got {solver!r}")
-        self.denoise, self.solver, self.left = denoise, solver, steps
-        self._past: Past | None = None
-        self._slopes: list[Tensor] = []  # ipndm's, the newest first
-        self._answers: list[tuple[Levels, Tensor]] = []  # unipc's ln sigma and D, the newest first
-        self._ahead: Tensor | None = None  # unipc's answer at the node where it is
+    def __init__(self, denoise: Denoise, solver: str, steps: int | None):
+        self.denoise, self.solver, self.left = denoise, ode_solver(solver), steps
+        self._past: tuple[Node, ...] = ()
+        self._ahead: Tensor | None = None  # the output at the node where it is, if the step to it made the call
+
+    def denoised(self, x: Float[Tensor, "b *s"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b *s"]:
+        """The denoiser's output that the next step starts with; called now, unless the last step has called it already."""
+        return self.denoise(x, sigma.to(x.dtype)) if self._ahead is None else self._ahead
 
     def __call__(
-        self, x: Float[Tensor, "b *s"], sigma: Levels, sigma_next: Levels, *, denoised: Tensor | None = None
+        self,
+        x: Float[Tensor, "b *s"],
+        sigma: Float[Tensor, " b"],
+        sigma_next: Float[Tensor, " b"],
+        *,
+        denoised: Tensor | None = None,
     ) -> Float[Tensor, "b *s"]:
         """x at sigma_next, which is 0 at the last of the steps; `denoised` is D(x; sigma) if it is known."""
-        D = self._ahead  # unipc goes on with the answer at the node as it predicted it
-        if D is None:
-            D = self.denoise(x, sigma.to(x.dtype)) if denoised is None else denoised
-        self.left -= 1
-        if self.left == 0:
-            return D  # Euler's step to 0, of every solver
-        if self.solver == "ipndm":
-            self._slopes = [(x - D) / _column(sigma, x), *self._slopes][:IPNDM_ORDER]
-            weights = ADAMS_BASHFORTH[len(self._slopes)]
-            moved = sum(weight * slope for weight, slope in zip(weights, self._slopes, strict=True))
-            return x + _column(sigma_next - sigma, x) * moved
-        if self.solver == "unipc":
-            return self._unipc(x, D, sigma, sigma_next)
-        ahead = step(self.denoise, x, sigma, sigma_next, self.solver, past=self._past, denoised=D)
-        self._past = Past(sigma, x, D)
-        return ahead
+        D = self.denoised(x, sigma) if denoised is None or self._ahead is not None else denoised
+        if self.left == 1:  # no level is looked at
+            return D
+        node = Node(sigma, x, D)
+        x, self._ahead = step(self.solver, self.denoise, node, sigma_next, self._past, self.left)
+        self._past = (node, *self._past)[: self.solver.keeps]
+        self.left = None if self.left is None else self.left - 1
+        return x
 
-    def _unipc(self, x: Tensor, D: Tensor, sigma: Levels, sigma_next: Levels) -> Tensor:
-        self._answers = [(sigma.log(), D), *self._answers][: min(UNIPC_ORDER, self.left + 1)]
-        h, kept = (sigma / sigma_next).log(), _column(sigma_next / sigma, x) * x
-        places = [(self._answers[0][0] - log_sigma) / h for log_sigma, _ in self._answers]
-        answers = [answer for _, answer in self._answers]
-        guess = kept + _weighted(exponential_weights(h, places), answers)
-        self._ahead = self.denoise(guess, sigma_next.to(x.dtype))
-        weights = exponential_weights(h, [*places, torch.ones_like(h)])
-        return kept + _weighted(weights, [*answers, self._ahead])
+    def keep(self, rows: Tensor) -> None:
+        """Drop the other samples."""
+        self._past = tuple(node.of(rows) for node in self._past)
+        self._ahead = None if self._ahead is None else self._ahead[rows]
 
 
-def _weighted(weights: list[Levels], answers: list[Tensor]) -> Tensor:
-    return sum(
-        (_column(weight, a) * a for weight, a in zip(weights, answers, strict=True)), torch.zeros_like(answers[0])
-    )
-
-
-def _column(sigma: Tensor, x: Tensor) -> Tensor:
-    return sigma.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+def _mask(last: Tensor, x: Tensor) -> Tensor:
+    return last.reshape(-1, *[1] * (x.ndim - 1))

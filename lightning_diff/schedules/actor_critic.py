@@ -12,32 +12,21 @@ The policy is N(mu, lambda / |Q|) (eq. 11): exploration of that width changes V 
 3.1 and 3.2), mu* = (V_x F + V_psi - gamma) / (2 |Q|).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .. import tangent
 from ..foundation import rng
-from .monitor import monitor
-from .returns import along, discounted, levels_of, running
-
-Model = Callable[..., Tensor]  # (x, sigma (B,), label) -> x0
-Label = Int64[Tensor, " b"] | None
-Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x (B, *S), sigma (B,)) -> F, Q, both like x
-
-
-def mlp(inputs: int, width: int = 128) -> nn.Sequential:
-    """Three layers with softplus between them (ART-RL, appendix C); the answer starts at 0."""
-    last = nn.Linear(width, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    layers = (nn.Linear(inputs, width), nn.Softplus(), nn.Linear(width, width), nn.Softplus(), last)
-    return nn.Sequential(*layers, nn.Flatten(-2))
+from .grids import along, levels_of
+from .monitor import Field, monitor
+from .networks import mlp
+from .returns import discounted, running
+from .trajectories import Labels, Model
 
 
 class Trajectories(NamedTuple):
@@ -78,7 +67,7 @@ class ActorCritic(nn.Module):
     Args:
         steps: K of the rollouts. Train at a fine one and resample: cost and dynamics are Riemann sums.
         sigma_max: T.
-        sigma_min: the level below which the model is not asked.
+        sigma_min: the level below which the model is not called.
         lam: lambda; None adapts it.
         exploration: for lam=None, standard deviation over mean of the policy.
         trace: in [0, 1], how far a surprise delta reaches back. At 1 the critic has no part in the actor's gradient but as a
@@ -163,8 +152,8 @@ class ActorCritic(nn.Module):
         self,
         model: Model,
         noise: Float[Tensor, "b *s"],
-        chance: Float[Tensor, "b k"],
-        label: Label = None,
+        exploration_noise: Float[Tensor, "b k"],
+        label: Labels = None,
         *,
         field: Field | None = None,
     ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
@@ -173,15 +162,15 @@ class ActorCritic(nn.Module):
         Args:
             model: callable (x, sigma (B,), label) -> x0.
             noise: standard normal; the trajectories start at T times it.
-            chance: standard normal: what the policy explores with at each step (see `chance`).
+            exploration_noise: standard normal, for each step (see the method of that name).
             label: classes, or None.
             field: (x, sigma (B,)) -> F, Q, where they are known or to be had some other way than by `monitor`.
         """
         field = partial(monitor, lambda x, sigma: model(x, sigma, label)) if field is None else field
-        return self.loss(self.rollout(field, noise, chance))
+        return self.loss(self.rollout(field, noise, exploration_noise))
 
-    def chance(self, seed: int, positions: rng.Positions) -> Float[Tensor, "b k"]:
-        """The exploration of trajectories by number: a function of (seed, number)."""
+    def exploration_noise(self, seed: int, positions: rng.Positions) -> Float[Tensor, "b k"]:
+        """For trajectories by number: a function of (seed, number)."""
         return rng.normal(seed, "action", positions, (self.steps,))
 
     @torch.no_grad()
@@ -242,8 +231,8 @@ class ActorCritic(nn.Module):
         mean = self.mean(seen.state[:, :-1], seen.q)
         # V without lambda t, the end anchored at gamma T instead of being learned.
         ahead = torch.cat([value.detach()[:, 1:], gamma.to(value.dtype).expand(len(value), 1) * T], 1).double()
-        spent = (seen.q * seen.theta**2 + gamma * seen.theta) * dt
-        delta = ahead - value.detach().double() + lam * dt - spent
+        cost = (seen.q * seen.theta**2 + gamma * seen.theta) * dt
+        delta = ahead - value.detach().double() + lam * dt - cost
         unit = T if self.lam is None else 1.0  # dimensionless where the scale is
         surprise = discounted(delta, self.trace) / unit
         critic = -(value / unit * surprise.to(value.dtype)).sum(1)
@@ -251,8 +240,8 @@ class ActorCritic(nn.Module):
             log_pi = -seen.q.to(mean.dtype) / (2 * lam.to(mean.dtype)) * (seen.theta.to(mean.dtype) - mean) ** 2
             actor = -(log_pi * surprise.to(mean.dtype)).sum(1)
         else:
-            _, along = tangent.jvp(self.value, (seen.state[:, :-1].detach(),), (seen.slope,))
-            push = along.double() - gamma - 2 * seen.q * mean.detach().double()
+            _, slope = tangent.jvp(self.value, (seen.state[:, :-1].detach(),), (seen.slope,))
+            push = slope.double() - gamma - 2 * seen.q * mean.detach().double()
             actor = -(mean * (push * dt / unit).to(mean.dtype)).sum(1)
         details = {
             "cost": (seen.q * seen.mean**2).sum(1) * dt * self.scale,

@@ -1,4 +1,4 @@
-"""Draw with a policy that chooses each sample's own noise levels, from the noise that `generate` would draw it from."""
+"""Adaptive-step sampling: a policy chooses each sample's own noise levels, from the noise that `generate` would draw it from."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,13 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..foundation import rng
-from ..samplers.generate import device_of, evaluating
+from ..samplers.generate import check_request, device_of, evaluating
 from ..samplers.guidance import guided
 from . import StepPolicy
 
 
-class Spending(NamedTuple):
-    """A policy that spends steps, where a `Sampling` could stand.
+class PolicySampling(NamedTuple):
+    """A step policy, where a `Sampling` could stand.
 
     Args:
         policy: the policy.
@@ -37,7 +37,7 @@ class Spending(NamedTuple):
 
 
 @torch.no_grad()
-def spend(
+def sample_with_policy(
     denoiser: Callable[..., Tensor],
     shape: Sequence[int],
     seeds: rng.Positions,
@@ -59,16 +59,13 @@ def spend(
         denoiser, shape, seeds, labels, seed, guidance, guide, interval, batch, device: see `generate.generate`.
         progress: show a bar on a terminal, in samples.
 
-    A sample that has ended is not computed any further, so that the model is asked as often as the policy's `evaluations` says. Not
-    for a sharded network, which has to be asked by all processes alike.
+    A sample that has ended is not computed any further, so that the model is called as often as the policy's `evaluations` says.
+    Not for a sharded network, which has to be called by all processes alike.
 
     Returns:
         Both on the CPU in the order of `seeds`.
     """
-    if batch < 1:
-        raise ValueError(f"spend: batch must be at least 1, got {batch}")
-    if labels is not None and len(labels) != len(seeds):
-        raise ValueError(f"spend: need one label for each sample, got {len(labels)} for {len(seeds)} seeds")
+    check_request("sample_with_policy", seeds, labels, batch)
     device = device_of(denoiser) if device is None else torch.device(device)
     samples, steps = torch.empty(len(seeds), *shape), torch.empty(len(seeds), dtype=torch.int64)
     bar = tqdm(total=len(seeds), desc="sampling", unit="sample", leave=False, disable=None if progress else True)
@@ -77,12 +74,12 @@ def spend(
             numbers = seeds[start : start + batch]
             stop = start + len(numbers)
 
-            def asked(x: Tensor, sigma: Tensor, label: Tensor | None, stop: int = stop) -> Tensor:
-                bar.update(stop - len(x) - bar.n)  # those that it is not asked about have ended
+            def called(x: Tensor, sigma: Tensor, label: Tensor | None, stop: int = stop) -> Tensor:
+                bar.update(stop - len(x) - bar.n)  # the others have ended
                 return guided(denoiser, label, scale=guidance, guide=guide, interval=interval)(x, sigma)
 
             eps = rng.normal(seed, "sample", numbers, shape).to(device, torch.float32)
             label = None if labels is None else labels[start:stop].to(device)
-            spent = policy.to(device).sample(asked, eps, label)
-            samples[start:stop], steps[start:stop] = spent.x.to("cpu", torch.float32), spent.steps.cpu()
+            drawn = policy.to(device).sample(called, eps, label)
+            samples[start:stop], steps[start:stop] = drawn.x.to("cpu", torch.float32), drawn.steps.cpu()
     return samples, steps

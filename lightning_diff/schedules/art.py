@@ -22,8 +22,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from ..samplers import Denoise
-from .costs import ORDERS, local_error, step
+from ..samplers import Denoise, Node, ode_solver
+from .costs import heun_step, local_error
 from .grids import karras
 from .monitor import monitor
 from .trajectories import Labels, Model, parts
@@ -130,15 +130,15 @@ def estimate(
         denoiser: callable (x, sigma, label) -> x0, or without labels (x, sigma) -> x0; bind guidance first (see `guidance`).
         noise: standard normal, a trajectory starts at sigma_max times each row. 256 rows suffice for a grid.
         sigma_min, sigma_max: between which it is measured, at EDM's levels; below sigma_min the density is held constant.
-        solver: a name in `costs.ORDERS`: which solver's loss. "euler" is ART as published.
+        solver: a name in `samplers.ODE_SOLVERS`: which solver's loss, of a multistep one in its two-step form. "euler" is ART as
+            published.
         nodes: levels, >= 8. Two calls each and for Euler a Jacobian-vector product, for another solver four to six calls.
         derivative: for Euler, see `monitor`.
         labels: a class for each row, or None.
         batch: rows at a time.
         progress: show a bar on a terminal.
     """
-    if solver not in ORDERS:
-        raise ValueError(f"art: solver must be one of {', '.join(ORDERS)}, got {solver!r}")
+    order = ode_solver(solver).two_step_order
     if nodes < 8:
         raise ValueError(f"art: need at least 8 nodes to see how the loss changes, got {nodes}")
     if not 0 < sigma_min < sigma_max:
@@ -156,7 +156,6 @@ def estimate(
             for i, loss in enumerate(measure(denoise, sigma_max * part, levels, solver, derivative)):
                 total[i] += loss.double().sum().item()
                 bar.update()
-    order = ORDERS[solver]
     sigmas = levels.cpu() if solver == "euler" else (levels[:-1] * levels[1:]).sqrt().cpu()
     return Estimate(sigmas, total / len(noise), order, len(noise), sigma_max)
 
@@ -167,15 +166,16 @@ def _eulers(denoise: Denoise, x: Tensor, levels: Tensor, solver: str, derivative
         F, Q = monitor(denoise, x, sigma, derivative)
         yield Q.flatten(1).norm(dim=1) / 2
         if i + 1 < len(levels):
-            x = step(denoise, x, sigma, levels[i + 1], "heun", denoised=x + sigma.to(x.dtype) * F)
+            x = heun_step(denoise, x, sigma, levels[i + 1], denoised=x + sigma.to(x.dtype) * F)
 
 
 def _measured(
     denoise: Denoise, x: Tensor, levels: Tensor, solver: str, derivative: str
 ) -> Iterator[Float[Tensor, " b"]]:
     """The solver's loss between each level and the next, over its width to the power order + 1."""
-    past = None
+    past: tuple[Node, ...] = ()
+    order = ode_solver(solver).two_step_order
     for sigma, sigma_next in pairwise(levels):
         taken = local_error(denoise, x, sigma, sigma_next, solver, past=past, substeps=2)
-        yield taken.error / (sigma - sigma_next) ** (ORDERS[solver] + 1)
-        x, past = taken.exact, taken.past
+        yield taken.error / (sigma - sigma_next) ** (order + 1)
+        x, past = taken.exact, (taken.node,)

@@ -71,13 +71,13 @@ def _distances(
         for denoise, part in rows:
             start, end = float(sigmas[0]), float(sigmas[-1])
             x = path(denoise, start * part, karras(25, end, start).to(part.device))[-1].x
-            answers, variance = [], 0.0
+            outputs, variance = [], 0.0
             for sigma in sigmas.flip(0).tolist():
                 fresh = torch.randn(part.shape, generator=generator, dtype=part.dtype).to(part.device)
                 x, variance = x + (sigma**2 - variance) ** 0.5 * fresh, sigma**2
-                answers.append(denoise(x, x.new_full((), sigma)).flatten(1).double())
+                outputs.append(denoise(x, x.new_full((), sigma)).flatten(1).double())
                 bar.update()
-            D = torch.stack(answers[::-1])
+            D = torch.stack(outputs[::-1])
             for i in range(m):
                 total[i] += (D - D[i]).square().sum((1, 2)).cpu()
     return total / len(noise)

@@ -1,4 +1,4 @@
-"""The noise levels at which a consistency model is asked."""
+"""The noise levels at which a consistency model is called."""
 
 import math
 

@@ -5,7 +5,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from .costs import Past
+from ..samplers import Node
 from .grids import karras
 from .trajectories import Labels, Model, parts, path
 
@@ -78,9 +78,9 @@ def _costs(
         points = path(denoise, levels[0].item() * part, levels.to(part.device))
         exact = torch.stack([point.x.flatten(1) for point in points])
         own = _off_the_chord(points, exact)
-        for i, (sigma, x, D) in enumerate(points[:-1]):
-            ratio = (levels[i + 1 :] / float(sigma)).to(x)[:, None, None]
-            jumps = ratio * x.flatten(1) + (1 - ratio) * D.flatten(1)
+        for i, at in enumerate(points[:-1]):
+            ratio = (levels[i + 1 :] / float(at.sigma)).to(at.x)[:, None, None]
+            jumps = ratio * at.x.flatten(1) + (1 - ratio) * at.denoised.flatten(1)
             if exact.shape[-1] == 1:
                 cost = (jumps - exact[i + 1 :]).abs().squeeze(-1)
             else:
@@ -89,7 +89,7 @@ def _costs(
     return total / len(noise)
 
 
-def _off_the_chord(points: list[Past], x: Float[Tensor, "k b d"]) -> Float[Tensor, "k b"]:
+def _off_the_chord(points: list[Node], x: Float[Tensor, "k b d"]) -> Float[Tensor, "k b"]:
     """Distance from the line through the trajectories' two ends."""
     start, end = points[0].x.flatten(1), points[-1].x.flatten(1)
     chord = (start - end) / (start - end).norm(dim=1, keepdim=True)

@@ -3,7 +3,7 @@
 All have the signature  grid(n, sigma_min=0.002, sigma_max=80, ...) -> (n+1,) float64 on the CPU, strictly decreasing,
 the last one 0. n >= 1 is the number of steps. With n = 1 the grid is [sigma_max, 0]. With sigma_min = 0 (not for
 `log_snr`, whose coordinate has no 0) the n steps are even all the way down to 0 and no node is forced to a smallest
-level.
+level. Below them: grids made of others, with another number of steps.
 """
 
 import math
@@ -67,6 +67,49 @@ def resample(sigmas: Float[Tensor, " nodes"], n: int) -> Float64[Tensor, " resam
     if n > 1:
         levels[-1] = nodes[-1]
     return torch.cat([levels, levels.new_zeros(1)])
+
+
+def along(curve: Float[Tensor, " nodes"], n: int) -> Float64[Tensor, " resampled"]:
+    """A curve given at a clock's even times, at n + 1 even times: linear in between.
+
+    Args:
+        curve: (m+1,).
+        n: >= 1.
+    """
+    if n < 1:
+        raise ValueError(f"grid: need at least one step, got n={n}")
+    m = len(curve) - 1
+    place = torch.linspace(0, m, n + 1, dtype=torch.float64)
+    left = place.long().clamp(max=m - 1)
+    curve = curve.double()
+    return torch.lerp(curve[left], curve[left + 1], place - left)
+
+
+def levels_of(levels: Float[Tensor, " nodes"], sigma_max: float) -> Float64[Tensor, " nodes"]:
+    """The levels with both ends exact, strictly decreasing even where a policy had come to a stand.
+
+    Args:
+        levels: (n+1,) from about sigma_max to about 0.
+        sigma_max: the first level.
+    """
+    levels = levels.detach().double().cpu().clone()
+    levels[0], levels[-1] = sigma_max, 0.0
+    floor = sigma_max * 1e-9 * torch.arange(len(levels) - 1, -1, -1, dtype=torch.float64)
+    levels[1:-1] = torch.maximum(levels[1:-1], floor[1:-1])
+    for k in range(1, len(levels) - 1):
+        levels[k] = torch.minimum(levels[k], levels[k - 1] * (1 - 1e-9))
+    return levels
+
+
+def through_angles(levels: Float[Tensor, " nodes"], n: int, sigma_data: float) -> Float64[Tensor, " resampled"]:
+    """A grid in n steps: arctan(sigma / sigma_data) linear between its nodes. So the last node before 0 moves with n.
+
+    Args:
+        levels: (m+1,) from the largest to 0.
+        n: >= 1.
+        sigma_data: > 0, of the data.
+    """
+    return levels_of(sigma_data * along((levels.double() / sigma_data).atan(), n).tan(), float(levels[0]))
 
 
 def _grid(

@@ -10,6 +10,8 @@ eq. 8):
     Q = dF/dtau = J_F F - dF/dsigma.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +20,7 @@ from .. import tangent
 from ..samplers import Denoise
 
 Sigma = Float[Tensor, ""] | Float[Tensor, " b"]
+Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x (B, *S), sigma (B,)) -> F, Q, both like x
 
 
 def flow(denoise: Denoise, x: Float[Tensor, "b *s"], sigma: Sigma) -> Float[Tensor, "b *s"]:

@@ -63,6 +63,13 @@ def optimised(
     if len(check_sigmas(start)) != n + 1:
         raise ValueError(f"optimised: start has {len(start) - 1} steps, but n={n}")
     problem = _Problem(denoiser, noise, labels, sigma_min, sigma_max, solver, teacher, batch, distance)
+    return _descend(problem, start, iterations, rate, progress)
+
+
+def _descend(
+    problem: "_Problem", start: Float[Tensor, " nodes"], iterations: int, rate: float, progress: bool
+) -> Float64[Tensor, " nodes"]:
+    """The best of the grids that Adam comes by, the start among them."""
     logits = problem.logits(start).requires_grad_()
     best, least = start.double(), problem.distance(start)
     optimizer = torch.optim.Adam([logits], lr=rate)

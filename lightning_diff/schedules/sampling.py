@@ -1,4 +1,4 @@
-"""What a model is drawn with: what was asked for, and where nobody asked, what suits the model."""
+"""Sampler settings (solver and noise levels), with defaults by kind of model."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ def choose(
     """Heun on Karras's grid with 18 steps for a denoiser; for a consistency model its own sampler with two.
 
     Args:
-        denoiser: its `kind` and `sigma_data` are asked for; without them it is a denoiser of data with standard deviation 0.5.
+        denoiser: its `kind` and `sigma_data` count; without them it is a denoiser of data with standard deviation 0.5.
         solver: name in `samplers.SOLVERS`.
         steps: number of solver steps, >= 1.
         grid: name in `schedules.GRIDS`.

@@ -13,9 +13,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from ..samplers import ODE_SOLVERS
 from .art import art
 from .ays import ays
-from .costs import ORDERS
 from .gits import gits
 from .grids import Grid, karras, log_snr, tangent, uniform
 from .optimised import optimised
@@ -68,7 +68,7 @@ def descended(
     **options: Any,
 ) -> Grid:
     """`optimised`, from the grid of `art` for the same solver; options for `optimised`."""
-    own = solver if solver in ORDERS else "heun"
+    own = solver if solver in ODE_SOLVERS else "heun"
     start = art(denoiser, noise, n, sigma_min, sigma_max, solver=own, labels=labels, progress=progress)
     return optimised(
         denoiser,

@@ -3,12 +3,11 @@
 The next level is sigma_next = r sigma with r ~ Beta(1 + e^a, 1 + e^b), a and b from cheap features of the state, and with a
 probability that is learned, too, the next level is 0 and sampling ends there. A sample that took M steps and ended in a picture
 of reward R returns R gamma^M: gamma says what a step costs. The gradient is REINFORCE, its baseline the mean of its noise's other
-tries (RLOO, arXiv 2402.14740); there is no critic. At test time the policy takes the mode of both.
+samples (RLOO, arXiv 2402.14740); there is no critic. At test time the policy takes the mode of both.
 """
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -20,17 +19,20 @@ from torch.distributions import Beta
 
 from ..foundation import rng
 from ..foundation.errors import UserError
+from ..nets.frozen import Frozen
 from ..rewards import Reward, name_of, scored
-from .actor_critic import Label, Model
-from .costs import ORDERS, Past, reference, step
+from ..samplers import OdeSolverName, ode_solver
+from ..samplers.stepwise import Stepwise
+from .costs import reference
+from .trajectories import Labels, Model
 
-Chance = torch.Generator | Sequence[torch.Generator] | None
+Generators = torch.Generator | Sequence[torch.Generator] | None
 FEATURES = 5
 SHORTEST = 1e-3  # r is kept this far from 0 and 1
 
 
-class Spent(NamedTuple):
-    """Samples and what they took.
+class AdaptiveSamples(NamedTuple):
+    """Samples, and the steps that they took.
 
     Args:
         x: at level 0.
@@ -48,8 +50,8 @@ class Spent(NamedTuple):
 class StepPolicy(nn.Module):
     """Samples choose their own noise levels.
 
-    Calling it draws `tries` samples from each noise and returns a loss per noise whose gradient is minus the policy's; the
-    optimiser belongs to the caller, who then hands what it learned from the whole batch to `learn`.
+    Calling it draws a group of samples from each noise and returns a loss per noise whose gradient is minus the policy's; the
+    optimiser belongs to the caller, who then hands the details of the whole batch to `learn`.
 
     Args:
         reward: a `rewards.Reward`, any callable (images (B, ...) in [-1, 1], label (B,)) -> (B,), greater than 0, for it is
@@ -58,8 +60,9 @@ class StepPolicy(nn.Module):
         gamma: discount of a step, in (0, 1].
         max_steps: after that many, the next level is 0.
         sigma_max, sigma_min: where it starts, and the level from which the next one is 0.
-        solver: a name in `costs.ORDERS`.
-        tries: samples from each noise, >= 2.
+        solver: a name in `samplers.ODE_SOLVERS`: its very steps. (UniPC does not lower its order towards the end, which it does not
+            know: `lower_order_final=False` of the sampler.)
+        group_size: samples from each noise, >= 2.
         reference_steps: Heun steps of the fine solution, of which the default reward measures the distance.
         scale: of that distance: a root mean square of so much has reward 1/e.
         start: r = sigma_next / sigma of the policy at the start, in (0, 1).
@@ -78,31 +81,29 @@ class StepPolicy(nn.Module):
         sigma_max: float = 80.0,
         sigma_min: float = 0.002,
         sigma_data: float = 0.5,
-        solver: str = "euler",
-        tries: int = 4,
+        solver: OdeSolverName = "euler",
+        group_size: int = 4,
         reference_steps: int = 64,
         scale: float = 0.1,
         start: float = 0.5,
         width: int = 64,
     ):
         super().__init__()
-        if not 0 < gamma <= 1 or max_steps < 1 or tries < 2 or not 0 < start < 1:
+        if not 0 < gamma <= 1 or max_steps < 1 or group_size < 2 or not 0 < start < 1:
             raise ValueError(
-                "StepPolicy: need gamma in (0, 1], max_steps >= 1, tries >= 2 and start in (0, 1), "
-                f"got {gamma}, {max_steps}, {tries}, {start}"
+                "StepPolicy: need gamma in (0, 1], max_steps >= 1, group_size >= 2 and start in (0, 1), "
+                f"got {gamma}, {max_steps}, {group_size}, {start}"
             )
         if not 0 < sigma_min < sigma_max or not sigma_data > 0 or not scale > 0:
             raise ValueError("StepPolicy: need 0 < sigma_min < sigma_max, sigma_data > 0 and scale > 0")
-        if solver not in ORDERS:
-            raise ValueError(f"StepPolicy: solver must be one of {', '.join(ORDERS)}, got {solver!r}")
-        self._reward = (reward,)  # in a tuple, out of sight of parameters() and state_dict()
-        self.gamma, self.max_steps, self.tries = gamma, max_steps, tries
+        self._reward = Frozen(reward)
+        self.gamma, self.max_steps, self.group_size = gamma, max_steps, group_size
         self.sigma_max, self.sigma_min, self.sigma_data = float(sigma_max), float(sigma_min), float(sigma_data)
-        self.solver, self.reference_steps, self.scale = solver, reference_steps, scale
+        self.solver, self.reference_steps, self.scale = ode_solver(solver).name, reference_steps, scale
         self.start, self.width = start, width
         last = nn.Linear(width, 3)
         nn.init.zeros_(last.weight)
-        with torch.no_grad():  # a Beta whose mode is `start`, and a chance of 1 in 100 to stop
+        with torch.no_grad():  # a Beta whose mode is `start`, and a probability of 1 in 100 to stop
             last.bias.copy_(torch.tensor([math.log(20 * start), math.log(20 * (1 - start)), -math.log(99)]))
         self.net = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -118,32 +119,31 @@ class StepPolicy(nn.Module):
         self,
         model: Model,
         noise: Float[Tensor, "b *s"],
-        chance: Chance = None,
-        label: Label = None,
+        exploration_noise: Generators = None,
+        label: Labels = None,
     ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
-        """A loss per noise, and over its tries, (B,) each, the means of return, reward and steps and the
-        spread of returns.
+        """A loss per noise, and over its group, (B,) each, the means of return, reward and steps and the spread of returns.
 
         Args:
             model: callable (x, sigma (B,), label) -> x0.
             noise: standard normal.
-            chance: where the choices come from; a generator for each try, one noise's together (see `chance`), makes them
-                independent of the batch.
+            exploration_noise: where the choices come from; a generator for each sample, one noise's together (see the method of
+                that name), makes them independent of the batch.
             label: classes, or None.
         """
-        n = self.tries
+        n = self.group_size
         target = self.fine(model, noise, label) if self.reward is None else None
         many, labels, targets = (None if t is None else t.repeat_interleave(n, 0) for t in (noise, label, target))
         assert many is not None
-        spent = self.sample(model, many, labels, chance=chance, explore=True)
+        drawn = self.sample(model, many, labels, generators=exploration_noise, explore=True)
         with torch.no_grad():
-            reward = self.rewarded(spent.x, labels, targets)
-            gain = reward * self.gamma ** spent.steps.to(reward.dtype)
+            reward = self.rewarded(drawn.x, labels, targets)
+            gain = reward * self.gamma ** drawn.steps.to(reward.dtype)
             group = gain.reshape(-1, n)
             baseline = (group.sum(1, keepdim=True) - group) / (n - 1)
             advantage = ((group - baseline) / self.unit.clamp(min=1e-6)).flatten()
-        loss = -(advantage.to(spent.log_pi.dtype) * spent.log_pi).reshape(-1, n).mean(1)
-        seen = {"return": gain, "reward": reward, "steps": spent.steps.double()}
+        loss = -(advantage.to(drawn.log_pi.dtype) * drawn.log_pi).reshape(-1, n).mean(1)
+        seen = {"return": gain, "reward": reward, "steps": drawn.steps.double()}
         details = {name: value.double().reshape(-1, n).mean(1) for name, value in seen.items()}
         return loss, details | {"spread": group.double().std(1)}
 
@@ -151,31 +151,31 @@ class StepPolicy(nn.Module):
         self,
         model: Model,
         noise: Float[Tensor, "b *s"],
-        label: Label = None,
+        label: Labels = None,
         *,
-        chance: Chance = None,
+        generators: Generators = None,
         explore: bool = False,
-    ) -> Spent:
-        """Draw a sample from each noise; every one stops by itself, and the model is not asked about it again.
+    ) -> AdaptiveSamples:
+        """Draw a sample from each noise; every one stops by itself, and the model is not called with it again.
 
         Args:
             model: callable (x, sigma (B,), label) -> x0.
             noise: standard normal.
             label: classes, or None.
-            chance: where the choices come from, if `explore`.
+            generators: where the choices come from, if `explore`: one, or one for each sample.
             explore: draw the choices; otherwise their modes are taken.
         """
-
         x = self.sigma_max * noise
         sigma = torch.full((len(x),), self.sigma_max, dtype=torch.float64, device=x.device)
         log_pi, steps = sigma.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        ends, levels, past = torch.empty_like(x), [sigma], None
+        ends, levels = torch.empty_like(x), [sigma]
         going = torch.arange(len(x), device=x.device)  # which samples x and sigma are: those that have not ended
+        solution = Stepwise(lambda x, sigma: model(x, sigma, label), self.solver, None)
         for k in range(self.max_steps):
             with torch.no_grad():
-                D = model(x, sigma.to(x.dtype), label)
+                D = solution.denoised(x, sigma)
                 features = self._features(x, D, sigma)
-            r, stops, log_p = self._choose(features, explore, chance)
+            r, stops, log_p = self._choose(features, explore, generators)
             forced = k == self.max_steps - 1
             if not forced:
                 log_pi = log_pi.index_add(0, going, log_p)
@@ -188,17 +188,17 @@ class StepPolicy(nn.Module):
                 break
             going, x, sigma, D, ahead = going[on], x[on], sigma[on], D[on], (sigma * r)[on]
             label = None if label is None else label[on]
-            past = None if past is None else Past(*(of[on] for of in past))
-            if isinstance(chance, Sequence):
-                chance = [one for one, stays in zip(chance, on.tolist(), strict=True) if stays]
+            if isinstance(generators, Sequence):
+                generators = [one for one, stays in zip(generators, on.tolist(), strict=True) if stays]
+            solution.keep(on)
             with torch.no_grad():
-                moved = step(partial(_asked, model, label), x, sigma, ahead, self.solver, past=past, denoised=D)
-            past, x, sigma = Past(sigma, x, D), moved, ahead
-        return Spent(ends, steps, torch.stack(levels, 1), log_pi)
+                x = solution(x, sigma, ahead, denoised=D)
+            sigma = ahead
+        return AdaptiveSamples(ends, steps, torch.stack(levels, 1), log_pi)
 
     def evaluations(self, steps: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
-        """Of the model, for samples of so many steps: one at each, and a second one at each but the last if the solver corrects."""
-        return 2 * steps - 1 if self.solver in ("heun", "unipc") else steps
+        """Of the model, for samples of so many steps."""
+        return ode_solver(self.solver).calls(steps)
 
     @torch.no_grad()
     def learn(self, details: dict[str, Tensor]) -> None:
@@ -206,16 +206,17 @@ class StepPolicy(nn.Module):
         self.updates += 1
         self.unit.lerp_(details["spread"].double().mean(), max(1 / int(self.updates), 0.05))
 
-    def chance(self, seed: int, positions: rng.Positions) -> list[torch.Generator]:
-        """The choices of noises by number, `tries` for each: a function of (seed, number)."""
-        numbers = [self.tries * int(p) + i for p in positions for i in range(self.tries)]
+    def exploration_noise(self, seed: int, positions: rng.Positions) -> list[torch.Generator]:
+        """For the choices of noises by number, one for each sample of a group: a function of (seed, number)."""
+        n = self.group_size
+        numbers = [n * int(p) + i for p in positions for i in range(n)]
         return [torch.Generator().manual_seed(int(key >> np.uint64(1))) for key in rng.keys(seed, "action", numbers)]
 
     def summary(self, details: dict[str, Tensor]) -> dict[str, float]:
         """Of a batch, for the record."""
         return {name: float(value.mean()) for name, value in details.items()}
 
-    def fine(self, model: Model, noise: Float[Tensor, "b *s"], label: Label = None) -> Float[Tensor, "b *s"]:
+    def fine(self, model: Model, noise: Float[Tensor, "b *s"], label: Labels = None) -> Float[Tensor, "b *s"]:
         """Where a fine solution from each noise ends."""
         with torch.no_grad():
             start = torch.full((len(noise),), self.sigma_max, dtype=torch.float64, device=noise.device)
@@ -224,9 +225,9 @@ class StepPolicy(nn.Module):
 
     @property
     def reward(self) -> Reward | None:
-        return self._reward[0]
+        return self._reward.value
 
-    def rewarded(self, x: Tensor, label: Label, target: Tensor | None) -> Float[Tensor, " b"]:
+    def rewarded(self, x: Tensor, label: Labels, target: Tensor | None) -> Float[Tensor, " b"]:
         """R of pictures.
 
         Raises:
@@ -245,7 +246,9 @@ class StepPolicy(nn.Module):
         distance = (x - target).flatten(1).square().mean(1).sqrt().double()
         return torch.exp(-distance / self.scale)
 
-    def _choose(self, features: Tensor, explore: bool, chance: Chance) -> tuple[Tensor, Bool[Tensor, " b"], Tensor]:
+    def _choose(
+        self, features: Tensor, explore: bool, generators: Generators
+    ) -> tuple[Tensor, Bool[Tensor, " b"], Tensor]:
         """r, whether to stop, and the log-probability of both; of r only where it matters."""
         a, b, stop = self.net(features).double().unbind(1)
         alpha, beta = 1 + a.clamp(max=8).exp(), 1 + b.clamp(max=8).exp()
@@ -253,7 +256,7 @@ class StepPolicy(nn.Module):
             mode = (alpha - 1) / (alpha + beta - 2)
             return mode.clamp(SHORTEST, 1 - SHORTEST).detach(), stop.detach() > 0, torch.zeros_like(a)
         with torch.no_grad():
-            r, u = _draw(alpha, beta, chance)
+            r, u = _draw(alpha, beta, generators)
             r, stops = r.clamp(SHORTEST, 1 - SHORTEST), u < stop.sigmoid()
         log_stop = torch.nn.functional.logsigmoid(torch.where(stops, stop, -stop))
         log_p = log_stop + torch.where(stops, 0.0, Beta(alpha, beta, validate_args=False).log_prob(r))
@@ -270,19 +273,15 @@ class StepPolicy(nn.Module):
         return torch.stack(parts, 1).to(next(self.parameters()).dtype)
 
 
-def _asked(model: Model, label: Label, x: Tensor, sigma: Tensor) -> Tensor:
-    return model(x, sigma, label)
-
-
-def _draw(alpha: Tensor, beta: Tensor, chance: Chance) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+def _draw(alpha: Tensor, beta: Tensor, generators: Generators) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """A Beta variable, as X / (X + Y) of two Gamma ones (torch's own sampler of Beta takes no generator), and a uniform one."""
     shape = torch.stack([alpha, beta]).cpu()
-    if isinstance(chance, Sequence):
+    if isinstance(generators, Sequence):
         gammas = torch.stack(
-            [torch._standard_gamma(one, generator=g) for one, g in zip(shape.T, chance, strict=True)], 1
+            [torch._standard_gamma(one, generator=g) for one, g in zip(shape.T, generators, strict=True)], 1
         )
-        u = torch.stack([torch.rand((), dtype=shape.dtype, generator=g) for g in chance])
+        u = torch.stack([torch.rand((), dtype=shape.dtype, generator=g) for g in generators])
     else:
-        gammas = torch._standard_gamma(shape, generator=chance)
-        u = torch.rand(shape.shape[1], dtype=shape.dtype, generator=chance)
+        gammas = torch._standard_gamma(shape, generator=generators)
+        u = torch.rand(shape.shape[1], dtype=shape.dtype, generator=generators)
     return (gammas[0] / gammas.sum(0).clamp(min=1e-30)).to(alpha.device), u.to(alpha.device)

@@ -21,17 +21,18 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from ..foundation import rng
-from .actor_critic import Field, Label, Model, mlp
-from .environments import Game, Surrogate
-from .grids import karras
-from .monitor import monitor
-from .returns import along, discounted, levels_of, running
+from .coordinate import PIECES, curve_of, level_at, measured_levels
+from .environments import Environment, Surrogate
+from .grids import along, levels_of
+from .monitor import Field, monitor
+from .networks import mlp
+from .returns import discounted, running
+from .trajectories import Labels, Model
 
 FEATURES = 6
-CURVE = 512  # pieces of the coordinate, linear in sigma
 
 
-class Played(NamedTuple):
+class Episodes(NamedTuple):
     """What a batch of episodes saw.
 
     Args:
@@ -52,16 +53,16 @@ class Played(NamedTuple):
 class StickBreaking(nn.Module):
     """An actor-critic for time grids with any reward.
 
-    Calling it plays one episode for each noise and returns a loss per trajectory; the optimiser belongs to the caller, who then
-    hands what it learned from the whole batch to `learn`. Costs and outcomes are measured in units of their own running spread.
+    Calling it rolls out one episode for each noise and returns a loss per trajectory; the optimiser belongs to the caller, who then
+    hands the details of the whole batch to `learn`. Costs and outcomes are measured in units of their own running spread.
 
     Args:
-        steps: K. With `rewards.Surrogate` a fine one, from which grids for other budgets are resampled; the other games may be
-            played with the very number of steps that the grid is for.
+        steps: K. With `environments.Surrogate` a fine one, from which grids for other budgets are resampled; the other environments
+            allow the very number of steps that the grid is for.
         sigma_max: where it starts.
-        sigma_min: the level below which the model is not asked.
+        sigma_min: the level below which the model is not called.
         sigma_data: of the data, for the angle.
-        game: what is rewarded (see `rewards`); default ART's surrogate.
+        environment: what is rewarded (see `environments`); default ART's surrogate.
         start: the coordinate: "angle", or "monitor", which the first call measures, and teaches nothing else.
         exploration: standard deviation of ln(step).
         trace: in [0, 1], how far the advantage looks ahead before it trusts the critic: 0 to the next state, as in ART-RL, 1 to
@@ -83,7 +84,7 @@ class StickBreaking(nn.Module):
         *,
         sigma_min: float = 0.002,
         sigma_data: float = 0.5,
-        game: Game | None = None,
+        environment: Environment | None = None,
         start: Literal["angle", "monitor"] = "monitor",
         exploration: float = 0.3,
         trace: float = 1.0,
@@ -99,13 +100,15 @@ class StickBreaking(nn.Module):
             raise ValueError(f"StickBreaking: need exploration > 0 and trace in [0, 1], got {exploration}, {trace}")
         self.steps, self.sigma_max, self.sigma_min = steps, float(sigma_max), float(sigma_min)
         self.sigma_data, self.start, self.exploration, self.trace = sigma_data, start, exploration, trace
-        self.game: Game = Surrogate() if game is None else game
+        self.environment: Environment = Surrogate() if environment is None else environment
         self.actor, self.critic = mlp(FEATURES, width), mlp(FEATURES, width)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))  # of returns
         self.register_buffer("length", torch.ones((), dtype=torch.float64))  # L, running
         self.register_buffer("left", self._even())  # ln of the share left by each step but the last, running
-        self.register_buffer("curve", torch.zeros(CURVE + 1, dtype=torch.float64))  # sigma over u, once it was measured
+        self.register_buffer(
+            "curve", torch.zeros(PIECES + 1, dtype=torch.float64)
+        )  # sigma over u, once it was measured
 
     @property
     def lambda_(self) -> Tensor:
@@ -116,8 +119,8 @@ class StickBreaking(nn.Module):
         self,
         model: Model,
         noise: Float[Tensor, "b *s"],
-        chance: Float[Tensor, "b k"],
-        label: Label = None,
+        exploration_noise: Float[Tensor, "b k"],
+        label: Labels = None,
         *,
         field: Field | None = None,
     ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
@@ -126,29 +129,29 @@ class StickBreaking(nn.Module):
         Args:
             model: callable (x, sigma (B,), label) -> x0.
             noise: standard normal; episodes start at sigma_max times it.
-            chance: standard normal: what the policy explores with at each step (see `chance`).
+            exploration_noise: standard normal, for each step (see the method of that name).
             label: classes, or None.
             field: (x, sigma (B,)) -> F, Q, where they are known or to be had some other way than by `monitor`.
         """
         if self.start == "monitor" and not self.updates:
             return self._measured(model, noise, label, field)
-        return self.loss(self.play(model, noise, chance, label, field=field))
+        return self.loss(self.rollout(model, noise, exploration_noise, label, field=field))
 
-    def chance(self, seed: int, positions: rng.Positions) -> Float[Tensor, "b k"]:
-        """The exploration of trajectories by number: a function of (seed, number)."""
+    def exploration_noise(self, seed: int, positions: rng.Positions) -> Float[Tensor, "b k"]:
+        """For trajectories by number: a function of (seed, number)."""
         return rng.normal(seed, "action", positions, (self.steps,))
 
     @torch.no_grad()
-    def play(
+    def rollout(
         self,
         model: Model,
         noise: Float[Tensor, "b *s"],
-        chance: Float[Tensor, "b k"],
-        label: Label = None,
+        exploration_noise: Float[Tensor, "b k"],
+        label: Labels = None,
         *,
         field: Field | None = None,
-    ) -> Played:
-        """Episodes under the policy, those with chance = 0 under its mean. Arguments as for calling it."""
+    ) -> Episodes:
+        """Episodes under the policy, those with exploration_noise = 0 under its mean. Arguments as for calling it."""
 
         # Clamped, for a hasty policy comes to levels that are 0 in float32.
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -156,26 +159,26 @@ class StickBreaking(nn.Module):
 
         field = partial(monitor, denoise) if field is None else field
         x = self.sigma_max * noise
-        episode = self.game.begin(denoise, x, self.sigma_max, label, steps=self.steps)
+        episode = self.environment.begin(denoise, x, self.sigma_max, label, steps=self.steps)
         u = torch.ones(len(x), dtype=torch.float64, device=x.device)
         sigma = torch.full_like(u, self.sigma_max)
         length = torch.zeros_like(u)
         states, ys, costs = [], [], []
         for k in range(self.steps):
-            asked = sigma.clamp(min=self.sigma_min).to(x.dtype)
-            F, Q = field(x, asked)
+            level = sigma.clamp(min=self.sigma_min).to(x.dtype)
+            F, Q = field(x, level)
             q = Q.flatten(1).norm(dim=1).double()
             states.append(self._features(k, sigma, x, F, q))
-            y = self.actor(states[-1]).double() + self.exploration * chance[:, k].double()
+            y = self.actor(states[-1]).double() + self.exploration * exploration_noise[:, k].double()
             u = u * _share_left(y, self.steps - k)
             sigma_next = torch.zeros_like(u) if k == self.steps - 1 else self.level(u)
             length += q.sqrt() * (sigma - sigma_next)
-            D = x + asked.reshape(-1, *[1] * (x.ndim - 1)) * F
+            D = x + level.reshape(-1, *[1] * (x.ndim - 1)) * F
             x, cost = episode.step(x, D, sigma, sigma_next, q)
             ys.append(y)
             costs.append(cost.double())
             sigma = sigma_next
-        return Played(
+        return Episodes(
             torch.stack(states, 1), torch.stack(ys, 1), torch.stack(costs, 1), episode.end(x).double(), length
         )
 
@@ -193,26 +196,26 @@ class StickBreaking(nn.Module):
 
     # --- learning ---
 
-    def loss(self, played: Played) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
+    def loss(self, seen: Episodes) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
         """Policy gradient with generalised advantages (arXiv 1506.02438) and the critic's distance from its own return.
 
         The last step is forced, and so has no part in the policy's gradient.
         """
-        value = self.critic(played.state)
-        reward = -played.cost / self.unit
-        reward[:, -1] += played.outcome / self.unit
+        value = self.critic(seen.state)
+        reward = -seen.cost / self.unit
+        reward[:, -1] += seen.outcome / self.unit
         ahead = torch.cat([value.detach()[:, 1:], torch.zeros_like(value[:, :1])], 1).double()
         delta = reward + ahead - value.detach().double()
         advantage = discounted(delta, self.trace)
-        mean = self.actor(played.state[:, :-1])
-        log_pi = -((played.y[:, :-1].to(mean.dtype) - mean) ** 2) / (2 * self.exploration**2)
+        mean = self.actor(seen.state[:, :-1])
+        log_pi = -((seen.y[:, :-1].to(mean.dtype) - mean) ** 2) / (2 * self.exploration**2)
         target = (value.detach().double() + advantage).to(value.dtype)
         actor = -(log_pi * advantage[:, :-1].to(mean.dtype)).sum(1)
         critic = (value - target).square().sum(1)
         details = {
-            "cost": played.cost.sum(1),
-            "outcome": played.outcome,
-            "length": played.length,
+            "cost": seen.cost.sum(1),
+            "outcome": seen.outcome,
+            "length": seen.length,
             "left": _share_left(mean.detach().double(), self._remaining(mean)).log(),
         }
         return actor + critic, details
@@ -222,7 +225,7 @@ class StickBreaking(nn.Module):
         """After the optimiser's step, from all trajectories of the batch: units, L and the average of the policy's means."""
         self.updates += 1
         if "monitor" in details:
-            self.curve.copy_(self._coordinate(details["monitor"].double().mean(0).cpu()))
+            self.curve.copy_(curve_of(self._levels(), details["monitor"].double().mean(0).cpu()))
             self.length.copy_(details["length"].double().mean())
             return
         count = int(self.updates) - (self.start == "monitor")
@@ -256,12 +259,10 @@ class StickBreaking(nn.Module):
         """sigma where the share u of the way is left."""
         if not self.curve[-1]:
             return self.sigma_data * (math.atan(self.sigma_max / self.sigma_data) * u).tan()
-        place = u * CURVE
-        below = place.long().clamp(max=CURVE - 1)
-        return torch.lerp(self.curve[below], self.curve[below + 1], place - below)
+        return level_at(self.curve, u)
 
     def _measured(
-        self, model: Model, noise: Tensor, label: Label, field: Field | None
+        self, model: Model, noise: Tensor, label: Labels, field: Field | None
     ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
         """The first call's: |Q| at `_levels` along each trajectory, and a loss whose gradient is 0."""
         field = partial(monitor, lambda x, sigma: model(x, sigma, label)) if field is None else field
@@ -279,18 +280,7 @@ class StickBreaking(nn.Module):
         return nothing.expand(len(x)), details
 
     def _levels(self) -> Float64[Tensor, " m"]:
-        """Where |Q| is measured: 64 levels of EDM's."""
-        return karras(64, max(self.sigma_min, 1e-5 * self.sigma_max), self.sigma_max)[:-1]
-
-    def _coordinate(self, q: Float64[Tensor, " m"]) -> Float64[Tensor, " shares"]:
-        """sigma at even shares of the way int |Q|^(1/2) dsigma; below the last level |Q| stays what it is there."""
-        levels, root = self._levels().flip(0), q.sqrt().flip(0)
-        way = torch.cat([levels[:1] * root[:1], levels[0] * root[0] + torch.cumulative_trapezoid(root, levels)])
-        sigma, way = torch.cat([levels.new_zeros(1), levels]), torch.cat([way.new_zeros(1), way])
-        even = torch.linspace(0, float(way[-1]), CURVE + 1, dtype=torch.float64)
-        above = torch.searchsorted(way, even).clamp(1, len(way) - 1)
-        part = (even - way[above - 1]) / (way[above] - way[above - 1])
-        return torch.lerp(sigma[above - 1], sigma[above], part)
+        return measured_levels(self.sigma_min, self.sigma_max)
 
     def _remaining(self, like: Tensor) -> Tensor:
         return torch.arange(self.steps, 1, -1, dtype=torch.float64, device=like.device)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..samplers import Denoise
-from .costs import Past, step
+from ..samplers import Denoise, Node
+from .costs import heun_step
 
 Model = Callable[..., Tensor]
 Labels = Int64[Tensor, " b"] | None
@@ -33,7 +33,7 @@ def parts(
 
 
 @torch.no_grad()
-def path(denoise: Denoise, x: Float[Tensor, "b *s"], levels: Float[Tensor, " m"]) -> list[Past]:
+def path(denoise: Denoise, x: Float[Tensor, "b *s"], levels: Float[Tensor, " m"]) -> list[Node]:
     """The trajectories through x at levels[0], by one Heun step to each next level: at each of them (level, x, D(x; level)).
 
     levels: (m,) decreasing; the last one may be 0, where D is x. 2m - 1 calls, one less with the 0.
@@ -41,7 +41,7 @@ def path(denoise: Denoise, x: Float[Tensor, "b *s"], levels: Float[Tensor, " m"]
     points = []
     for i, sigma in enumerate(levels):
         D = x if sigma == 0 else denoise(x, sigma.to(x.dtype))
-        points.append(Past(sigma, x, D))
+        points.append(Node(sigma, x, D))
         if i + 1 < len(levels):
-            x = step(denoise, x, sigma, levels[i + 1], "heun", denoised=D)
+            x = heun_step(denoise, x, sigma, levels[i + 1], denoised=D)
     return points

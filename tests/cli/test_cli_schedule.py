@@ -18,7 +18,7 @@ from lightning_diff.foundation.errors import UserError
 from lightning_diff.nets import MLP
 from lightning_diff.runs import find_schedule
 from lightning_diff.samplers.generate import generate
-from lightning_diff.schedules.returns import through_angles
+from lightning_diff.schedules.grids import through_angles
 
 NET = {"_target_": "lightning_diff.nets.MLP", "shape": [2], "num_classes": 8, "width": 16, "depth": 1}
 RECIPE = "data: {_target_: lightning_diff.data.Toy, n: 600, conditional: true, batch_size: 8}\n"

@@ -14,7 +14,7 @@ from lightning_diff.cli import app as cli
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.nets import MLP
 from lightning_diff.schedules import StepPolicy
-from lightning_diff.schedules.adaptive_sampling import spend
+from lightning_diff.schedules.adaptive_sampling import sample_with_policy
 
 NET = {"_target_": "lightning_diff.nets.MLP", "shape": [2], "num_classes": 8, "width": 16, "depth": 1}
 RECIPE = "data: {_target_: lightning_diff.data.Toy, n: 600, conditional: true, batch_size: 8}\n"
@@ -42,7 +42,7 @@ def run(tmp_path, monkeypatch):
 
 
 def expected(run, n, labels):
-    return spend(load_denoiser(run), (2,), range(n), labels, policy=load_step_policy("runs/0.9").policy)
+    return sample_with_policy(load_denoiser(run), (2,), range(n), labels, policy=load_step_policy("runs/0.9").policy)
 
 
 def test_samples_are_the_policys_and_what_they_took_is_said(run, capsys):

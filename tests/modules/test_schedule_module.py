@@ -16,10 +16,10 @@ from lightning_diff.runs import recipe
 from lightning_diff.runs.learn_schedule import learn_schedule
 from lightning_diff.samplers import check_sigmas
 
-GAME = "{_target_: lightning_diff.schedules.environments.EndPoint, solver: heun, substeps: 4}"
-STICK = f"{{_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 8, game: {GAME}}}"
+ENVIRONMENT = "{_target_: lightning_diff.schedules.environments.EndPoint, solver: heun, substeps: 4}"
+STICK = f"{{_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 8, environment: {ENVIRONMENT}}}"
 PAPER = "{_target_: lightning_diff.schedules.ActorCritic, steps: 6, width: 8}"
-SPEND = "{_target_: lightning_diff.schedules.StepPolicy, max_steps: 5, width: 8, reference_steps: 4}"
+POLICY = "{_target_: lightning_diff.schedules.StepPolicy, max_steps: 5, width: 8, reference_steps: 4}"
 WATCH = "callbacks=[{_target_: lightning_diff.callbacks.LearnedGrid, every: 64}]"
 
 
@@ -51,8 +51,8 @@ def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train
     assert ("schedule/multiplier" in names) == (learner is PAPER)
 
 
-def test_a_policy_that_spends_steps_is_left_for_this_model(trained, train, state):
-    folder = train("spend", *words(SPEND))
+def test_a_step_policy_is_left_for_this_model(trained, train, state):
+    folder = train("policy", *words(POLICY))
     found = load_step_policy(folder)
     assert found.model == json.loads((trained / "model.json").read_text())["sha256"]
     assert found.protocol == {"seed": 3, "trajectories": 128, "guidance": 1.0, "reward": "fine solution"}
@@ -62,8 +62,8 @@ def test_a_policy_that_spends_steps_is_left_for_this_model(trained, train, state
     assert "schedule/steps" in {row["metric"] for row in read(folder / "metrics.csv")}
 
 
-@pytest.mark.parametrize("learner", [STICK, PAPER, SPEND])
-def test_stopped_and_gone_on_it_is_the_same(trained, train, state, learner):
+@pytest.mark.parametrize("learner", [STICK, PAPER, POLICY])
+def test_stopped_and_resumed_it_is_the_same(trained, train, state, learner):
     whole = state(train("whole", *words(learner)))
     train("parts", *words(learner), "trainer.max_steps=3")
     parts = state(train("parts", *words(learner)))
@@ -73,7 +73,7 @@ def test_stopped_and_gone_on_it_is_the_same(trained, train, state, learner):
     assert not any("denoiser" in name for name in whole["state_dict"])
 
 
-@pytest.mark.parametrize("learner", [STICK, SPEND])
+@pytest.mark.parametrize("learner", [STICK, POLICY])
 def test_accumulated_it_learns_the_same(trained, train, state, learner):
     one = state(train("one", *words(learner)))
     two = state(train("two", *words(learner), "trainer.accumulate_grad_batches=2"))
@@ -110,10 +110,10 @@ def test_what_does_not_fit_is_said(trained, train):
 
 
 def test_a_grid_in_one_call_goes_on_where_it_was(trained):
-    words = ["trainer.max_steps=4", "data.batch_size=8", "model.learner.game.substeps=2"]
+    words = ["trainer.max_steps=4", "data.batch_size=8", "model.learner.environment.substeps=2"]
     found = learn_schedule(trained, "end_point", 3, "euler", accelerator="cpu", overrides=words)
     assert (found.steps, found.solver) == (3, "euler")
     assert found.costs["calls"] > 0
     (folder,) = (trained / "schedules").iterdir()
-    assert recipe.read_yaml(folder / "recipe.yaml")["model"]["learner"]["game"]["solver"] == "euler"
+    assert recipe.read_yaml(folder / "recipe.yaml")["model"]["learner"]["environment"]["solver"] == "euler"
     assert learn_schedule(trained, "end_point", 3, "euler", accelerator="cpu", overrides=words) == found

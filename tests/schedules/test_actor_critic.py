@@ -70,8 +70,8 @@ def test_with_an_adapted_lambda_the_unit_of_length_does_not_matter():
         learner = ActorCritic(12, T * unit, sigma_min=1e-3 * unit, width=16).double()
         optimiser, draws = torch.optim.SGD(learner.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
         for _ in range(8):
-            noise, chance = (torch.randn(8, n, dtype=torch.float64, generator=draws) for n in (1, 12))
-            loss, details = learner(unasked, noise, chance, field=line)
+            noise, exploration_noise = (torch.randn(8, n, dtype=torch.float64, generator=draws) for n in (1, 12))
+            loss, details = learner(unasked, noise, exploration_noise, field=line)
             optimiser.zero_grad()
             loss.mean().backward()
             optimiser.step()

@@ -98,7 +98,6 @@ def test_of_heun_it_beats_eulers_and_edms_under_heun(mixture, distance):
     ("make", "word"),
     [
         (lambda d, z: art(d, z, 0, nodes=8), "at least one step"),
-        (lambda d, z: art(d, z, 3, solver="rk4"), "euler, heun"),
         (lambda d, z: art(d, z, 3, nodes=3), "8 nodes"),
         (lambda d, z: art(d, z, 3, sigma_min=0.0), "sigma_min"),
     ],

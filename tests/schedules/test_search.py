@@ -113,10 +113,10 @@ def test_the_bounds_distances_of_a_gaussian():
 def test_a_path_is_on_the_trajectory():
     gaussian, x = Gaussian(torch.zeros(2, dtype=torch.float64), 1.0), 3 * normal(4, 2)
     points = path(gaussian, x, schedules.karras(200, 0.01, 3.0))
-    for sigma, at, denoised in points[::50]:
-        exact = gaussian.ode_solution(x, torch.tensor(3.0), sigma)
-        torch.testing.assert_close(at, exact, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(denoised, gaussian(at, sigma))
+    for node in points[::50]:
+        exact = gaussian.ode_solution(x, torch.tensor(3.0), node.sigma)
+        torch.testing.assert_close(node.x, exact, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(node.denoised, gaussian(node.x, node.sigma))
     assert torch.equal(points[-1].denoised, points[-1].x)
 
 

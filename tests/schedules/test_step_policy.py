@@ -27,7 +27,7 @@ def train(policy, updates, batch=16, lr=1e-2):
     optimiser = torch.optim.Adam(policy.parameters(), lr=lr)
     for _ in range(updates):
         first = int(policy.updates) * batch
-        loss, details = policy(model, noise(batch, first), policy.chance(0, range(first, first + batch)))
+        loss, details = policy(model, noise(batch, first), policy.exploration_noise(0, range(first, first + batch)))
         optimiser.zero_grad()
         loss.mean().backward()
         optimiser.step()
@@ -37,14 +37,14 @@ def train(policy, updates, batch=16, lr=1e-2):
 
 def test_levels_fall_to_0_steps_are_counted_and_the_solver_is_the_samplers():
     policy = StepPolicy(max_steps=12, **PLANE)
-    spent = policy.sample(model, noise(8), chance=torch.Generator().manual_seed(0), explore=True)
-    assert ((spent.levels > 0).sum(1) == spent.steps).all()
-    assert (spent.steps <= 12).all()
-    assert spent.steps.unique().numel() > 1
-    for i, levels in enumerate(spent.levels):
+    drawn = policy.sample(model, noise(8), generators=torch.Generator().manual_seed(0), explore=True)
+    assert ((drawn.levels > 0).sum(1) == drawn.steps).all()
+    assert (drawn.steps <= 12).all()
+    assert drawn.steps.unique().numel() > 1
+    for i, levels in enumerate(drawn.levels):
         nodes = torch.cat([levels[levels > 0], levels.new_zeros(1)])
         start = 3.0 * noise(8)[i : i + 1]
-        torch.testing.assert_close(spent.x[i : i + 1], euler(lambda x, sigma: ONE(x, sigma), start, nodes))
+        torch.testing.assert_close(drawn.x[i : i + 1], euler(lambda x, sigma: ONE(x, sigma), start, nodes))
 
 
 def test_the_mode_is_one_choice_and_starts_where_it_was_told():
@@ -57,9 +57,9 @@ def test_the_mode_is_one_choice_and_starts_where_it_was_told():
 
 def test_a_samples_choices_do_not_depend_on_the_batch_it_is_in():
     policy = StepPolicy(max_steps=12, **PLANE)
-    whole, _ = policy(model, noise(6), policy.chance(3, range(6)))
-    _, part = policy(model, noise(2, 4), policy.chance(3, range(4, 6)))
-    _, all_of_it = policy(model, noise(6), policy.chance(3, range(6)))
+    whole, _ = policy(model, noise(6), policy.exploration_noise(3, range(6)))
+    _, part = policy(model, noise(2, 4), policy.exploration_noise(3, range(4, 6)))
+    _, all_of_it = policy(model, noise(6), policy.exploration_noise(3, range(6)))
     for name in part:
         torch.testing.assert_close(all_of_it[name][4:], part[name])
     assert whole.shape == (6,)
@@ -85,22 +85,20 @@ def test_any_reward_with_the_labels_and_going_on_exactly():
 
     whole = StepPolicy(reward, max_steps=4, **PLANE)
     optimiser = torch.optim.SGD(whole.parameters(), lr=0.1)
-    loss, details = whole(model, noise(4), whole.chance(0, range(4)), torch.arange(4))
+    loss, details = whole(model, noise(4), whole.exploration_noise(0, range(4)), torch.arange(4))
     loss.mean().backward()
     optimiser.step()
     whole.learn(details)
     again = StepPolicy(reward, max_steps=4, **PLANE)
     again.load_state_dict(copy.deepcopy(whole.state_dict()))
-    one, other = (p(model, noise(4), p.chance(0, range(4, 8)), torch.arange(4))[0] for p in (whole, again))
+    one, other = (p(model, noise(4), p.exploration_noise(0, range(4, 8)), torch.arange(4))[0] for p in (whole, again))
     assert torch.equal(one, other)
     assert int(again.updates) == 1
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="tries >= 2"):
-        StepPolicy(tries=1)
-    with pytest.raises(ValueError, match="solver must be one of"):
-        StepPolicy(solver="rk4")
+    with pytest.raises(ValueError, match="group_size >= 2"):
+        StepPolicy(group_size=1)
 
 
 class Learned(torch.nn.Linear):
