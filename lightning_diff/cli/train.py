@@ -41,7 +41,7 @@ def _refuse_conflicts(loaded: list[tuple[Recipe, Path]]) -> None:
             raise UserError(f"{source}: name: {taken[folder]} trains in {folder} too; each run needs its own name")
         taken[folder] = source
     processes = {str([settings["trainer"].get(key) for key in ("devices", "num_nodes")]) for settings, _ in loaded}
-    if len(processes) > 1:  # the processes that the first one starts would go on to the next one
+    if len(processes) > 1:  # the processes that the first one starts would train the next one too
         raise UserError(
             "train: recipes of one command need the same trainer.devices and num_nodes; train them one by one"
         )

@@ -13,6 +13,7 @@ from .errors import UserError
 
 # What stands after the colon of a parameter: a class, a union, a generic, `Any` itself. `typing` has no one type for them.
 Hint: TypeAlias = Any
+ANYTHING: Hint = Any  # the annotation that every value fits
 
 LISTS: tuple[Hint, ...] = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 MAPPINGS: tuple[Hint, ...] = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
@@ -27,7 +28,7 @@ def alternatives(hint: Hint) -> list[Hint]:
     if get_origin(hint) in (Union, types.UnionType):
         return [inner for part in get_args(hint) for inner in alternatives(part)]
     if isinstance(hint, TypeVar):
-        return alternatives(hint.__bound__) if hint.__bound__ else [Any]
+        return alternatives(hint.__bound__) if hint.__bound__ else [ANYTHING]
     return [type(None) if hint is None else hint]
 
 
@@ -47,7 +48,7 @@ def refuse_unfit(value: object, hint: Hint, key: str) -> None:
     from beartype.roar import BeartypeException
 
     try:
-        fits = hint is Any or is_bearable(value, hint)
+        fits = hint is ANYTHING or is_bearable(value, hint)
     except BeartypeException:
         fits = True
     if not fits:
@@ -128,7 +129,7 @@ def _unlike(product: Hint, hint: Hint) -> str | None:
     if kind is collections.abc.Callable or hint is Callable:
         needs_call = product is not Callable and "__call__" not in dir(product)
         return "; add _partial_: true, so that it is called later" if needs_call else None
-    if kind in (Any, object) or not inspect.isclass(kind):
+    if kind in (ANYTHING, object) or not inspect.isclass(kind):
         return None
     if product is Callable:
         is_call = kind is partial or (_is_protocol(kind) and not _missing_members(partial, kind))

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Annotated, Any, TypeAlias, TypeGuard, get_args, get_origin
 
 from .annotations import (
+    ANYTHING,
     LISTS,
     MAPPINGS,
     Hint,
@@ -112,7 +113,7 @@ def _bind_node(node: Node, hint: Hint, key: str, later: Collection[str]) -> Boun
     given = {argument: value for argument, value in node.items() if argument not in ("_target_", "_partial_")}
     parameters = signature(target)
     if parameters is None:
-        free = {argument: bind(value, Any, f"{key}.{argument}") for argument, value in given.items()}
+        free = {argument: bind(value, ANYTHING, f"{key}.{argument}") for argument, value in given.items()}
         return Bound(key, target, free, is_partial)
     named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -132,7 +133,7 @@ def _bind_node(node: Node, hint: Hint, key: str, later: Collection[str]) -> Boun
 def _hint_for(value: object, parameter: inspect.Parameter | None) -> Hint:
     """A parameter's annotation; a default of None is always right, whatever the annotation says."""
     if parameter is None or (value is None and parameter.default is None):
-        return Any
+        return ANYTHING
     return parameter.annotation
 
 
@@ -145,14 +146,14 @@ def _fit(value: object, hint: Hint, key: str, later: Collection[str]) -> Any:
         refuse_unfit(fitted, hint, key)
         return fitted
     if isinstance(value, list):
-        if hint is Any or (kind in LISTS and kind is not tuple):
-            element = arguments[0] if arguments else Any
+        if hint is ANYTHING or (kind in LISTS and kind is not tuple):
+            element = arguments[0] if arguments else ANYTHING
             return [bind(item, element, f"{key}.{i}", later) for i, item in enumerate(value)]
         if kind is tuple:
             return _fit_tuple(value, hint, key, later)
     if isinstance(value, dict):
-        if hint is Any or kind in MAPPINGS:
-            name_hint, element = arguments or (Any, Any)
+        if hint is ANYTHING or kind in MAPPINGS:
+            name_hint, element = arguments or (ANYTHING, ANYTHING)
             for name in value:
                 refuse_unfit(name, name_hint, f"{key}.{name}")
             return {name: bind(item, element, f"{key}.{name}", later) for name, item in value.items()}
@@ -171,7 +172,7 @@ def _fit(value: object, hint: Hint, key: str, later: Collection[str]) -> Any:
 def _fit_tuple(value: list[object], hint: Hint, key: str, later: Collection[str]) -> tuple[object, ...]:
     elements = get_args(hint)
     if not elements or elements[-1] is Ellipsis:
-        elements = (elements[0] if elements else Any,) * len(value)
+        elements = (elements[0] if elements else ANYTHING,) * len(value)
     if len(elements) != len(value):
         raise mismatch(value, hint, key)
     return tuple(
@@ -224,7 +225,7 @@ def _names_in(parent: object) -> set[str]:
 
 
 def signature(target: Callable[..., object]) -> Parameters | None:
-    """Parameters by name, annotations evaluated (Any where there is none); None if the target does not tell them."""
+    """Parameters by name, annotations evaluated (Any where there is none); None if the target hides them."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -237,7 +238,7 @@ def signature(target: Callable[..., object]) -> Parameters | None:
 
     def evaluated(name: str, parameter: inspect.Parameter) -> inspect.Parameter:
         hint = hints.get(name, parameter.annotation)
-        return parameter.replace(annotation=Any if isinstance(hint, str) or hint is parameter.empty else hint)
+        return parameter.replace(annotation=ANYTHING if isinstance(hint, str) or hint is parameter.empty else hint)
 
     return {name: evaluated(name, parameter) for name, parameter in parameters.items()}
 

@@ -1,4 +1,4 @@
-"""Ends of a run that are a sentence for the person at the keyboard."""
+"""Exceptions that the command line prints as one line, with an exit code."""
 
 import signal
 

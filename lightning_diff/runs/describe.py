@@ -25,8 +25,8 @@ def describe(settings: Recipe, source: Path | str) -> str:
     facts, lacking = _known_facts(settings, source)
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source, on_meta=True)
-    told = [summary(settings, module, trainer), *lacking, _memory(settings, facts["shape"], module, trainer)]
-    return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(told), '# ')}"
+    lines = [summary(settings, module, trainer), *lacking, _memory(settings, facts["shape"], module, trainer)]
+    return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(lines), '# ')}"
 
 
 def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, list[str]]:
@@ -37,7 +37,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, list[str]
         model, net = settings["model"], settings["model"].get("net") or {}
         if not ({"shape", "num_classes"} <= net.keys() and "sigma_data" in model):
             raise UserError(
-                f"{error}; with model.net.shape, model.net.num_classes and model.sigma_data it could be told without"
+                f"{error}; with model.net.shape, model.net.num_classes and model.sigma_data it could be described without"
             ) from error
         augment = recipe.build(settings["data"], "data", source).augment
         facts = Facts(
@@ -46,7 +46,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, list[str]
             sigma_data=model["sigma_data"],
             augment_dim=augment.dim if augment else 0,
         )
-        return facts, [f"{error}: told from the recipe's own facts"]
+        return facts, [f"{error}: described by the recipe's own facts"]
 
 
 def summary(settings: Recipe, module: LightningModule, trainer: Trainer) -> str:
@@ -81,5 +81,5 @@ def _memory(settings: Recipe, shape: Sequence[int], module: LightningModule, tra
             averages=0 if ema is None else len(ema.profiles),
         )
     except Exception as error:  # whatever a network of the user's does where tensors have no values
-        return f"memory: cannot be told without running the network: {' '.join(str(error).split())[:200]}"
+        return f"memory: cannot be estimated without running the network: {' '.join(str(error).split())[:200]}"
     return memory.table(estimate, world, images)

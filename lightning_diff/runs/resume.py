@@ -30,7 +30,7 @@ def find_start(folder: Path, settings: Recipe) -> Start:
     never     a new run; an earlier one in the folder is moved away, not deleted
     PATH      continue from this one, whatever its recipe
 
-    When a scheduler starts a job again, never and PATH mean auto: the job goes on from where it was.
+    When a scheduler starts a job again, never and PATH mean auto: the job resumes from where it was.
 
     Args:
         folder: the run's.
@@ -41,7 +41,7 @@ def find_start(folder: Path, settings: Recipe) -> Start:
     """
     choice = settings["resume"]
     if _is_restart() and any((folder / "checkpoints").glob(checkpoints.PATTERN)):
-        # What it asked for was done the first time.
+        # The first start did what they say.
         choice = "auto" if choice == "never" or choice not in WORDS else choice
     path = _checkpoint(folder, choice)
     if path is None:

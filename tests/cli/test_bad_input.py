@@ -288,7 +288,7 @@ def test_a_table_of_metrics_that_is_none_is_named(trained, capsys):
         assert f"error: runs/garbled/metrics.csv: {message}" in capsys.readouterr().err
 
 
-def test_running_out_of_memory_is_one_line_that_says_how_to_go_on(fails, monkeypatch):
+def test_running_out_of_memory_is_one_line_that_says_what_to_do(fails, monkeypatch):
     import torch
 
     def forward(*arguments, **named):

@@ -66,7 +66,7 @@ def test_a_schedule_is_the_methods_grid_with_its_origin(run):
     assert (run / "schedule.png").is_file()
 
 
-def test_a_measurement_serves_every_number_of_steps_and_goes_on_where_it_stopped(run, monkeypatch):
+def test_a_measurement_serves_every_number_of_steps_and_resumes_where_it_stopped(run, monkeypatch):
     monkeypatch.setattr(find_schedule, "PART", 8)
     first = find("--steps", "5")
     path = run / "schedules" / "monitor_heun.json"

@@ -1,4 +1,4 @@
-"""A policy that spends steps on the command line: in samples, in figures, on another model, and what it leaves no choice of."""
+"""A step policy on the command line: in samples, in figures, on another model, and what it leaves no choice of."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run may change and go on, what it may not, and what it says."""
+"""What a run may change when it resumes, what it may not, and what it says."""
 
 import copy
 import os
@@ -29,7 +29,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoints.read(checkpoints.newest(folder / "checkpoints"))["state_dict"]
 
 
-def test_harmless_changes_go_on_and_are_named(train, capsys):
+def test_harmless_changes_resume_and_are_named(train, capsys):
     whole = weights(train("whole"))
     train("parts", "trainer.max_steps=4")
     capsys.readouterr()
@@ -65,7 +65,7 @@ def test_changes_that_decide_what_is_trained_need_a_word(train, overrides, named
     train("run", *overrides, "trainer.max_steps=9")  # is the run's own recipe from now on
 
 
-def test_another_optimiser_cannot_go_on_with_the_state_of_the_first(train):
+def test_another_optimiser_cannot_resume_from_the_state_of_the_first(train):
     train("run", "trainer.max_steps=2")
     other = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.1}"
     with pytest.raises(UserError, match=r"model.optimizer was left out, is 'torch.optim.SGD'.*resume=force"):
@@ -110,7 +110,7 @@ def test_a_path_to_a_damaged_checkpoint_is_refused(train):
 
 
 @pytest.mark.parametrize("word", ["never", "runs/run/checkpoints/step_00000002.ckpt"])
-def test_a_job_that_is_started_again_goes_on_from_where_it_was(train, monkeypatch, capsys, word):
+def test_a_job_that_is_started_again_resumes_from_where_it_was(train, monkeypatch, capsys, word):
     train("run", "trainer.max_steps=2")
     train("run", "trainer.max_steps=4")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
