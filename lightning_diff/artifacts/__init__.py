@@ -1,4 +1,7 @@
-"""What runs leave as files: models, checkpoints, schedules, tables, pictures; whole, and read without running code."""
+"""Files that runs leave: models, checkpoints, schedules, tables, pictures; written whole, read without running code.
+
+Importing it needs neither Lightning nor matplotlib; the logger, the checkpoint plugin and the figures are imported by their files.
+"""
 
 from .edm_pickle import load_edm_pickle
 from .model import RECORD, WEIGHTS, ModelRecord, keep_levels, load_denoiser, load_weights, read_record, save_denoiser

@@ -83,7 +83,7 @@ class _DataUnpickler(pickle.Unpickler):
         super().__init__(file)
 
         class Module(_Module):
-            """Of this file alone."""
+            """A module of this file alone."""
 
         class Dict(dict):
             """dnnlib's EasyDict, as a dictionary."""

@@ -77,7 +77,7 @@ class MetricsTable(Logger):
             file.write(text.getvalue().encode())  # at once, so that a crash cuts at most one line
 
     def rows_at(self, images: int) -> int:
-        """How many rows this training has written at this many images: for a checkpoint, with which to `go_back`."""
+        """Number of rows that this training has written at this many images: a checkpoint keeps it for `go_back`."""
         return self._newest[1] if self._newest[0] == str(images) else 0
 
     @rank_zero_only

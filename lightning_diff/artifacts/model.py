@@ -28,7 +28,7 @@ WEIGHTS, RECORD = "model.safetensors", "model.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """How to rebuild a model, and what its weights are: the content of `model.json`.
+    """Description of a model, the content of `model.json`: how to rebuild it, and what its weights are.
 
     Args:
         net: the recipe's node that builds the network.
@@ -138,7 +138,7 @@ def load_denoiser(path: Path | str) -> Denoiser:
 
 
 def read_record(path: Path | str) -> ModelRecord:
-    """What `model.json` says.
+    """The content of `model.json`.
 
     Args:
         path: as for `load_denoiser`.

@@ -76,7 +76,7 @@ class NoiseReport:
 
     @property
     def width(self) -> float:
-        """Of a bin, in log-SNR."""
+        """Width of a bin, in log-SNR."""
         return float(self.levels[-1] - self.levels[0]) / (len(self.levels) - 1)
 
     @property
@@ -194,7 +194,7 @@ def report(
 
 
 def read(folder: Path) -> NoiseReport:
-    """What a run folder holds. UserError names the file that is missing or is no such table."""
+    """The report in a run folder. UserError names the file that is missing or is no such table."""
     table = _read_csv(folder / "noise_levels.csv", COLUMNS)
     if len(table) < 2:
         raise UserError(f"{folder / 'noise_levels.csv'}: holds no noise levels")

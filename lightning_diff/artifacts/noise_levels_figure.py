@@ -62,7 +62,7 @@ def draw(report: NoiseReport) -> Figure:
 
 
 def draw_details(left: Axes, right: Axes, report: NoiseReport) -> None:
-    """What a consistency model's training measures, over TrigFlow's angle t: the tangent; the loss and its weight."""
+    """Panels of a consistency model's training, over TrigFlow's angle t: the tangent; the loss and its weight."""
     t = sigma_to_t(report.columns["sigma"], report.sigma_data).numpy()
     labels = {"tangent_norm": "tangent |g|, before it is normalised", "dF_dt": "|dF/dt|"}
     shares = {name: column for name, column in report.details.items() if name == "warmup"}

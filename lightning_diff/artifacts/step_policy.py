@@ -45,7 +45,7 @@ class LearnedPolicy:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the file says of the policy; `arguments` are its constructor's, `sha256` is of its weights."""
+    """Description of the policy in its file; `arguments` are its constructor's, `sha256` is of its weights."""
 
     arguments: dict[str, object]
     protocol: record.Protocol

@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor | None]  # images (b, ...), labels (b,)
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a figure was measured: two figures compare only if these agree, up to what is being compared.
+    """Conditions under which a figure was measured: two figures compare only if these agree, up to what is being compared.
 
     Args:
         n: generated images (held-out images, for a floor); `evaluate` fills it in.

@@ -1,4 +1,4 @@
-"""Several runs in one picture and one table: what `lightning-diff compare` does."""
+"""Several runs in one picture and one table: `lightning-diff compare`."""
 
 import csv
 import math
@@ -24,7 +24,7 @@ Protocol = tuple[str, ...]  # the columns COMPARABLE
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says of itself.
+    """A run to compare, read from its folder.
 
     Args:
         name: unlike those of the others.
@@ -47,7 +47,7 @@ class Run:
         return found
 
     def floor(self, row: Row) -> str:
-        """What held-out images get in that metric."""
+        """The figure of held-out images in that metric."""
         floors = {
             float(other["n"]): other["value"]
             for other in self.metrics

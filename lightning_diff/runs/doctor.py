@@ -1,4 +1,4 @@
-"""What is in a run folder, what is broken, and what `resume=auto` would do."""
+"""Report on a run folder: its files, what is broken, and what `resume=auto` would do."""
 
 import shutil
 import warnings
@@ -46,7 +46,7 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def _left_over(folder: Path) -> Iterator[Finding]:
-    """What no resume will read, and nobody has deleted."""
+    """Files that no resume reads and that may be deleted."""
     for path in sorted((folder / "checkpoints").glob("*.ckpt.aside*")):
         text = "a checkpoint later than the one that training was resumed from; delete it if you do not need it"
         yield Finding("note", path.name, text)

@@ -1,4 +1,4 @@
-"""What training takes on each device, by component, from shapes alone: no weights are allocated."""
+"""Memory of training on each device, by component, from shapes alone: no weights are allocated."""
 
 import copy
 import weakref

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, by version, and how older ones are read."""
+"""Content of a checkpoint, by version, and the migration of older ones."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _KEYS = {"images_seen", "global_step", "callbacks"}
 
 
 class Checkpoint(TypedDict):
-    """What is read from a checkpoint here; Lightning, the module and the callbacks put more into it."""
+    """Content of a checkpoint, as far as it is read here; Lightning, the module and the callbacks put more into it."""
 
     format: int
     recipe: dict[str, Any] | None  # None for a training that no recipe describes

@@ -1,4 +1,4 @@
-"""How Lightning writes and reads our checkpoints."""
+"""Lightning's plugin that writes and reads our checkpoints."""
 
 from pathlib import Path
 

@@ -29,7 +29,7 @@ def write(path: Path, save: Callable[[Path], None], *, step: int, images: int, i
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """The damage of a checkpoint in words, None for an undamaged one."""
     try:
         record = json.loads(path.with_suffix(".json").read_text())
         files = record["files"] if path.is_dir() else {"": record}
@@ -61,7 +61,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def set_aside_after(folder: Path, step: int) -> list[Path]:
-    """Rename the checkpoints ahead of a step, for a run that goes back to it: they would pass for its newest ones."""
+    """Rename the checkpoints ahead of a step, for a run that resumes from it: they would pass for its newest ones."""
     ahead = [path for path in sorted(folder.glob(PATTERN)) if path > checkpoint_path(folder, step)]
     for path in ahead:
         for file in (path, path.with_suffix(".json")):
@@ -92,7 +92,7 @@ def _digest(file: Path) -> _Digest:
 
 
 def _digests(folder: Path) -> dict[str, _Digest]:
-    """Of all files in a folder, several at a time: hashing is slower than disks are."""
+    """Sizes and hashes of all files in a folder, several at a time: hashing is slower than disks are."""
     files = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:
         return {file.name: digest for file, digest in zip(files, pool.map(_digest, files), strict=True)}
