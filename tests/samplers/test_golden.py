@@ -1,6 +1,7 @@
 """Samples as they were when this file was written: a change of numbers needs a change of samples.json in the same commit.
 
-`python tests/samplers/test_golden.py` writes it. The denoiser is of sums, products and quotients alone, which all machines round alike.
+`python tests/samplers/test_golden.py` writes it. The denoiser is of sums, products and quotients alone,
+which all machines round alike.
 """
 
 import json
