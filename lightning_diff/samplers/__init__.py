@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..foundation.errors import UserError
 from .consistency import CONSISTENCY, consistency
+from .deis import DEIS, deis
 from .dpmpp_2m import DPMPP_2M, dpmpp_2m
 from .euler import EULER, euler
 from .heun import HEUN, heun
@@ -51,6 +52,7 @@ __all__ = [
     "SolverName",
     "check_sigmas",
     "consistency",
+    "deis",
     "dpmpp_2m",
     "either",
     "euler",
@@ -71,6 +73,7 @@ SOLVERS: dict[str, Solver] = {
         DPMPP_2M,
         IPNDM,
         UNIPC,
+        DEIS,
         CONSISTENCY,
     )
 }

@@ -104,3 +104,12 @@ def test_a_file_cut_short_weights_alone_and_a_folder_that_cannot_be_written(path
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/under"):
         save_step_policy(tmp_path / "file" / "under", learned())
+
+
+def test_one_of_version_0_1_with_the_names_of_then_loads(path):
+    with safe_open(path, "pt") as file:
+        record = json.loads(file.metadata()[HEADER])
+    record["format"] = 1
+    record["arguments"]["tries"] = record["arguments"].pop("group_size")
+    save_file(load_file(path), path, metadata={HEADER: json.dumps(record)})
+    assert load_step_policy(path).policy.arguments == learned().policy.arguments

@@ -96,7 +96,7 @@ def test_another_models_policy_is_used_with_a_warning(run):
         (("sample", "one", "--churn", "4"), "--churn: is for the solver heun on a grid"),
         (("evaluate", "one", "--levels", "0.3"), "--levels: is not for the policy"),
         (("evaluate", "one", "--search"), "--search: is for the levels of the solver consistency"),
-        (("evaluate", "consistent"), "--schedule: runs/0.9 "),
+        (("evaluate", "consistent"), "--schedule: runs/0.9"),
     ],
 )
 def test_what_it_leaves_no_choice_of_is_refused_in_a_line(run, capsys, words, message):
