@@ -17,7 +17,7 @@ class LearnedGrid(PeriodicCallback[ScheduleModule]):
     """Log `schedule/...` every `trainer.log_every_n_steps`, and draw the learned grid against Karras's and the tangent law's.
 
     The figures are means over one step's batch: cost, outcome, ART-RL's multiplier, psi(T) / T and lambda, the spread of ln(step)
-    among trajectories; for a policy that spends steps return, reward and steps. The picture is `samples/<images seen>.png`.
+    among trajectories; for a step policy return, reward and steps. The picture is `samples/<images seen>.png`.
 
     Args:
         every: trajectories between pictures; None for one at the end only. There is always one at the end.

@@ -1,4 +1,4 @@
-"""How the callbacks that draw samples are told with which sampler."""
+"""Sampler settings of the callbacks that draw samples."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -71,7 +71,7 @@ class PowerFunction:
         self.sigma_rel, self.gamma = sigma_rel, sigma_rel_to_gamma(sigma_rel)
 
     def decay(self, images_seen: int, batch_size: int) -> float:
-        return (1 - min(batch_size / images_seen, 1.0)) ** (self.gamma + 1)
+        return float((1 - min(batch_size / images_seen, 1.0)) ** (self.gamma + 1))
 
 
 def gamma_to_sigma_rel(gamma: float) -> float:
@@ -163,7 +163,7 @@ def posthoc_weights(
     b = inner_product(images, gammas, target[:, 0], target[:, 1]) / length
     one = 1 / length
     inverse = torch.linalg.pinv(a, hermitian=True)  # of two equal snapshots each gets half
-    x = inverse @ b
+    x: Tensor = inverse @ b
     x = x + (1 - one @ x) / (one @ inverse @ one) * (inverse @ one)
     return x / length
 

@@ -94,7 +94,8 @@ class DiT(nn.Module):
         for block in self.blocks:
             h = block(h, embedding)
         patches = self.output(self.modulation(tangent.layer_norm(h), embedding))
-        return rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=rows, j=columns, p=p, q=p).to(x.dtype)
+        output: Tensor = rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=rows, j=columns, p=p, q=p)
+        return output.to(x.dtype)
 
 
 class _Block(nn.Module):
@@ -122,7 +123,8 @@ class _Block(nn.Module):
     def forward(self, h: Float[Tensor, "b n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b n c"]:
         if self.checkpointing and torch.is_grad_enabled() and tangent.mode() == "native":
             repeats = self.training and self.dropout.p > 0
-            return checkpoint(self._residuals, h, embedding, use_reentrant=False, preserve_rng_state=repeats)
+            output: Tensor = checkpoint(self._residuals, h, embedding, use_reentrant=False, preserve_rng_state=repeats)
+            return output
         return self._residuals(h, embedding)
 
     def _residuals(self, h: Float[Tensor, "b n c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b n c"]:
