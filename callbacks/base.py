@@ -15,7 +15,7 @@ M = TypeVar("M", bound=CountedModule)
 
 
 class StepCallback(Callback, Generic[M]):
-    """A callback that is told of optimiser steps. Under accumulation several micro-batches make one.
+    """Base of callbacks that act on optimiser steps, of which accumulation makes one from several micro-batches.
 
     Override, of these, what is wanted, and any other hook of Lightning's besides:
 

@@ -19,9 +19,8 @@ from ..modules.sharding import ShardedStrategy
 from .base import StepCallback
 from .cadence import refuse_nonpositive
 
-POLL_SECONDS = (
-    1.0  # how often several processes ask each other about clocks and signals; one process looks at every step
-)
+# How often several processes ask each other about clocks and signals; one process looks at every step.
+POLL_SECONDS = 1.0
 POLL_STEPS = 64  # at least once in so many steps
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # what signal.signal gives back and takes
@@ -83,9 +82,9 @@ class Checkpoint(StepCallback[CountedModule], LightningCheckpoint):
         self._polled = self.finished_steps, time.monotonic()
         seconds = (self._polled[1] - clock) / (self.finished_steps - step)
         wait = max(1, min(POLL_STEPS, round(POLL_SECONDS / max(seconds, 1e-6)))) if trainer.is_global_zero else 0
-        asked = torch.tensor([late, signum, wait], device=trainer.strategy.root_device)
-        distributed.all_reduce(asked, distributed.ReduceOp.MAX)
-        late_anywhere, signum_anywhere, wait = (int(value) for value in asked.tolist())
+        known = torch.tensor([late, signum, wait], device=trainer.strategy.root_device)
+        distributed.all_reduce(known, distributed.ReduceOp.MAX)
+        late_anywhere, signum_anywhere, wait = (int(value) for value in known.tolist())
         self._next_poll = self.finished_steps + wait
         return bool(late_anywhere), signum_anywhere
 
@@ -130,7 +129,7 @@ class Checkpoint(StepCallback[CountedModule], LightningCheckpoint):
         else:
             trainer.save_checkpoint(
                 path
-            )  # every process takes part in gathering the state, and writes its shards if it has some
+            )  # all take part in gathering the state, and write their shards if they have some
         trainer.strategy.barrier()  # or a process that is done might be taken for one that failed, and this save be cut off
         self._clock, self._images = time.monotonic(), module.images_seen
         return path

@@ -1,7 +1,5 @@
 """Quality while training: samples from averaged weights, measured against the data."""
 
-from typing import Any
-
 from lightning.pytorch import Trainer
 
 from ..artifacts.metrics_table import MetricsTable
@@ -53,7 +51,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         super().__init__(every)
         self.n, self.feature = n, feature
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
-        self.options: dict[str, Any] = {"guidance": guidance, "seed": seed, "batch": batch}
+        self.guidance, self.seed, self.batch = guidance, seed, batch
         self._reference: Reference | None = None
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
@@ -76,9 +74,18 @@ class Evaluate(PeriodicCallback[TrainingModule]):
     def _measure(self, trainer: Trainer, module: TrainingModule) -> str:
         assert self._reference is not None
         with averaged(trainer, module) as profile:
-            options = self.options | {"ema": profile, "device": module.device}
             sampling = choose_for("Evaluate", module.denoiser, self.sampler)
-            rows = evaluate_denoiser(module.denoiser, self._reference, self.n, sampling=sampling, **options)
+            rows = evaluate_denoiser(
+                module.denoiser,
+                self._reference,
+                self.n,
+                sampling=sampling,
+                guidance=self.guidance,
+                seed=self.seed,
+                ema=profile,
+                batch=self.batch,
+                device=module.device,
+            )
         where: dict[str, str | int | float | None] = {"step": trainer.global_step, "images": module.images_seen}
         # A consistency model, say, is measured with one step and with two.
         is_one_of_several = sum(isinstance(callback, Evaluate) for callback in callbacks(trainer)) > 1

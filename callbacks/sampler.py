@@ -1,4 +1,4 @@
-"""The sampler of the callbacks that draw samples."""
+"""Sampler settings of the callbacks that draw samples."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -87,9 +87,7 @@ class Tangents(StepCallback[CountedModule]):
         member = torch.nn.functional.one_hot(index, BINS).double()
         finite = size.isfinite().double()
         step_sums = torch.stack([finite, torch.where(finite > 0, size, 0.0)]) @ member
-        step_sums = from_all(step_sums[None]).sum(
-            0
-        )  # what is usual is so for all processes, and for any number of them
+        step_sums = from_all(step_sums[None]).sum(0)  # one usual size for all processes, and for any number of them
         visited = step_sums[0] > 0
         mean = step_sums[1] / step_sums[0].clamp(min=1)
         taken = torch.stack([torch.ones_like(mean), mean])

@@ -24,7 +24,7 @@ class Denoiser(nn.Module):
         net: any module called as net(x, c_noise, label=None) -> same shape as x.
         sigma_data: standard deviation of the data, > 0, in the images' units.
         time: "edm" or "trigflow", the network's time conditioning and sign.
-        kind: what the network was trained to answer: "denoiser", the mean of the clean images that x may come from, or
+        kind: what the network was trained to give: "denoiser", the mean of the clean images that x may come from, or
             "consistency", the one at the end of the probability-flow ODE through x. The formulas are the same.
     """
 
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
         return output if self.time == "edm" else -output
 
     def c_noise(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """What the network is told of its noise level: ln(sigma) / 4, or the angle t."""
+        """What the network is conditioned on, of its noise level: ln(sigma) / 4, or the angle t."""
         return sigma.log() / 4 if self.time == "edm" else sigma_to_t(sigma, self.sigma_data)
 
     def c_noise_rate(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -84,7 +84,8 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "b ..."]:
         """F, the bare network, in the precision of x_in outside autocast."""
         given = {name: value for name, value in conditioning.items() if value is not None}
-        return self.net(x_in, c_noise, label, **given).to(x_in.dtype)
+        output: Tensor = self.net(x_in, c_noise, label, **given)
+        return output.to(x_in.dtype)
 
 
 def _levels(x: Tensor, sigma: Tensor) -> tuple[Float[Tensor, " b"], Tensor]:

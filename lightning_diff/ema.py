@@ -163,7 +163,7 @@ def posthoc_weights(
     b = inner_product(images, gammas, target[:, 0], target[:, 1]) / length
     one = 1 / length
     inverse = torch.linalg.pinv(a, hermitian=True)  # of two equal snapshots each gets half
-    x = inverse @ b
+    x: Tensor = inverse @ b
     x = x + (1 - one @ x) / (one @ inverse @ one) * (inverse @ one)
     weights: Tensor = x / length
     return weights

@@ -26,7 +26,7 @@ class DiffusionModule(TrainingModule):
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         sigma_data: standard deviation of the data (a fact of the data: a recipe may leave it out).
         num_classes: number of classes, 0 for none (a fact of the data).
-        time: what the network is told of its noise level, ln(sigma)/4 ("edm") or the angle t ("trigflow").
+        time: what the network is conditioned on, of its noise level, ln(sigma)/4 ("edm") or the angle t ("trigflow").
         label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
         compile: compile the network in place; checkpoints do not change.
         channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.

@@ -96,8 +96,8 @@ class DiT(nn.Module):
         for block in self.blocks:
             h = block(h, embedding)
         patches = self.output(self.modulation(tangent.layer_norm(h), embedding))
-        image: Tensor = rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=rows, j=columns, p=p, q=p)
-        return image.to(x.dtype)
+        output: Tensor = rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=rows, j=columns, p=p, q=p)
+        return output.to(x.dtype)
 
 
 class _Block(nn.Module):

@@ -89,8 +89,8 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.qk_norm:
             q, k = tangent.pixel_norm(q), tangent.pixel_norm(k)
-        projected: Tensor = self.proj(tangent.attention(q, k, v).transpose(1, 2).flatten(2))
-        return projected
+        output: Tensor = self.proj(tangent.attention(q, k, v).transpose(1, 2).flatten(2))
+        return output
 
 
 class PositionalEmbedding(nn.Module):
@@ -210,8 +210,8 @@ class _Guidance(nn.Module):
         self.linear = Linear(channels, channels, bias=False, gain=0.0)
 
     def forward(self, scale: Float[Tensor, " b"]) -> Float[Tensor, "b c"]:
-        embedded: Tensor = self.linear(self.embedding(scale).to(self.linear.weight.dtype))
-        return embedded
+        output: Tensor = self.linear(self.embedding(scale).to(self.linear.weight.dtype))
+        return output
 
 
 class Modulation(nn.Module):

@@ -61,8 +61,8 @@ class MLP(nn.Module):
         h = self.input(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
-        output: Tensor = self.output(tangent.silu(tangent.layer_norm(h))).reshape(x.shape).to(x.dtype)
-        return output
+        output: Tensor = self.output(tangent.silu(tangent.layer_norm(h)))
+        return output.reshape(x.shape).to(x.dtype)
 
 
 class _Block(nn.Module):
@@ -76,5 +76,5 @@ class _Block(nn.Module):
     def forward(self, h: Float[Tensor, "b c"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b c"]:
         y = self.linear0(tangent.silu(tangent.layer_norm(h)))
         y = tangent.silu(self.modulation(tangent.layer_norm(y), embedding))
-        output: Tensor = h + self.linear1(self.dropout(y))
-        return output
+        branch: Tensor = self.linear1(self.dropout(y))
+        return h + branch

@@ -114,8 +114,8 @@ class UNet(nn.Module):
             if block.resample is None:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = block(h, embedding)
-        output: Tensor = self.output(tangent.silu(self.output_norm(h))).to(x.dtype)
-        return output
+        output: Tensor = self.output(tangent.silu(self.output_norm(h)))
+        return output.to(x.dtype)
 
 
 def _refuse_impossible(shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> None:

@@ -5,7 +5,7 @@ A *noise law* is any object with
     icdf(u)           u in (0, 1) -> sigma                      (inverse of the cumulative distribution; increasing)
     log_prob(sigma)   log density with respect to ln sigma      (so that laws over different ranges compare)
 
-`TrainingLaw` is the base class of those here, with what else the training step asks for: `importance`, `update`, `base_law`. A law
+`TrainingLaw` is the base class of those here, with what else the training step calls: `importance`, `update`, `base_law`. A law
 of your own need not derive from it, and may have `importance`, `update` and the attribute `base`.
 """
 

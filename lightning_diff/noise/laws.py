@@ -70,7 +70,7 @@ class NoiseLaw(Protocol):
 
 
 class TrainingLaw:
-    """A noise law with what else the training step asks for, and the answers of one that does not learn.
+    """A noise law with what else the training step calls, and defaults for one that does not learn.
 
     A subclass gives `icdf` and `log_prob`; the other methods are there to be overridden.
     """
@@ -147,7 +147,8 @@ class LogNormal(TrainingLaw):
         self.mean, self.std = mean, std
 
     def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return (self.mean + self.std * torch.special.ndtri(u)).exp()
+        z: Tensor = torch.special.ndtri(u)
+        return (self.mean + self.std * z).exp()
 
     def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         z = (sigma.log() - self.mean) / self.std

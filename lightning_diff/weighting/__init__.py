@@ -1,7 +1,7 @@
 """Loss weights over log-SNR: fixed, learned, measured. Each multiplies the unweighted F-space loss of a sample.
 
 A weighting is a module called as `weighting(log_snr (B,), loss (B,)) -> (B,)`, positive weights without gradient. `Weighting` is
-the base class, with what else the training step asks for: `penalty`, `prepare`, `update`. A module of your own need not derive from
+the base class, with what else the training step calls: `penalty`, `prepare`, `update`. A module of your own need not derive from
 it, and may have any of these.
 
 EDM's loss is weight 1 here, because its lambda(sigma) = 1 / c_out^2 is what turns |D - x0|^2 into the F-space loss. With the

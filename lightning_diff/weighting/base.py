@@ -1,4 +1,4 @@
-"""What the training step asks of a weighting, with the answers of one that only weighs."""
+"""The base of weightings: what the training step calls, with defaults for one that only weighs."""
 
 from typing import cast
 

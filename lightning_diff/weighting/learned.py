@@ -46,14 +46,17 @@ class LearnedVariance(Weighting):
         angle = (2 * math.pi) * (log_snr.float()[:, None] * (self.frequency / -8) + self.phase)
         weight = (math.sqrt(2) / self.weight.norm().clamp(min=1e-8)) * self.weight
         with torch.autocast(log_snr.device.type, enabled=False):  # which would round to 16 bits
-            return angle.cos_() @ weight
+            u: Tensor = angle.cos_() @ weight
+        return u
 
     def forward(self, log_snr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return self.outer(log_snr, loss) * (-self.u(log_snr)).exp().to(loss.dtype)
+        outer: Tensor = self.outer(log_snr, loss)
+        return outer * (-self.u(log_snr)).exp().to(loss.dtype)
 
     def penalty(self, log_snr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What is added to the weighted loss: u, times the outer weight."""
-        return self.outer(log_snr, loss) * self.u(log_snr).to(loss.dtype)
+        outer: Tensor = self.outer(log_snr, loss)
+        return outer * self.u(log_snr).to(loss.dtype)
 
     def prepare(self, levels: Float[Tensor, " n"]) -> None:
         as_weighting(self.outer).prepare(levels)

@@ -43,7 +43,7 @@ class LossZScore(Weighting):
         # With n - 1 below, as torch.std has it. Where nothing is known, an infinite std makes every z-score 0.
         variance = (second / count.clamp(min=1e-30) - mean**2).clamp(min=0) * count / (count - 1).clamp(min=1e-30)
         std = torch.where(variance > 0, variance.sqrt(), torch.inf)
-        z = ((loss.detach() - mean) / std).clamp(-self.clip, self.clip)
+        z: Tensor = ((loss.detach() - mean) / std).clamp(-self.clip, self.clip)
         return (1 + self.alpha * z).to(loss.dtype)
 
     @torch.no_grad()
