@@ -96,7 +96,7 @@ class Mentor(StepCallback[AlignmentModule]):
                 f"Mentor: pools: {min(self.pools)} seeds are fewer than the {plan.regenerated} drawn in full"
             )
         # The windows of as many processes as there were; with another number, the same total.
-        self._sums = self._window[trainer.global_rank :: trainer.world_size].sum(0).to(pl_module.device)
+        self._sums = self._window[trainer.global_rank :: trainer.world_size].sum(0).to(module.device)
         self._clock = time.perf_counter()
 
     # --- an epoch ---

@@ -3,17 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from torch import Tensor
 
-from ..objectives import by_name
-from ..objectives.advantage_weighted import AdvantageWeightedLoss
-from ..objectives.nft import NFTLoss, optimality
-from ..objectives.policy_gradient import PolicyGradientLoss
+from ..objectives.by_name import PostTrainingLoss, by_name
+from ..objectives.nft import optimality
 from .plan import Plan
-
-Terms: TypeAlias = NFTLoss | AdvantageWeightedLoss | PolicyGradientLoss  # all have .loss and .kl, (B,) each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +70,7 @@ class RewardLoss:
         x_hat_old: Tensor | None,
         x_hat_ref: Tensor | None,
         advantage_clip: float,
-    ) -> Terms:
+    ) -> PostTrainingLoss:
         """The loss of a batch of `examples.examples`.
 
         Args:
@@ -93,5 +89,5 @@ class RewardLoss:
         return loss(batch["x0"], x_hat, x_hat_old, x_hat_ref, sigma, target, advantage_clip=advantage_clip)
 
     @cached_property
-    def _named(self) -> tuple[Callable[..., Terms], float]:
+    def _named(self) -> tuple[Callable[..., PostTrainingLoss], float]:
         return by_name(self.name, self.options or {})

@@ -144,7 +144,8 @@ class ActorCritic(nn.Module):
 
     def value(self, state: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
         """NN_c, which is V - lambda t; with an adapted scale in units of T, as V itself is."""
-        return self.critic(state) * (self.sigma_max if self.lam is None else 1.0)
+        value: Tensor = self.critic(state)
+        return value * (self.sigma_max if self.lam is None else 1.0)
 
     # --- rollouts ---
 

@@ -94,4 +94,5 @@ def _off_the_chord(points: list[Node], x: Float[Tensor, "k b d"]) -> Float[Tenso
     start, end = points[0].x.flatten(1), points[-1].x.flatten(1)
     chord = (start - end) / (start - end).norm(dim=1, keepdim=True)
     away = x - end
-    return (away - (away * chord).sum(-1, keepdim=True) * chord).norm(dim=-1)
+    distance: Tensor = (away - (away * chord).sum(-1, keepdim=True) * chord).norm(dim=-1)
+    return distance
