@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from .nft import nft_loss
 from .policy_gradient import policy_gradient_loss
 
 
+@runtime_checkable
 class PostTrainingLoss(Protocol):
     """What each of them gives, besides figures of its own."""
 
