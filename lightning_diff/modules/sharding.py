@@ -73,7 +73,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> State:
         path = Path(checkpoint_path)
-        state: dict[str, object] = dict(checkpoints.read(path))
+        state: State = {**checkpoints.read(path)}
         if path.is_dir():
             return sharded.filled(state, path, mesh=self.mesh)
         assert self.lightning_module is not None

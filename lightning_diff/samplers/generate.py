@@ -34,7 +34,7 @@ def generate(
     progress: bool = False,
     **solver_options: Any,
 ) -> Float32[Tensor, "n ..."]:
-    """One sample for each number in `seeds`.
+    """One sample for each number in `seeds`: on the CPU in their order, neither clipped nor rounded.
 
     Sample i starts at x_T = sigmas[0] * rng.normal(seed, "sample", [i], shape), and a stochastic solver's fresh noise
     at step k is rng.normal(seed, f"churn {k}", [i], shape). Both are the same bits in any batch on any number of
@@ -56,16 +56,12 @@ def generate(
         dtype: of x while it is being solved for; float32 suffices for a float32 network (see `samplers`).
         progress: show a bar on a terminal, in denoiser calls.
         solver_options: for the solver, S_churn for instance.
-
-    Returns:
-        Samples on the CPU in the order of `seeds`, neither clipped nor rounded.
     """
     check_request("generate", seeds, labels, batch)
     solve = named(solver)
     device = device_of(denoiser) if device is None else torch.device(device)
     samples = torch.empty(len(seeds), *shape)
     batches = range(0, len(seeds), batch)
-    # disable=None: tqdm's own word for "unless this is a terminal"
     calls = len(batches) * nfe(solve, sigmas, **solver_options)
     with (
         evaluating(denoiser, guide),

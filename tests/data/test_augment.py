@@ -99,10 +99,8 @@ def test_stretching_keeps_areas_and_acts_along_its_angle():
     along = vector[:, 5:7] / a5[:, None]  # up to the sign of a5, which turns the angle by pi
     k_plus, k_minus = 2 ** (0.2 * a5), 2 ** (-0.2 * a5)
     inner = (before * along).sum(1, keepdim=True) * along
-    for k in (k_plus, k_minus):
-        image = inner * k[:, None] + (before - inner) / k[:, None]
-        error = (image - after).norm(dim=1)
-        closest = error if k is k_plus else torch.minimum(closest, error)
+    images = [inner * k[:, None] + (before - inner) / k[:, None] for k in (k_plus, k_minus)]
+    closest = torch.minimum(*((image - after).norm(dim=1) for image in images))
     assert closest.max() < 0.01
     assert torch.allclose(mass, torch.ones(60), atol=0.03)
 
