@@ -1,4 +1,7 @@
-"""Callbacks: what watches a run. Installed as `lightning_diff.callbacks`."""
+"""Callbacks: what watches a run, and logs, draws, averages or saves. No losses. Installed as `lightning_diff.callbacks`.
+
+One of your own derives from `base.StepCallback` or `base.PeriodicCallback`, or is any Lightning callback.
+"""
 
 from .checkpoint import Checkpoint
 from .ema import EMA

@@ -1,0 +1,1 @@
+"""Recipes: whole experiments, one YAML file each. No code. Installed as `lightning_diff.recipes`."""

@@ -1,5 +1,6 @@
 """The pages tell the truth: what they show is run, and what they list is what there is."""
 
+import ast
 import io
 import re
 import runpy
@@ -25,14 +26,18 @@ from lightning_diff.runs.build import DEFAULT_CALLBACKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-README, EXTENDING, RECIPES, METRICS = (
-    (ROOT / page).read_text() for page in ("README.md", "docs/extending.md", "docs/recipes.md", "docs/metrics.md")
+README, EXTENDING, RECIPES, METRICS, ARCHITECTURE = (
+    (ROOT / page).read_text()
+    for page in ("README.md", "docs/extending.md", "docs/recipes.md", "docs/metrics.md", "docs/architecture.md")
 )
 PACKAGED = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 
 FILE = re.compile(r"^\*\*([\w.]+)\*\*\n\n```\w+\n(.*?)^```", re.M | re.S)  # **name**, then its content
 STEP = re.compile(r"^```sh\n(.*?)\n```\n(.*?)(?=^```sh|\Z)", re.M | re.S)  # a command, and the page up to the next
 SHOWN = re.compile(r"^```text\n(.*?)\n```", re.M | re.S)  # what it prints
+QUOTED = re.compile(
+    r"`([\w/]+\.py)`,\s`([\w.]+)`:\n\n```python\n(.*?)^```", re.M | re.S
+)  # `file`, `function`:, then its code
 NUMBER = re.compile(r"\d+\.\d+")  # whole numbers have to agree to the digit, measured ones nearly
 
 
@@ -182,3 +187,37 @@ def test_every_metric_and_feature_space_has_its_words():
         "label_agreement",
         "steps_mean",
     }
+
+
+def definition(path: str, name: str) -> str:
+    """The source of a function, or of a class's method, of the package."""
+    source = (ROOT / "lightning_diff" / path).read_text()
+    body: list[ast.stmt] = ast.parse(source).body
+    for part in name.split("."):
+        (found,) = [node for node in body if getattr(node, "name", None) == part]
+        body = getattr(found, "body", [])
+    return ast.get_source_segment(source, found) or ""
+
+
+@pytest.mark.parametrize(("path", "name", "code"), QUOTED.findall(ARCHITECTURE), ids=lambda part: part.split("\n")[0])
+def test_the_code_that_the_architecture_quotes_is_the_code(path, name, code):
+    there = {line.strip() for line in definition(path, name).splitlines()}
+    signature, *lines = code.splitlines()
+    assert signature.startswith(f"def {name.rpartition('.')[2]}(")
+    assert [line for line in lines if line.strip() != "..." and line.strip() not in there] == []
+
+
+def test_the_architecture_quotes_every_block_it_shows():
+    assert len(QUOTED.findall(ARCHITECTURE)) == ARCHITECTURE.count("```python")
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(\w+/[\w/]*\.py)`", ARCHITECTURE))))
+def test_the_files_that_the_architecture_names_are_there(path):
+    assert (ROOT / "lightning_diff" / path).exists() or (ROOT / path).exists()
+
+
+def test_the_architecture_lists_every_room_once():
+    rooms = re.findall(r"^\| (`.*?`) \| .* \| .* \|$", ARCHITECTURE.partition("## Where is")[0], re.M)
+    listed = [room.rstrip("/").removesuffix(".py") for row in rooms for room in re.findall(r"`([\w./]+)`", row)]
+    entries = [path for path in (ROOT / "lightning_diff").iterdir() if path.suffix != ".typed"]
+    assert sorted(listed) == sorted(path.stem for path in entries if not path.stem.startswith("_"))

@@ -1,1 +1,1 @@
-"""The ground that everything stands on: errors, binding of recipes, whole files, random numbers, processes."""
+"""The ground: errors, binding of recipes, whole files, random numbers, processes, old names. It imports nothing of ours."""

@@ -1,4 +1,4 @@
-"""How good are generated images? torchmetrics Metrics over named feature spaces, and the rows of a report."""
+"""Quality of generated images: torchmetrics Metrics over named feature spaces, and the rows of a report. No run folders."""
 
 from .classifier import Classifier
 from .evaluate import Protocol, Reference, Row, evaluate

@@ -1,4 +1,4 @@
-"""LightningModules: thin; they wire the mathematics to the Trainer."""
+"""LightningModules: thin; they wire the mathematics to the Trainer. No formulas."""
 
 from .alignment import AlignmentModule
 from .consistency import ConsistencyModule

@@ -1,4 +1,7 @@
-"""Networks: any module called as net(x, c_noise, label=None) -> like x serves; these three are ours."""
+"""Networks: any module called as net(x, c_noise, label=None) -> like x serves; these three are ours.
+
+Adapters, too. No preconditioning, which is `denoiser`'s.
+"""
 
 from .dit import DiT
 from .mlp import MLP

@@ -1,4 +1,4 @@
-"""Training objectives: tensors in, one unweighted loss per sample out."""
+"""Training objectives: tensors in, one unweighted loss per sample out. No weights, no optimisers."""
 
 from .advantage_weighted import AdvantageWeightedLoss, advantage_weighted_loss
 from .by_name import by_name

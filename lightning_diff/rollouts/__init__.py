@@ -1,4 +1,4 @@
-"""What a reward run draws and learns from: plans, rollouts, selection, scores, advantages, losses. No Lightning, no files."""
+"""Rollouts of reward fine-tuning: plans, rollouts, selection, scores, advantages, training examples. No Lightning, no files."""
 
 from .advantages import Advantages
 from .cost import Count, added

@@ -1,4 +1,4 @@
-"""Time grids for the samplers: which noise levels to call the denoiser at."""
+"""Time grids (the noise levels at which a sampler calls the denoiser), and step policies, which choose them by sample. No files."""
 
 from .actor_critic import ActorCritic
 from .art import art
