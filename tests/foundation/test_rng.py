@@ -1,5 +1,10 @@
+import pickle
+from itertools import combinations
+
 import numpy as np
+import pytest
 import torch
+from scipy.stats import kstest
 
 from lightning_diff.foundation import rng
 
@@ -43,7 +48,94 @@ def test_a_permutation_shows_everything_once_and_differs_between_epochs():
     assert not np.array_equal(first, second)
 
 
-def test_normals_have_unit_moments():
-    z = rng.normal(0, "noise", range(2000), (1, 8, 8))
-    assert abs(z.mean()) < 5 / z.numel() ** 0.5
-    assert abs(z.var() - 1) < 5 * (2 / z.numel()) ** 0.5
+NORMALS = 2_000_000
+
+
+def normals(seed=0, purpose="noise", first=0):
+    return rng.normal(seed, purpose, range(first, first + NORMALS // 64), (1, 8, 8)).flatten(1).double()
+
+
+def test_normals_have_the_moments_and_the_distribution_of_normals():
+    z = normals()
+    n = z.numel()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        assert abs((z**power).mean() - moment) < 5 * (variance / n) ** 0.5, power
+    assert kstest(z.flatten()[::4].numpy(), "norm").pvalue > 1e-4
+    for column in (0, 31, 32, 63):  # both halves of a pair, first and last
+        assert kstest(z[:, column].numpy(), "norm").pvalue > 1e-4
+    assert z.abs().max() < 7
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_noise_is_independent_of_its_neighbours_and_of_other_seeds_and_purposes(squared):
+    z = normals()
+    others = [
+        z.roll(1, 0),
+        z.roll(1, 1),
+        z.roll(32, 1),
+        normals(seed=1),
+        normals(seed=1 << 40),
+        normals(purpose="sample"),
+    ]
+    if squared:
+        z, others = z**2 - 1, [other**2 - 1 for other in others]
+    for other in others:
+        correlation = (z * other).mean() / z.var()
+        assert abs(correlation) < 5 / NORMALS**0.5
+
+
+def test_no_two_of_a_million_positions_nor_of_two_runs_have_equal_noise():
+    pairs = [rng.wide_keys(seed, "noise", np.arange(1_000_000)) for seed in (0, 1)]
+    assert len(np.unique(np.concatenate([first for first, _ in pairs]))) == 2_000_000
+    rows = torch.cat([rng.normal(seed, "noise", range(1_000_000), (2,)) for seed in (0, 1)]).numpy()
+    assert len(np.unique(rows.view(np.uint64))) >= 2_000_000 - 3  # of pairs of floats with 2^50 values or so
+
+
+def test_seeds_that_differ_in_their_high_bits_differ_in_every_stream():
+    seeds = (5, 5 + 2**32, 5 + 2**48)
+    drawn = [
+        torch.cat(
+            [
+                rng.normal(seed, "noise", [0], (4,)).flatten(),
+                torch.rand(4, generator=rng.seed_generator(torch.Generator(), seed, "dropout", 3)),
+                torch.randn(4, generator=rng.seed_generator(torch.Generator(), seed, "init")),
+            ]
+        )
+        for seed in seeds
+    ]
+    for one, other in combinations(drawn, 2):
+        assert not (one == other).any()
+
+
+def test_a_generator_is_started_by_address_alone_and_says_uniforms_and_normals():
+    generator = torch.Generator().manual_seed(3)
+    torch.randn(3, generator=generator)  # an odd number: one is kept back
+    first = torch.randn(5, generator=rng.seed_generator(generator, 0, "dropout", 7))
+    again = torch.randn(5, generator=rng.seed_generator(torch.Generator(), 0, "dropout", 7))
+    assert torch.equal(first, again)
+    u = torch.cat([torch.rand(100, generator=rng.seed_generator(generator, 0, "dropout", p)) for p in range(2000)])
+    assert kstest(u.numpy(), "uniform").pvalue > 1e-4
+
+
+def test_noise_of_a_position_does_not_depend_on_how_many_are_drawn_at_once():
+    many = rng.normal(0, "noise", range(300), (3, 32, 32))
+    assert torch.equal(many[123:124], rng.normal(0, "noise", [123], (3, 32, 32)))
+    assert rng.normal(0, "noise", [], (3, 2)).shape == (0, 3, 2)
+    assert rng.normal(0, "noise", range(2), (3,)).shape == (2, 3)
+
+
+def test_the_generators_are_fixed_for_good():
+    assert rng.wide_keys(0, "noise", [1])[1][0] == 7700374841888438405
+    assert rng.normal(0, "noise", [1], (4,))[0].tolist() == pytest.approx(
+        [0.8152397, 0.6883772, -1.201586, -0.32767], abs=1e-6
+    )
+    assert rng.normal(rng.Seed(0, 1), "noise", [1], (4,))[0].tolist() == pytest.approx(
+        [0.5681439, -0.9173047, 0.3399019, 0.0066785], abs=1e-6
+    )
+
+
+def test_a_seed_keeps_its_generator_on_the_way_to_another_process():
+    seed = pickle.loads(pickle.dumps(rng.Seed(3, 1)))
+    assert (seed, seed.generator, rng.generator_of(3)) == (3, 1, 2)
+    with pytest.raises(ValueError, match="1 and 2"):
+        rng.Seed(3, 7)
