@@ -28,19 +28,23 @@ class Augment:
         y_flip     turned upside down if a1, a1 in {0, 1}                       a1
         scale      larger by 2^(0.2 a2), a2 normal                              a2
         rotate     by a3, uniform in (-pi, pi)                                  cos a3 - 1, sin a3
-        stretch    by 2^(0.2 a5) along the angle a4, and shrunk across          a5 cos a4, a5 sin a4
+        stretch    by 2^(0.2 a5) along the angle a4, and shrunk across;         a5 cos a4, a5 sin a4
+                   in half of the cases a4 = 0, along x
         translate  by a6/8 of the width, a7/8 of the height, both normal        a6, a7
 
     What lies outside the image is its reflection. The vector of an untouched image is zero, so that sampling, which
-    passes none, asks for plain images. Where EDM resamples with a wavelet filter, this interpolates bicubically.
+    passes none, asks for plain images. Angles turn counter-clockwise as the picture is seen, as in EDM's code. Where EDM resamples
+    with a wavelet filter, this interpolates bicubically: told EDM's own parameters, images differ by a root mean square of 0.005.
 
     Args:
         probability: of each part. EDM: 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQv2.
         parts: those in use; a missing part's entries in the vector stay 0.
+        form: "edm", or "0.1" for what version 0.1 of this project did: angles turned the other way, and a4 was always drawn.
     """
 
     probability: float = 0.12
     parts: Sequence[Part] = PARTS
+    form: Literal["edm", "0.1"] = "edm"
 
     dim: ClassVar[int] = 9
 
@@ -49,6 +53,8 @@ class Augment:
             raise ValueError(f"Augment: probability must be in [0, 1], got {self.probability}")
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise ValueError(f"Augment: unknown parts {', '.join(unknown)}; known are {', '.join(PARTS)}")
+        if self.form not in ("edm", "0.1"):
+            raise ValueError(f"Augment: form must be edm or 0.1, got {self.form!r}")
 
     def __call__(
         self, image: Float32[Tensor, "b c h w"], seed: int, positions: Int64[np.ndarray, " b"]
@@ -63,7 +69,10 @@ class Augment:
             image[chosen] = image[chosen].flip(axis)
         moved = np.flatnonzero(np.abs(a[2:]).max(0) > 0)
         if len(moved):
-            image[moved] = _resample(image[moved], _inverse(a[:, moved]))
+            turning = a[:, moved]
+            if self.form == "0.1":
+                turning[3:5] *= -1
+            image[moved] = _resample(image[moved], _inverse(turning))
         return image, torch.from_numpy(vector.astype(np.float32))
 
     def _draw(self, seed: int, positions: Int64[np.ndarray, " b"]) -> Float[np.ndarray, "8 b"]:
@@ -91,6 +100,8 @@ class Augment:
                     a[3] = on * (2 * uniform(part) - 1) * math.pi
                 case "stretch":
                     a[4] = on * (2 * uniform(f"{part} angle") - 1) * math.pi
+                    if self.form == "edm":
+                        a[4] *= uniform(f"{part} turned") < 0.5
                     a[5] = on * normal(part)
                 case "translate":
                     a[6], a[7] = on * normal(f"{part} x"), on * normal(f"{part} y")
@@ -98,15 +109,18 @@ class Augment:
 
 
 def _inverse(a: Float[np.ndarray, "8 b"]) -> Float[np.ndarray, "b 2 3"]:
-    """Where a point of the new image comes from: [L | shift] with L the inverse of stretch . rotate . scale."""
+    """Where a point of the new image comes from: [L | shift] with L the inverse of stretch . rotate . scale.
+
+    In coordinates whose y runs downwards `rotation(angle)` turns clockwise, and its inverse turns what it shows counter-clockwise.
+    """
 
     def rotation(angle: Float[np.ndarray, " b"]) -> Float[np.ndarray, "2 2 b"]:
         c, s = np.cos(angle), np.sin(angle)
         return np.array([[c, -s], [s, c]])
 
     longer = np.exp2(0.2 * a[5])
-    unstretch = rotation(a[4]) * np.stack([1 / longer, longer])  # a product with a diagonal matrix
-    linear = _product(rotation(-a[3]), _product(unstretch, rotation(-a[4]))) / np.exp2(0.2 * a[2])
+    unstretch = rotation(-a[4]) * np.stack([1 / longer, longer])  # a product with a diagonal matrix
+    linear = _product(rotation(a[3]), _product(unstretch, rotation(a[4]))) / np.exp2(0.2 * a[2])
     # a/8 of the image is a/4 in coordinates that run from -1 to 1.
     shift = np.stack([a[6], a[7]])[:, None] / 4
     return np.concatenate([linear, shift], axis=1).transpose(2, 0, 1)
