@@ -23,15 +23,15 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _AT_ONCE = 1 << 17  # normals
 _MERSENNE = 624  # words of 32 bits in the state of torch's generator on a CPU
 
-GENERATOR = 2  # what new runs draw with
+GENERATOR = 1  # of a plain int, and of a recipe that names none
 Positions = Int64[np.ndarray, " n"] | Sequence[int]
 
 
 class Seed(int):
     """A run's seed, with the generator that turns addresses into normal numbers and starts torch's own generators.
 
-    1: of version 0.1, by torch's CPU generator, which knows 32 bits of a key; a run that was begun with it goes on with it.
-    2: 128-bit keys. A plain int is a seed of the newest.
+    1: by torch's CPU generator, which knows 32 bits of a key; also what a plain int means.
+    2: 128-bit keys, for runs of many images: under 1, of 200 million noises 5 % have an equal.
     """
 
     generator: int
@@ -109,7 +109,7 @@ def _hashes(
     first: UInt64[np.ndarray, " n"], second: UInt64[np.ndarray, " n"], count: int
 ) -> UInt64[np.ndarray, "n count"]:
     """SplitMix64 started at the first key, with the second one mixed in on the way: `count` numbers for each pair of keys."""
-    x = first[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+    x: UInt64[np.ndarray, "n count"] = first[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     x ^= x >> np.uint64(30)
     x *= _MIX_1
     x ^= second[:, None]

@@ -122,11 +122,11 @@ class TrainingModule(CountedModule):
         """Dropout depends on (seed, step, process, micro-batch) alone, so that a resumed run draws the same masks."""
         accumulation, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
         micro = (batch_idx % accumulation) * world + self.trainer.global_rank
-        key = rng.key(self.seed, "dropout", self.images_seen + micro)
+        position = self.images_seen + micro
         # Not torch.manual_seed: without a GPU in use it queues a call and a stack trace for each device at every step.
-        torch.default_generator.manual_seed(key)
+        rng.seed_generator(torch.default_generator, self.seed, "dropout", position)
         if self.device.type != "cpu":
-            getattr(torch, self.device.type).manual_seed(key)
+            getattr(torch, self.device.type).manual_seed(rng.key(self.seed, "dropout", position))
 
     def _learn(self) -> None:
         """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them."""

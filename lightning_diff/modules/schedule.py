@@ -192,7 +192,7 @@ class ScheduleModule(CountedModule):
         return LearnedPolicy(self.learner, protocol, self._record.sha256, {"calls": float(self.calls)})
 
     def _protocol(self) -> dict[str, Any]:
-        return {"seed": self.seed, "trajectories": self.images_seen, "guidance": self.guidance}
+        return {"seed": int(self.seed), "trajectories": self.images_seen, "guidance": self.guidance}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -65,6 +65,7 @@ def build(
     # The first process's weights are those of a plain run; the others receive their rows of them.
     on_meta = on_meta or (isinstance(options.get("strategy"), ShardedStrategy) and not is_first_process())
     torch.manual_seed(rng.key(settings["seed"], "init"))
+    rng.seed_generator(torch.default_generator, recipe.seed_of(settings), "init")
     module = build_model(settings["model"], source, on_meta=on_meta)
     record = RunRecord(settings["model"].get("net"), facts["shape"], facts["num_classes"], dict(settings))
     callbacks = in_order(recipe.build(settings["callbacks"], "callbacks", source), record)

@@ -43,7 +43,7 @@ def train(settings: Recipe, source: Path | str) -> None:
     module, trainer = build(settings, facts, source)  # refuses mistakes before the folder is touched
     with held(folder), _stopping_at_once():
         start = find_start(folder, settings)
-        datamodule = _examples(data, settings["seed"], start)
+        datamodule = _examples(data, recipe.seed_of(settings), start)
         if not _has_something_to_do(folder, trainer, start):
             return
         claim(folder, never=settings["resume"] == "never", checkpoint=start.checkpoint)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -210,7 +209,7 @@ class StepPolicy(nn.Module):
         """For the choices of noises by number, one for each sample of a group: a function of (seed, number)."""
         n = self.group_size
         numbers = [n * int(p) + i for p in positions for i in range(n)]
-        return [torch.Generator().manual_seed(int(key >> np.uint64(1))) for key in rng.keys(seed, "action", numbers)]
+        return [rng.seed_generator(torch.Generator(), seed, "action", number) for number in numbers]
 
     def summary(self, details: dict[str, Tensor]) -> dict[str, float]:
         """Of a batch, for the record."""

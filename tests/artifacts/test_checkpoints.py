@@ -104,3 +104,10 @@ def test_checkpoints_ahead_of_where_a_run_goes_back_to_are_kept_but_never_taken_
     assert checkpoints.newest(tmp_path).read_bytes() == b"new"
     assert (tmp_path / "step_00000002.ckpt.aside").read_bytes() == b"state"
     assert (tmp_path / "step_00000003.json.aside").exists()
+
+
+@pytest.mark.parametrize(("given", "form"), [({}, "0.1"), ({"form": "edm"}, "edm")])
+def test_augmentations_of_earlier_formats_keep_their_form(given, form):
+    stored = {"images_seen": 0, "global_step": 0, "callbacks": {}, "format": 2}
+    stored["recipe"] = {"data": {"_target_": "lightning_diff.data.Images", "augment": {"probability": 0.1} | given}}
+    assert checkpoints.migrate(stored, "some.ckpt")["recipe"]["data"]["augment"]["form"] == form

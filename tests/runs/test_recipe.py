@@ -310,3 +310,25 @@ def test_changes_are_named_by_their_keys():
 def test_what_the_command_line_takes_for_an_override():
     assert all(map(recipe.is_override, ("seed=1", "model.net.channels=3", "callbacks.0.every=5", "name=")))
     assert not any(map(recipe.is_override, ("digits_edm", "a/b=c.yaml", "./x=y.yaml", "=3")))
+
+
+def test_a_recipe_names_the_generator_of_its_noise(train, state):
+    one, two = (train(f"by_{number}", f"generator={number}") for number in (1, 2))
+    left_out = train("by_none")
+    weights = [state(folder)["state_dict"]["denoiser.net.output.weight"] for folder in (one, two, left_out)]
+    assert torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+    assert recipe.read_yaml(two / "recipe.yaml")["generator"] == 2
+    with pytest.raises(UserError, match="generator"):
+        train("by_two", "generator=1", "name=by_2", "trainer.max_steps=9")
+    with pytest.raises(UserError, match="generator"):
+        train("by_three", "generator=3")
+
+
+def test_a_run_of_the_second_generator_stopped_and_resumed_ends_in_the_same_weights(train, state):
+    dropout = ["generator=2", "model.net.dropout=0.1", "model.label_dropout=0.1"]
+    whole = train("whole", *dropout)
+    train("parts", *dropout, "trainer.max_steps=3")
+    parts = train("parts", *dropout)
+    for name, value in state(whole)["state_dict"].items():
+        assert torch.equal(value, state(parts)["state_dict"][name]), name

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...foundation.errors import UserError
 from ...foundation.moved import modern
 
-FORMAT = 2  # raised with each change of what a checkpoint holds; `_MIGRATIONS` says how to read the one before
+FORMAT = 3  # raised with each change of what a checkpoint holds; `_MIGRATIONS` says how to read the one before
 META = "meta.pt"  # in a sharded checkpoint, which is a folder, the file of all that is not sharded
 _KEYS = {"images_seen", "global_step", "callbacks"}
 
@@ -48,7 +48,15 @@ def _from_1(checkpoint: dict[str, object]) -> None:
     checkpoint["recipe"], checkpoint["recipe_hash"] = None, None
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, object]], None]] = {1: _from_1}
+def _from_2(checkpoint: dict[str, object]) -> None:
+    """Until format 2 augmentations had a form of their own, which a recipe names since."""
+    data = recipe.get("data") if isinstance(recipe := checkpoint["recipe"], dict) else None
+    augment = data.get("augment") if isinstance(data, dict) else None
+    if isinstance(augment, dict):
+        augment.setdefault("form", "0.1")
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, object]], None]] = {1: _from_1, 2: _from_2}
 
 
 def migrate(checkpoint: object, path: Path | str) -> Checkpoint:

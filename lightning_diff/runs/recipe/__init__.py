@@ -9,7 +9,7 @@ from .comparison import LEFT_OUT, Change, changes
 from .composition import compose, is_override, load, make_importable, merge
 from .files import find, read_yaml, save, to_yaml
 from .objects import build, fill_facts
-from .record import KEYS, Recipe
+from .record import KEYS, Recipe, seed_of
 from .validation import check
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "merge",
     "read_yaml",
     "save",
+    "seed_of",
     "to_yaml",
 ]

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
+from ...foundation import rng
 from ...foundation.binding import Node
 from ...foundation.errors import UserError
 
-KEYS = ("name", "seed", "runs_dir", "resume", "extends", "model", "data", "callbacks", "trainer")
+KEYS = ("name", "seed", "generator", "runs_dir", "resume", "extends", "model", "data", "callbacks", "trainer")
 
 
 class Recipe(TypedDict):
@@ -16,6 +17,7 @@ class Recipe(TypedDict):
 
     name        of the run and of its folder below `runs_dir`
     seed        of everything that is random
+    generator   of its noise: 1, where it is left out, or 2 (see `rng.Seed`)
     resume      auto, required, force, never or the path of a checkpoint (see `resume.find_start`)
     model       the training module
     data        the examples
@@ -25,12 +27,18 @@ class Recipe(TypedDict):
 
     name: str
     seed: int
+    generator: NotRequired[int]
     runs_dir: str
     resume: str
     model: Node
     data: Node
     callbacks: list[Node]
     trainer: Node
+
+
+def seed_of(recipe: Recipe) -> rng.Seed:
+    """A run's seed, with its generator."""
+    return rng.Seed(recipe["seed"], recipe.get("generator", rng.GENERATOR))
 
 
 @contextmanager

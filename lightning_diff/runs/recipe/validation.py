@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
+from ...foundation import rng
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
 from .record import Recipe, naming
@@ -50,6 +51,7 @@ def check(recipe: Recipe, source: Path | str) -> None:
 def _check_names(recipe: Recipe) -> None:
     bind(recipe["name"], str, "name")
     bind(recipe["seed"], int, "seed")
+    bind(recipe.get("generator", rng.GENERATOR), Literal[1, 2], "generator")
     bind(recipe["runs_dir"], str, "runs_dir")
     bind(recipe["resume"], str, "resume")
     if Path(recipe["name"]).name != recipe["name"] or recipe["name"] in ("", ".."):
