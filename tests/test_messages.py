@@ -10,5 +10,5 @@ def test_the_facts_of_a_message(facts):
 
 
 @pytest.mark.parametrize("facts", ["model.nett", "a.yaml: model.net", "... Model ... nets", "... mean ... Model"])
-def test_another_fault_is_told_apart(facts):
+def test_the_facts_of_another_fault(facts):
     assert not tells(MESSAGE, facts)

@@ -120,20 +120,20 @@ def test_a_dry_run_prints_the_resolved_recipe_and_trains_nothing(workplace, trai
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "printed"),
     [
         (UserError("x.yaml: a: is\nwrong"), 2, "error: x.yaml: a: is wrong\n"),
         (Stopped(signal.SIGTERM, "stopped by SIGTERM after saving x"), 75, "stopped by SIGTERM after saving x\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
     ],
 )
-def test_what_ends_a_run_becomes_an_exit_code_and_one_line(workplace, monkeypatch, capsys, error, code, told):
+def test_what_ends_a_run_becomes_an_exit_code_and_one_line(workplace, monkeypatch, capsys, error, code, printed):
     def ends(settings, source):
         raise error
 
     monkeypatch.setattr(run, "train", ends)
     assert cli.main(["train", "one.yaml"]) == code
-    assert capsys.readouterr().err.lstrip("\n") == told
+    assert capsys.readouterr().err.lstrip("\n") == printed
 
 
 def test_lightnings_own_exit_after_ctrl_c_is_130(workplace, monkeypatch, capsys):
@@ -166,11 +166,11 @@ def test_a_fault_of_the_program_is_not_dressed_up(workplace, monkeypatch):
 
 
 def test_warnings_are_one_line(workplace, monkeypatch):
-    told = []
-    monkeypatch.setattr(run, "train", lambda *_: told.append(warnings.formatwarning("a\nb", UserWarning, "f.py", 3)))
+    printed = []
+    monkeypatch.setattr(run, "train", lambda *_: printed.append(warnings.formatwarning("a\nb", UserWarning, "f.py", 3)))
     plain = warnings.formatwarning
     cli.main(["train", "one.yaml"])
-    assert told == ["warning: a b\n"]
+    assert printed == ["warning: a b\n"]
     assert warnings.formatwarning is plain
 
 

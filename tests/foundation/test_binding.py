@@ -1,4 +1,4 @@
-"""A node is bound against its target's signature: what fits is converted and built, what does not is one sentence."""
+"""A node is bound against its target's signature: what fits is converted and built, what does not is a one-line error."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
