@@ -1,4 +1,4 @@
-"""Saving the whole state of a run, at intervals and when asked to stop."""
+"""Saving the whole state of a run, at intervals and on a signal to stop."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from ..modules.sharding import ShardedStrategy
 from .base import StepCallback
 from .cadence import refuse_nonpositive
 
-# How often several processes ask each other about clocks and signals; one process looks at every step.
+# How often several processes exchange clocks and signals; one process looks at every step.
 POLL_SECONDS = 1.0
 POLL_STEPS = 64  # at least once in so many steps
 
@@ -77,7 +77,7 @@ class Checkpoint(StepCallback[CountedModule], LightningCheckpoint):
                 raise Stopped(signum, f"stopped by {signal.Signals(signum).name} after saving {path}")
 
     def _agree(self, trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
-        """What one process knows becomes known to all; the first one's clock says when to ask again."""
+        """Whether any process is late, and its signal, reduced over all; the first one sets when to reduce again."""
         step, clock = self._polled
         self._polled = self.finished_steps, time.monotonic()
         seconds = (self._polled[1] - clock) / (self.finished_steps - step)

@@ -28,10 +28,10 @@ class EMA(Callback):
     Each optimiser step updates every average once, by the images that `module.images_seen` says it consumed. The
     averages are float32 whatever the network's precision, travel in the checkpoint, and resume bit for bit. The
     network itself holds the raw weights at all times, except inside `with ema.swapped(module):`. Where the EMA stands
-    in the list of callbacks makes no difference: whoever asks first brings the averages up to date.
+    in the list of callbacks makes no difference: the first use brings the averages up to date.
 
     Args:
-        profiles: how fast each named average forgets; the first is the one that others use unless told otherwise.
+        profiles: how fast each named average forgets; the first is the one that others use by default.
             Default: one average "ema" with EDM's half-life for CIFAR-10, 500,000 images, and its ramp-up; shorter
             trainings want a shorter one.
         snapshot_every: images between stored snapshots, for `ema_snapshots.reconstruct_from_folder`, in
@@ -248,4 +248,4 @@ def _placed_one(value: Tensor, weight: Tensor) -> Tensor:
 def _overwrite(weights: dict[str, Tensor], values: list[Tensor]) -> None:
     for weight, value in zip(weights.values(), values, strict=True):
         weight.copy_(value)
-    torch.clear_autocast_cache()  # a cached low-precision copy would go on giving the old weights' output
+    torch.clear_autocast_cache()  # a cached low-precision copy would still give the old weights' output

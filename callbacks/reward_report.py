@@ -137,7 +137,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
 
 
 def read_curve(path: Path, costs: Mapping[str, float] | None = None) -> dict[str, list[float]]:
-    """Reward against what had been spent on training when it was measured, from a run's metrics.csv.
+    """Reward against the training cost at which it was measured, from a run's metrics.csv.
 
     Args:
         path: of the file.
@@ -146,7 +146,7 @@ def read_curve(path: Path, costs: Mapping[str, float] | None = None) -> dict[str
     Returns:
         "reward", and of "seconds", "evaluations", "images" those that were logged; empty without rewards.
     """
-    spent: dict[str, list[tuple[int, float]]] = {name: [] for name in COSTS}
+    logged: dict[str, list[tuple[int, float]]] = {name: [] for name in COSTS}
     reward: dict[int, float] = {}
     for row in metrics_table.read(path):
         if not row["images"]:
@@ -156,13 +156,13 @@ def read_curve(path: Path, costs: Mapping[str, float] | None = None) -> dict[str
             kind in COSTS
         ):  # a rollout stands at the images before its epoch's first step, training at those after the last
             weight = (costs or {}).get(phase.rpartition("/")[2], 1.0) if kind == "evaluations" else 1.0
-            spent[kind].append((int(row["images"]) + (phase != "train"), weight * float(row["value"])))
+            logged[kind].append((int(row["images"]) + (phase != "train"), weight * float(row["value"])))
         elif row["metric"] == "reward/mean":
             reward[int(row["images"])] = float(row["value"])
     if not reward:
         return {}
     curve = {"reward": [reward[images] for images in sorted(reward)]}
-    for name, rows in spent.items():
+    for name, rows in logged.items():
         if rows:
             curve[name] = [sum(value for at, value in rows if at <= images) for images in sorted(reward)]
     return curve

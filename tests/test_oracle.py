@@ -63,7 +63,7 @@ def test_edm_and_trigflow_are_one_function(oracle, sigma, sigma_data):
     edm = oracle.denoiser(sigma_data, "edm")(x, level(sigma))
     trigflow = oracle.denoiser(sigma_data, "trigflow")(x, level(sigma))
     assert (edm - trigflow).abs().max() < 1e-12
-    # The same function by another route. At sigma_max x is 80 times the answer, and its last digits go with it.
+    # The same function by another route. At sigma_max x is 80 times the output, and its last digits go with it.
     assert (edm - exact).abs().max() < 1e-12
 
 
@@ -96,10 +96,10 @@ def test_pure_noise_is_a_finite_limit(oracle):
 def test_float32_loses_rounding_only(oracle, sigma):
     x = noisy(oracle, sigma).float()
     exact = oracle(x.double(), level(sigma))
-    answer = oracle(x, torch.tensor(sigma))
-    assert answer.dtype == torch.float32
+    output = oracle(x, torch.tensor(sigma))
+    assert output.dtype == torch.float32
     # The float32 sigma itself is off by 6e-8 relative, which the posterior weights of the mixtures amplify.
-    assert (answer - exact).abs().max() < 1e-5
+    assert (output - exact).abs().max() < 1e-5
     for time in ("edm", "trigflow"):
         assert (oracle.denoiser(0.5, time)(x, torch.tensor(sigma)) - exact).abs().max() < 2e-5
 

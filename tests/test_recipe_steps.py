@@ -1,4 +1,4 @@
-"""The recipe of the policy that spends steps, two updates of it, and the command that its header goes on with."""
+"""The recipe of the step policy, two updates of it, and the sampling command of its header."""
 
 from PIL import Image
 

@@ -229,13 +229,13 @@ def test_the_way_of_running_is_put_back_after_an_error():
 
 def test_misuse_is_an_error_in_words():
     x = torch.ones(2)
-    with pytest.raises(ValueError, match="2 primals need as many tangents, got 1"):
+    with pytest.raises(ValueError, match=r"2 primals.* 1"):
         tangent.jvp(torch.add, (x, x), (x,))
     with pytest.raises(ValueError, match="primal 0 is"):
         tangent.jvp(torch.sin, (x,), (torch.ones(3),))
     with pytest.raises(ValueError, match="has no tangent"):
         tangent.jvp(lambda x: x.detach(), (x,), (x,))
-    with pytest.raises(TypeError, match="one tensor, it returned tuple"):
+    with pytest.raises(TypeError, match=r"tensor.* tuple"):
         tangent.jvp(lambda x: (x, x), (x,), (x,))
 
 

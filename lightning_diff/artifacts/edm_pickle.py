@@ -48,8 +48,8 @@ def load_edm_pickle(path: str | Path) -> Denoiser:
     except _Unsupported as error:
         raise UserError(f"{path}: {error}") from error
     except (KeyError, AttributeError, TypeError, IndexError, RuntimeError, ValueError) as error:
-        sentence = str(error).splitlines()[0]
-        raise UserError(f"{path}: is not laid out as an EDM snapshot ({type(error).__name__}: {sentence})") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: is not laid out as an EDM snapshot ({type(error).__name__}: {reason})") from error
 
 
 class _Refused(pickle.UnpicklingError):

@@ -115,7 +115,7 @@ def _pictures(images: Float[Tensor, "n c h w"]) -> list[Image.Image]:
 
 @contextmanager
 def _writing(path: Path | str) -> Iterator[Path]:
-    """`replacing`, with a sentence for the person whose folder cannot be written to."""
+    """`replacing`, with a one-line error where the folder cannot be written to."""
     try:
         with replacing(path) as temporary:
             yield temporary

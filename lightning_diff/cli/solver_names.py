@@ -1,4 +1,4 @@
-"""Help that names the solvers there are: read from the registry when somebody asks for help, for that imports torch."""
+"""Help that names the solvers there are: read from the registry only when help is printed, because that imports torch."""
 
 from typing import Any
 

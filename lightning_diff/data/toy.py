@@ -1,4 +1,4 @@
-"""Two-dimensional densities with known answers: for experiments of seconds and tests against exact denoisers."""
+"""Two-dimensional densities whose exact denoiser is known: for experiments of seconds and tests against exact denoisers."""
 
 import math
 from collections.abc import Callable

@@ -56,14 +56,14 @@ def refuse_unfit(value: object, hint: Hint, key: str) -> None:
 
 
 def mismatch(value: object, hint: Hint, key: str) -> Mismatch:
-    """The sentence for a value that does not fit its annotation."""
+    """The error for a value that does not fit its annotation."""
     choices = [choice for part in alternatives(hint) if get_origin(part) is Literal for choice in get_args(part)]
     if choices and isinstance(value, str):
         strings = [choice for choice in choices if isinstance(choice, str)]
         close = get_close_matches(value, strings, n=1)
-        ending = f"; did you mean {close[0]}?" if close else ""
+        suggestion = f"; did you mean {close[0]}?" if close else ""
         listed = ", ".join(dict.fromkeys(map(str, choices)))
-        return Mismatch(f"{key}: {show(value)} is not one of {listed}{ending}")
+        return Mismatch(f"{key}: {show(value)} is not one of {listed}{suggestion}")
     if isinstance(value, dict):
         return Mismatch(f"{key}: expected {describe(hint)}, got a mapping without _target_")
     return Mismatch(f"{key}: expected {describe(hint)}, got {show(value)}")

@@ -23,7 +23,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        temporary.touch()  # the system gives it what umask and folder say, which cannot be asked for without a race
+        temporary.touch()  # the system gives it what umask and folder say, which cannot be read without a race
         mode = temporary.stat().st_mode & 0o777
         yield temporary
         with temporary.open("rb+") as file:

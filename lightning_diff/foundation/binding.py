@@ -244,7 +244,7 @@ def signature(target: Callable[..., object]) -> Parameters | None:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """`did you mean ...?`, or all the names if none is near: the end of a sentence."""
+    """`did you mean ...?`, or all the names if none is near: the end of a message."""
     known = list(known)
     folded = {candidate.lower(): candidate for candidate in known}
     matches = get_close_matches(name.lower(), folded, n=1)

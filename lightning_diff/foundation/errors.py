@@ -13,12 +13,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        # A loader's worker process has its error raised again with a whole traceback for a message; the sentence ends it.
+        # A loader's worker process has its error raised again with a traceback for a message; the message proper ends it.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2])
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop, and it has saved what there was to save.
+    """A run stopped by a signal, after saving what there was to save.
 
     The exit code is 130 for Ctrl-C, as a shell expects; for the signals by which schedulers take a machine back it is 75
     (EX_TEMPFAIL of sysexits.h: try again later), which tells a job script to put the job back into the queue.

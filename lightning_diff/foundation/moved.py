@@ -127,9 +127,9 @@ def current(name: str) -> str:
 
 
 def modern(value: Any, key: str = "") -> tuple[Any, list[str]]:
-    """A recipe, or part of one, in the names of today, and a sentence for each that was old.
+    """A recipe, or part of one, in the names of today, and a remark for each that was old.
 
-    An old argument beside its new name goes on top of it: it came from the command line.
+    An old argument beside its new name overrides it: it came from the command line.
     """
     if isinstance(value, list):
         parts = [modern(item, f"{key}.{i}" if key else str(i)) for i, item in enumerate(value)]

@@ -98,7 +98,7 @@ def load_or_train(
 
     Args:
         data: the training split's images, and for the task "classifier" its labels.
-        task: what it is trained to tell: the label, or by how many quarter turns the image was rotated.
+        task: what it is trained to predict: the label, or by how many quarter turns the image was rotated.
         device: where it trains and stays.
         steps: optimiser steps of 128 images; None for 400 up to 16x16, 1200 above.
         seed: another one gives another network, which measures nothing but may judge what this one's rewards have made.

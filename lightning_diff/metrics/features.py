@@ -45,8 +45,8 @@ class Pixels:
 def feature_extractor(name: FeatureName | None, data: Data, device: torch.device | str = "cpu") -> FeatureExtractor:
     """The feature space `name` for this data.
 
-    classifier     64 features of a small network trained to tell the training split's labels (see `classifier.py`)
-    rotation       the same network, trained to tell by how many quarter turns an image was rotated: needs no labels
+    classifier     64 features of a small network trained to classify the training split's labels (see `classifier.py`)
+    rotation       the same network, trained to predict by how many quarter turns an image was rotated: needs no labels
     pixels         the pixels
     fid_inception  2048 features of the FID's Inception network, from a weights file (see `inception.py`)
     None           for images, classifier if they have labels and rotation if not; pixels for anything else

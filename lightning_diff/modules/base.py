@@ -133,7 +133,7 @@ class CountedModule(LightningModule):
 
 
 def _refuse_other_network(own: State, stored: State) -> None:
-    """One sentence instead of a page of tensor names."""
+    """A one-line error for weights of another network, in place of torch's page of tensor names."""
     for name in [*own, *stored]:
         here, there = (getattr(state.get(name), "shape", None) for state in (own, stored))
         if (name in own) != (name in stored) or here != there:

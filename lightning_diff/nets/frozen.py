@@ -11,7 +11,7 @@ T = TypeVar("T")
 class Frozen(Generic[T]):
     """Something beside a module, out of sight of its parameters(), state_dict(), train() and to(): a teacher, a reward.
 
-    A network is put into eval mode and asks for no gradients. Being no `nn.Module`, the holder can be an attribute of one.
+    A network is put into eval mode and requires no gradients. Being no `nn.Module`, the holder can be an attribute of one.
 
     Args:
         value: a network, or anything else, such as a reward that is a plain function; later in `.value`.

@@ -219,7 +219,7 @@ class InfoNoise(BinnedNoise):
         centres = low + width * (torch.arange(bins, dtype=torch.float64) + 0.5)
         self.centres: Tensor
         self.register_buffer("centres", centres, persistent=False)
-        # For the gate, which asks for the posterior's error whatever the weights.
+        # For the gate, which needs the posterior's error whatever the weights.
         self.losses = LevelMoments(bins, low, high, beta, smoothing, min_count)
 
     @torch.no_grad()

@@ -127,7 +127,7 @@ def optimality(advantage: Float[Tensor, " n"], clip: float = 5.0) -> Float[Tenso
 def velocity_distance(
     name: str, x_hat: Tensor, x_hat_ref: Tensor | None, sigma: Tensor, factor: float
 ) -> Float[Tensor, " b"]:
-    """mean (v_theta - v_ref)^2 = mean (D_theta - D_ref)^2 / t^2 in float64; zeros where no factor asks for it.
+    """mean (v_theta - v_ref)^2 = mean (D_theta - D_ref)^2 / t^2 in float64; zeros where no factor needs it.
 
     Args:
         name: of the loss, for its error.

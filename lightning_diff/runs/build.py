@@ -103,7 +103,7 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
     trainer.strategy.checkpoint_io = CheckpointFiles()
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if isinstance(environment, SLURMEnvironment):
-        # Lightning would save a checkpoint of its own; the exit code asks for the queue.
+        # Lightning would save a checkpoint of its own; the exit code tells the job script to requeue.
         environment.auto_requeue = False
     return trainer
 

@@ -47,7 +47,7 @@ def holder(folder: Path) -> Holder | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[str | None]:
-    """Hold a run folder; gives a sentence about a holder that died, or None if the last one released the lock.
+    """A run folder held by this process; yields a message about a holder that died without releasing the lock, or None.
 
     The system takes back its lock on a file when the process that holds it ends, however it ends. Where a file system does
     not share such locks between machines, the time of the holder's record, renewed every few seconds, shows whether it lives.

@@ -92,7 +92,7 @@ def _set_aside(folder: Path, start: Start) -> None:
 
 @contextmanager
 def _explained(source: Path | str, folder: Path, data: Data, trainer: Trainer) -> Iterator[None]:
-    """What goes wrong while training through no fault of the program becomes a sentence."""
+    """One-line errors for what fails during training through no fault of the program: settings, memory, disk space."""
     try:
         yield
     except MisconfigurationException as error:
@@ -119,7 +119,7 @@ def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
 
 @contextmanager
 def _stopping_at_once() -> Iterator[None]:
-    """Until `Checkpoint` takes them over, the signals of a scheduler end the process with the code that asks for another try."""
+    """Signal handlers until `Checkpoint` installs its own: a scheduler's signal ends the process with exit code 75."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")

@@ -4,7 +4,7 @@ Time is the control. With s = sigma, T = sigma_max and psi = T - s the noise rem
 
     dx/dt = theta F(x, s),   dpsi/dt = theta,   psi(0) = 0, psi(T) = T,
 
-and a uniform grid of t puts the solver's nodes at s_k = T - psi(t_k). Euler's error asks for (eq. 9)
+and a uniform grid of t puts the solver's nodes at s_k = T - psi(t_k). Euler's error gives (eq. 9)
 
     max E[ -int |Q| theta^2 dt ]  under  int theta dt = T, or   V = max E[ int (-|Q| theta^2 - gamma theta) dt ] + gamma T.
 
@@ -284,7 +284,7 @@ class ActorCritic(nn.Module):
         }
 
     def grid(self, n: int | None = None) -> Float64[Tensor, " nodes"]:
-        """Nodes from the average of the policy's normalised means (section 4.3): networks and noise are gone.
+        """Nodes from the average of the policy's normalised means (section 4.3), without networks or noise.
 
         Args:
             n: steps; None for those of the training, otherwise sigma is interpolated over the clock.

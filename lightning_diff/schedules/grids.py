@@ -131,7 +131,7 @@ def _grid(
     start, end = forward(sigma_max), forward(sigma_min)
     levels = torch.zeros(n + 1, dtype=torch.float64)
     levels[: len(even)] = inverse(start + even * (end - start))
-    # The ends are what was asked for, not what comes back from the coordinate (80 ** (1 / 7) ** 7 is
+    # The ends are the given levels, not what comes back from the coordinate (80 ** (1 / 7) ** 7 is
     # 79.99999999999997).
     if not free:
         levels[n - 1] = sigma_min

@@ -46,7 +46,7 @@ def _fixed(grid: Callable[..., Grid], free: bool = False) -> Method:
 
 
 def _of_the_model(method: Method) -> Method:
-    """One that does not ask for the solver."""
+    """A method that depends on the model only, not on the solver."""
 
     def without(*arguments: Any, solver: str = "heun", **options: Any) -> Grid:
         return method(*arguments, **options)

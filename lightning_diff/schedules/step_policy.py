@@ -168,7 +168,7 @@ class StepPolicy(nn.Module):
         sigma = torch.full((len(x),), self.sigma_max, dtype=torch.float64, device=x.device)
         log_pi, steps = sigma.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.int64, device=x.device)
         ends, levels = torch.empty_like(x), [sigma]
-        going = torch.arange(len(x), device=x.device)  # which samples x and sigma are: those that have not ended
+        active = torch.arange(len(x), device=x.device)  # which samples x and sigma are: those that have not stopped
         solution = Stepwise(lambda x, sigma: model(x, sigma, label), self.solver, None)
         for k in range(self.max_steps):
             with torch.no_grad():
@@ -177,15 +177,15 @@ class StepPolicy(nn.Module):
             r, stops, log_p = self._choose(features, explore, generators)
             forced = k == self.max_steps - 1
             if not forced:
-                log_pi = log_pi.index_add(0, going, log_p)
+                log_pi = log_pi.index_add(0, active, log_p)
             last = stops | (sigma * r <= self.sigma_min) | forced
-            steps[going] += 1
-            ends[going[last]] = D[last].to(x.dtype)  # Euler's step to 0, which every solver's last one is
-            levels.append(torch.zeros_like(levels[0]).index_add(0, going, torch.where(last, 0.0, sigma * r)))
+            steps[active] += 1
+            ends[active[last]] = D[last].to(x.dtype)  # Euler's step to 0, which every solver's last one is
+            levels.append(torch.zeros_like(levels[0]).index_add(0, active, torch.where(last, 0.0, sigma * r)))
             on = ~last
             if not on.any():
                 break
-            going, x, sigma, D, ahead = going[on], x[on], sigma[on], D[on], (sigma * r)[on]
+            active, x, sigma, D, ahead = active[on], x[on], sigma[on], D[on], (sigma * r)[on]
             label = None if label is None else label[on]
             if isinstance(generators, Sequence):
                 generators = [one for one, stays in zip(generators, on.tolist(), strict=True) if stays]

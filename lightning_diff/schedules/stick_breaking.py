@@ -246,7 +246,7 @@ class StickBreaking(nn.Module):
         }
 
     def grid(self, n: int | None = None) -> Float64[Tensor, " nodes"]:
-        """Nodes from the policy's means, averaged over trajectories and the later part of training; networks are gone.
+        """Nodes from the policy's means, averaged over trajectories and the later part of training, without networks.
 
         Args:
             n: steps; None for those of the training, otherwise the coordinate u is interpolated.

@@ -169,7 +169,7 @@ def test_a_malicious_file_is_refused_and_nothing_of_it_runs(tmp_path, call, argu
     arguments = [argument.format(path=tmp_path / "pwned") for argument in arguments]
     content = snapshot(network()) | {"loss_fn": Malicious(call, *arguments)}
     path = write(tmp_path / "evil.pkl", content)
-    with pytest.raises(UserError, match="does not need; nothing of it was run"):
+    with pytest.raises(UserError, match=r"evil\.pkl: .*does not need"):
         load_edm_pickle(path)
     assert not (tmp_path / "pwned").exists()
 
@@ -178,7 +178,7 @@ def test_a_malicious_pickle_inside_a_storage_is_refused(tmp_path):
     """`torch.storage._load_from_bytes` is a pickle in the pickle."""
     inner = pickle.dumps(Malicious(os.system, f"touch {tmp_path / 'pwned'}"), protocol=2)
     content = {"ema": Malicious(torch.storage._load_from_bytes, inner)}
-    with pytest.raises(UserError, match="not a readable EDM network pickle"):
+    with pytest.raises(UserError, match=r"evil\.pkl: .*not a readable"):
         load_edm_pickle(write(tmp_path / "evil.pkl", content))
     assert not (tmp_path / "pwned").exists()
 
@@ -187,7 +187,7 @@ def test_one_file_cannot_change_how_the_next_is_read(tmp_path):
     """A pickle may set attributes of a class it names (opcode b, with a tuple of states)."""
     attack = b"ctorch.nn.modules.container\nModuleDict\n(N}(V__setstate__\nccollections\nOrderedDict\nutb."
     (tmp_path / "attack.pkl").write_bytes(attack)
-    with pytest.raises(UserError, match="not laid out as an EDM snapshot"):
+    with pytest.raises(UserError, match=r"attack\.pkl: .*not laid out"):
         load_edm_pickle(tmp_path / "attack.pkl")
     load_edm_pickle(write(tmp_path / "edm.pkl", snapshot(network())))
 
@@ -195,9 +195,9 @@ def test_one_file_cannot_change_how_the_next_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_class": "DhariwalUNet"}, "holds the architecture DhariwalUNet; only SongUNet"),
-        ({"precond_class": "VPPrecond"}, "preconditioning VPPrecond"),
-        ({"embedding_type": "fourier"}, "embedding_type='fourier'; only DDPM"),
+        ({"model_class": "DhariwalUNet"}, "DhariwalUNet.*SongUNet"),
+        ({"precond_class": "VPPrecond"}, "VPPrecond"),
+        ({"embedding_type": "fourier"}, "embedding_type='fourier'"),
         ({"resample_filter": [1, 3, 3, 1]}, "resample_filter"),
         ({"num_blocks": 2}, "weight tensors|laid out"),
         ({"label_dim": 7}, "laid out"),
@@ -210,14 +210,14 @@ def test_another_network_is_refused_in_words(tmp_path, changes, words):
 
 
 def test_what_is_no_snapshot_is_refused_in_words(tmp_path):
-    with pytest.raises(UserError, match=r"missing.pkl: cannot be read"):
+    with pytest.raises(UserError, match=r"missing\.pkl: .*cannot be read"):
         load_edm_pickle(tmp_path / "missing.pkl")
     (tmp_path / "text.pkl").write_text("hello")
-    with pytest.raises(UserError, match=r"text.pkl: is not a readable"):
+    with pytest.raises(UserError, match=r"text\.pkl: .*not a readable"):
         load_edm_pickle(tmp_path / "text.pkl")
-    with pytest.raises(UserError, match="not laid out as an EDM snapshot"):
+    with pytest.raises(UserError, match=r"other\.pkl: .*not laid out"):
         load_edm_pickle(write(tmp_path / "other.pkl", {"weights": [1, 2]}))
     whole = write(tmp_path / "cut.pkl", snapshot(network())).read_bytes()
     (tmp_path / "cut.pkl").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cut.pkl: is not a readable"):
+    with pytest.raises(UserError, match=r"cut\.pkl: .*not a readable"):
         load_edm_pickle(tmp_path / "cut.pkl")

@@ -1,10 +1,11 @@
-"""A saved denoiser comes back the same; a file that is not right is one sentence, and no code of its own is run."""
+"""A saved denoiser comes back the same; a file that is not right is a one-line error, and no code of its own is run."""
 
 import json
 import os
 
 import pytest
 import torch
+from messages import tells
 from safetensors.torch import load_file
 from torch import nn
 
@@ -81,7 +82,7 @@ def test_a_failed_save_leaves_the_old_model(saved, denoiser, monkeypatch):
 
 
 def test_missing_files(tmp_path, saved):
-    assert f"{tmp_path}/runs: has no model.json" in message(tmp_path / "runs")
+    assert tells(message(tmp_path / "runs"), f"... {tmp_path}/runs: ... model.json")
     (saved / "model.safetensors").unlink()
     assert message(saved).startswith(f"{saved}/model.safetensors: ")
 
@@ -89,7 +90,7 @@ def test_missing_files(tmp_path, saved):
 def test_a_damaged_file_is_named(saved):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    assert message(saved).startswith(f"{path}: is damaged")
+    assert tells(message(saved), f"{path}: ... damaged")
 
 
 @pytest.mark.parametrize(
@@ -110,20 +111,20 @@ def test_weights_of_another_network(saved, changes, named):
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"format": 99}, "is of format 99"),
-        ({"net": NET | {"widht": 3}}, "net.widht: "),
+        ({"format": 99}, "... format 99"),
+        ({"net": NET | {"widht": 3}}, "net.widht"),
         ({"net": NET | {"depth": 0}}, "net: MLP: depth"),
-        ({"net": {}}, "net: "),
+        ({"net": {}}, "net:"),
         ({"time": "edn"}, "Denoiser: time"),
-        ({"sigma_data": "x"}, "sigma_data: "),
-        ({"net": {"_target_": "os.system", "command": "false"}}, "net._target_: os.system is no network"),
-        ({"net": NET | {"width": {"_target_": "builtins.eval"}}}, "net.width._target_: builtins.eval is no network"),
-        ({"net": NET | {"shape": [{"_target_": "os.getpid"}]}}, "net.shape.0._target_: os.getpid is no network"),
+        ({"sigma_data": "x"}, "sigma_data"),
+        ({"net": {"_target_": "os.system", "command": "false"}}, "net._target_: os.system"),
+        ({"net": NET | {"width": {"_target_": "builtins.eval"}}}, "net.width._target_: builtins.eval"),
+        ({"net": NET | {"shape": [{"_target_": "os.getpid"}]}}, "net.shape.0._target_: os.getpid"),
     ],
 )
 def test_a_record_that_is_not_right(saved, changes, key):
     edit(saved, **changes)
-    assert message(saved).startswith(f"{saved}/model.json: {key}")
+    assert tells(message(saved), f"{saved}/model.json: {key}")
 
 
 def test_levels_are_kept_by_number_of_steps_beside_what_a_later_version_may_have_added(saved):

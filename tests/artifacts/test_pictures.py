@@ -111,7 +111,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(UserError, match=r"Cannot write .*grid\.png: No space left on device"):
+    with pytest.raises(UserError, match=r"grid\.png: .*No space left"):
         pictures.save_grid(path, images(2, 1, 8, 8))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["grid.png"]

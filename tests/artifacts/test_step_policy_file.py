@@ -1,4 +1,4 @@
-"""Policies as files: the same policy back, bit for bit, with its origin; damage of any kind is one sentence."""
+"""Policies as files: the same policy back, bit for bit, with its origin; damage of any kind is a one-line error."""
 
 import json
 

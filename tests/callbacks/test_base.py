@@ -1,4 +1,4 @@
-"""The base of callbacks: told of micro-batches and of optimiser steps, whatever the accumulation and however often interrupted."""
+"""The base of callbacks: hooks for micro-batches and optimiser steps, whatever the accumulation and however often interrupted."""
 
 import pytest
 
@@ -8,28 +8,28 @@ from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import AlignmentModule
 
 WATCH = "callbacks=[{_target_: test_base.Watch}, {_target_: test_base.Every, every: 48}]"
-told = []
+calls = []
 
 
 class Watch(StepCallback):
     def on_run_start(self, trainer, module):
-        told.append(("start", self.finished_steps))
+        calls.append(("start", self.finished_steps))
 
     def on_micro_batch_end(self, trainer, module, outputs):
-        told.append(("micro", self.finished_steps + 1, len(outputs["position"])))
+        calls.append(("micro", self.finished_steps + 1, len(outputs["position"])))
 
     def on_step_end(self, trainer, module, outputs):
-        told.append(("step", self.finished_steps, module.images_seen, self.is_window_end(trainer)))
+        calls.append(("step", self.finished_steps, module.images_seen, self.is_window_end(trainer)))
         if self.is_window_end(trainer):
             self.log_row(trainer, module, {"seen": float(module.images_seen)})
 
     def on_run_end(self, trainer, module):
-        told.append(("end", self.finished_steps))
+        calls.append(("end", self.finished_steps))
 
 
 class Every(PeriodicCallback):
     def act(self, trainer, module):
-        told.append(("act", module.images_seen))
+        calls.append(("act", module.images_seen))
 
 
 class OfRewards(StepCallback):
@@ -38,15 +38,15 @@ class OfRewards(StepCallback):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    from test_base import told  # the module that the recipe names
+    from test_base import calls  # the module that the recipe names
 
-    told.clear()
+    calls.clear()
 
 
 def heard(kind):
-    from test_base import told  # the module that the recipe names
+    from test_base import calls  # the module that the recipe names
 
-    return [entry[1:] for entry in told if entry[0] == kind]
+    return [entry[1:] for entry in calls if entry[0] == kind]
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])

@@ -1,4 +1,4 @@
-"""A run that is asked to stop finishes its step and saves; nothing is lost, and the shell is told why it ended."""
+"""A run that gets a signal to stop finishes its step and saves; nothing is lost, and the exit code says why it ended."""
 
 import os
 import shutil

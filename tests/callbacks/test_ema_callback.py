@@ -175,7 +175,7 @@ def test_nested_swaps_and_unknown_profiles_are_refused(tmp_path):
     with callback.swapped(module), pytest.raises(UserError, match="already"), callback.swapped(module):
         pass
     assert equal(state(module), raw)
-    with pytest.raises(UserError, match="no profile 'emma'; there are ema"), callback.swapped(module, "emma"):
+    with pytest.raises(UserError, match=r"'emma'.* ema"), callback.swapped(module, "emma"):
         pass
 
 
@@ -273,7 +273,7 @@ def test_an_average_that_the_checkpoint_lacks_starts_from_the_raw_weights_with_a
     trainer, module = train(tmp_path, 4, EMA({"a": ema.HalfLife(40)}))
     trainer.save_checkpoint(tmp_path / "4.ckpt")
     more = EMA({"a": ema.HalfLife(40), "b": ema.HalfLife(80)})
-    with pytest.warns(UserWarning, match="no average b; it starts from the raw weights at 32 images"):
+    with pytest.warns(UserWarning, match=r"average b.* 32 images"):
         _, resumed = train(tmp_path, 5, more, module=Module(), ckpt_path=tmp_path / "4.ckpt")
     expected = ema.start(weights(module))
     ema.update_(expected, weights(resumed), ema.HalfLife(80).decay(5 * BATCH, BATCH))
@@ -283,7 +283,7 @@ def test_an_average_that_the_checkpoint_lacks_starts_from_the_raw_weights_with_a
 def test_averages_of_another_training_or_network_are_refused(tmp_path):
     callback = EMA()
     train(tmp_path, 3, callback)
-    with pytest.raises(UserError, match="stand at 24 images and the network at 0"):
+    with pytest.raises(UserError, match=r"24 images.* 0"):
         train(tmp_path, 3, callback)
     with pytest.raises(UserError, match="another network"), callback.swapped(new_module(width=4)):
         pass
@@ -431,13 +431,13 @@ def test_errors_of_the_snapshot_folder_name_it(tmp_path):
     ema_snapshots.save_snapshot(tmp_path, average, images=100, sigma_rel=0.1)
     with pytest.raises(UserError, match="last snapshot, got 101"):
         ema_snapshots.reconstruct_from_folder(tmp_path, 0.1, images=101)
-    with pytest.raises(UserError, match="sigma_rel must be in"):
+    with pytest.raises(UserError, match=r"sigma_rel .* in"):
         ema_snapshots.reconstruct_from_folder(tmp_path, 0.5)
     (tmp_path / "images-200.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"images-200.safetensors is no EMA snapshot"):
+    with pytest.raises(UserError, match=r"images-200\.safetensors"):
         ema_snapshots.load_snapshots(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write the EMA snapshot"):
+    with pytest.raises(UserError, match="write the EMA snapshot"):
         ema_snapshots.save_snapshot(tmp_path / "file", average, images=100, sigma_rel=0.1)
 
 
@@ -451,9 +451,9 @@ def test_find_gives_the_trainers_ema(tmp_path):
     ("arguments", "message"),
     [
         ({"profiles": {}}, "profiles is empty"),
-        ({"snapshot_every": 0}, "snapshot_every must be positive"),
-        ({"snapshot_every": 8, "snapshot_sigma_rels": ()}, "snapshot_sigma_rels not empty"),
-        ({"snapshot_every": 8, "profiles": {"sigma_rel=0.1": ema.PowerFunction(0.1)}}, "is taken by the snapshots"),
+        ({"snapshot_every": 0}, "snapshot_every .*positive"),
+        ({"snapshot_every": 8, "snapshot_sigma_rels": ()}, "snapshot_sigma_rels .*empty"),
+        ({"snapshot_every": 8, "profiles": {"sigma_rel=0.1": ema.PowerFunction(0.1)}}, "sigma_rel=0.1.* snapshots"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(arguments, message):

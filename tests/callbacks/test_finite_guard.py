@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import tells
 from torch import nn
 
 from lightning_diff.artifacts import checkpoints
@@ -72,16 +73,15 @@ def test_the_message_names_step_levels_and_positions_and_nothing_of_it_is_saved(
     data = Toy(batch_size=16, n=256)
     sigma = LogNormal().icdf(Stream(data, seed=3).__getitems__(positions)["u"])
     levels = ", ".join(f"{level:.2f}" for level in sigma_to_log_snr(sigma, data.sigma_data).tolist())
-    assert str(error.value).startswith(
-        f"step 3: 2 losses are not finite, at log-SNR {levels}, stream positions {positions[0]}, {positions[1]}; lower"
-    )
+    facts = f"step 3: 2 losses ... not finite ... log-SNR {levels} ... positions {positions[0]}, {positions[1]}"
+    assert tells(str(error.value), facts)
     saved = loaded(Path("runs/bad"))
     assert list(saved) == [1, 2]
     assert all(map(is_finite, saved.values()))
 
 
 def test_weights_that_a_finite_loss_made_infinite_are_not_saved(train):
-    with pytest.raises(UserError, match=r"step 1: denoiser\.net.weight is no longer finite although the loss was"):
+    with pytest.raises(UserError, match=r"step 1: denoiser\.net\.weight .*finite"):
         train("steep", "model.net={_target_: test_finite_guard.Steep}", f"callbacks=[{SAVE}]")
     assert loaded(Path("runs/steep")) == {}
 
@@ -90,8 +90,7 @@ def test_weights_that_a_finite_loss_made_infinite_are_not_saved(train):
 def test_skip_leaves_weights_and_optimiser_as_they_were_and_counts(train, capsys, accumulation, call):
     options = [f"callbacks=[{SAVE}, {SKIP}]", f"trainer.accumulate_grad_batches={accumulation}"]
     saved = loaded(train("skipped", faulty(call, [0]), *options, "trainer.gradient_clip_val=1.0"))
-    assert "step 3: 1 losses are not finite" in (out := capsys.readouterr().out)
-    assert "the step is skipped (1 so far)" in out
+    assert tells(capsys.readouterr().out, "... step 3: 1 losses ... not finite ... skipped (1")
     before, after, later = (
         (saved[step]["state_dict"]["denoiser.net.weight"], saved[step]["optimizer_states"][0]["state"][0])
         for step in (2, 3, 4)
@@ -135,5 +134,5 @@ def test_processes_stop_together_when_one_of_them_has_a_bad_loss(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert "error: step 1: 8 losses are not finite, at log-SNR" in done.stderr
-    assert "error: step 1: the loss of another process is not finite" in done.stderr
+    assert tells(done.stderr, "... error: step 1: 8 losses ... log-SNR")
+    assert tells(done.stderr, "... error: step 1: ... another process")

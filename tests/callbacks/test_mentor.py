@@ -129,7 +129,7 @@ def test_it_chooses_what_is_worth_most_and_prints_it(align, state, capsys):
     (entry,) = history(state, folder)
     assert entry["precision"] == "bf16"
     assert entry["pool"] == 12
-    assert "mentor: from epoch 1 on a pool of 12, previews of" in capsys.readouterr().out
+    assert "mentor: from epoch 1 on a pool of 12" in capsys.readouterr().out
     assert state(folder)["alignment"]["plan"]["preview_steps"] == entry["preview_steps"]
 
 

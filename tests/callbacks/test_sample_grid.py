@@ -71,5 +71,5 @@ def test_a_picture_has_a_row_for_each_class_or_the_rows_asked_for(train, conditi
 
 
 def test_what_is_no_image_is_refused_before_training(train):
-    with pytest.raises(UserError, match=r"SampleGrid: draws grey or RGB images, not examples of shape \(2,\)"):
+    with pytest.raises(UserError, match=r"SampleGrid: .*\(2,\)"):
         train("points", "callbacks=[{_target_: lightning_diff.callbacks.SampleGrid}]")

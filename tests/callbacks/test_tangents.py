@@ -149,7 +149,7 @@ def test_the_report_shows_details_over_the_angle():
 
 
 def test_other_trainings_have_none(train):
-    with pytest.raises(UserError, match="Tangents: this model's training measures none"):
+    with pytest.raises(UserError, match=r"Tangents: .* none"):
         train("diffusion", WATCHED)
-    with pytest.raises(ValueError, match="need factor > 1 and memory >= 1"):
+    with pytest.raises(ValueError, match=r"factor > 1 .*memory >= 1"):
         Tangents(factor=1.0)

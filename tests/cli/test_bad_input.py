@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import tells
 from PIL import Image
 
 from lightning_diff.artifacts import checkpoints
@@ -128,93 +129,93 @@ OPTIMIZER = "model.optimizer={_target_: torch.optim.Adam, _partial_: true, %s}"
     ("override", "message"),
     [
         # misspelt keys, at each level
-        ("modle.x=1", "tiny.yaml: modle: unknown key of a recipe; did you mean model?"),
-        ("model.nett=1", "tiny.yaml: model.nett: unknown key of lightning_diff.DiffusionModule; did you mean net?"),
-        ("model.net.widht=3", "tiny.yaml: model.net.widht: unknown key of lightning_diff.nets.MLP; did you mean width?"),
-        (OPTIMIZER % "lrr: 1", "tiny.yaml: model.optimizer.lrr: unknown key of torch.optim.Adam; did you mean lr?"),
-        ("data.densty=ring", "tiny.yaml: data.densty: unknown key of lightning_diff.data.Toy; did you mean density?"),
-        ("callbacks.0.profile={}", "tiny.yaml: callbacks.0.profile: unknown key of lightning_diff.callbacks.EMA; did you mean profiles?"),
-        ("trainer.maxsteps=3", "tiny.yaml: trainer.maxsteps: unknown key of lightning.Trainer; did you mean max_steps?"),
-        ("callbacks.0={_target_: lightning_diff.callbacks.EMMA}", "tiny.yaml: callbacks.0._target_: cannot import lightning_diff.callbacks.EMMA; did you mean lightning_diff.callbacks.EMA?"),
-        ("callbacks.0={_target_: no.such.Thing}", "tiny.yaml: callbacks.0._target_: cannot import no.such.Thing; "),
-        ("callbacks.0={_target_: lightning_diff.data.Toy, batch_size: 3}", "tiny.yaml: callbacks.0: expected Callback, got lightning_diff.data.Toy"),
-        ("callbacks.5.x=1", "command line: callbacks.5.x: callbacks has 1 entries"),
+        ("modle.x=1", "tiny.yaml: modle: ... recipe ... model"),
+        ("model.nett=1", "tiny.yaml: model.nett: ... lightning_diff.DiffusionModule ... net"),
+        ("model.net.widht=3", "tiny.yaml: model.net.widht: ... lightning_diff.nets.MLP ... width"),
+        (OPTIMIZER % "lrr: 1", "tiny.yaml: model.optimizer.lrr: ... torch.optim.Adam ... lr"),
+        ("data.densty=ring", "tiny.yaml: data.densty: ... lightning_diff.data.Toy ... density"),
+        ("callbacks.0.profile={}", "tiny.yaml: callbacks.0.profile: ... lightning_diff.callbacks.EMA ... profiles"),
+        ("trainer.maxsteps=3", "tiny.yaml: trainer.maxsteps: ... lightning.Trainer ... max_steps"),
+        ("callbacks.0={_target_: lightning_diff.callbacks.EMMA}", "tiny.yaml: callbacks.0._target_: ... lightning_diff.callbacks.EMMA ... lightning_diff.callbacks.EMA"),
+        ("callbacks.0={_target_: no.such.Thing}", "tiny.yaml: callbacks.0._target_: ... no.such.Thing"),
+        ("callbacks.0={_target_: lightning_diff.data.Toy, batch_size: 3}", "tiny.yaml: callbacks.0: ... Callback ... lightning_diff.data.Toy"),
+        ("callbacks.5.x=1", "command line: callbacks.5.x: ... 1"),
         # values of the wrong type
-        ("model.net.width=wide", "tiny.yaml: model.net.width: expected int, got 'wide'"),
-        ("data.batch_size=1.5", "tiny.yaml: data.batch_size: expected int, got 1.5"),
-        ("trainer.max_steps=many", "tiny.yaml: trainer.max_steps: expected int, got 'many'"),
-        ("callbacks=3", "tiny.yaml: callbacks: expected a list of Callback, got 3"),
-        ("model.label_dropout=yes", "tiny.yaml: model.label_dropout: expected float, got true"),
-        ("model.net=null", "tiny.yaml: model.net: expected Module, got null"),
-        (OPTIMIZER % "lr: fast", "tiny.yaml: model.optimizer.lr: expected float or Tensor, got 'fast'"),
-        ("model.optimizer={_target_: torch.optim.Adam}", "tiny.yaml: model.optimizer: expected Callable, got torch.optim.Adam; add _partial_: true"),
-        ("name=5", "tiny.yaml: name: expected str, got 5"),
-        ("name=..", "tiny.yaml: name: '..' is not the name of a folder"),
+        ("model.net.width=wide", "tiny.yaml: model.net.width: ... int ... 'wide'"),
+        ("data.batch_size=1.5", "tiny.yaml: data.batch_size: ... int ... 1.5"),
+        ("trainer.max_steps=many", "tiny.yaml: trainer.max_steps: ... int ... 'many'"),
+        ("callbacks=3", "tiny.yaml: callbacks: ... a list of Callback ... 3"),
+        ("model.label_dropout=yes", "tiny.yaml: model.label_dropout: ... float ... true"),
+        ("model.net=null", "tiny.yaml: model.net: ... Module ... null"),
+        (OPTIMIZER % "lr: fast", "tiny.yaml: model.optimizer.lr: ... float or Tensor ... 'fast'"),
+        ("model.optimizer={_target_: torch.optim.Adam}", "tiny.yaml: model.optimizer: ... Callable ... torch.optim.Adam ... _partial_: true"),
+        ("name=5", "tiny.yaml: name: ... str ... 5"),
+        ("name=..", "tiny.yaml: name: ... '..' ... folder"),
         # values out of range
-        ("trainer.max_steps=0", "tiny.yaml: trainer.max_steps: the number of optimiser steps, a positive integer, is missing"),
-        ("trainer.accumulate_grad_batches=0", "tiny.yaml: trainer.accumulate_grad_batches: expected at least 1, got 0"),
-        ("trainer.log_every_n_steps=0", "tiny.yaml: trainer.log_every_n_steps: expected at least 1, got 0"),
-        ("trainer.gradient_clip_val=-1", "tiny.yaml: trainer.gradient_clip_val: expected at least 0, got -1"),
-        ("trainer.precision=foo", "tiny.yaml: trainer.precision: 'foo' is not one of 64, 32, "),
-        ("trainer.accelerator=gup", "tiny.yaml: trainer: You selected an invalid accelerator name: `accelerator='gup'`"),
-        ("trainer.strategy=foo", "tiny.yaml: trainer: You selected an invalid strategy name: `strategy='foo'`"),
-        ("trainer.devices=-2", "tiny.yaml: trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
-        ("trainer.devices=foo", "tiny.yaml: trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
-        ("data.batch_size=0", "tiny.yaml: data: Toy: batch_size must be at least 1, got 0"),
-        ("model.net.width=15", "tiny.yaml: model.net: a noise embedding has as many sines as cosines"),
-        ("model.sigma_data=0", "tiny.yaml: model: Denoiser: sigma_data must be positive, got 0"),
-        ("model.label_dropout=0.1", "tiny.yaml: model: DiffusionModule: label_dropout needs labelled data; this data has no classes"),
-        ("model.net.num_classes=3", "tiny.yaml: model: DiffusionModule: the network has 3 classes, the data have 0"),
-        ("model.learning_rate={_target_: lightning_diff.learning_rate.Cosine, total: 0}", "tiny.yaml: model.learning_rate: Cosine: need 0 <= warmup < total, got warmup=0, total=0"),
-        ("callbacks.0={_target_: lightning_diff.callbacks.Checkpoint, keep: 0}", "tiny.yaml: callbacks.0: Checkpoint: keep must be positive, got 0"),
-        ("callbacks.0={_target_: lightning_diff.callbacks.Checkpoint, every_images: 0}", "tiny.yaml: callbacks.0: Checkpoint: every_images must be positive, got 0"),
-        ("callbacks.0={_target_: lightning_diff.callbacks.Evaluate, every: 0}", "tiny.yaml: callbacks.0: Evaluate: every must be positive, got 0"),
-        ("callbacks.0={_target_: lightning_diff.callbacks.SampleGrid, solver: hun}", "tiny.yaml: callbacks.0.solver: 'hun' is not one of euler, heun, "),
-        ("callbacks.1={_target_: lightning_diff.callbacks.EMA}", "tiny.yaml: trainer: Found more than one stateful callback of type `EMA`"),
+        ("trainer.max_steps=0", "tiny.yaml: trainer.max_steps: ... missing"),
+        ("trainer.accumulate_grad_batches=0", "tiny.yaml: trainer.accumulate_grad_batches: ... 1 ... 0"),
+        ("trainer.log_every_n_steps=0", "tiny.yaml: trainer.log_every_n_steps: ... 1 ... 0"),
+        ("trainer.gradient_clip_val=-1", "tiny.yaml: trainer.gradient_clip_val: ... 0 ... -1"),
+        ("trainer.precision=foo", "tiny.yaml: trainer.precision: ... 'foo' ... 64, 32"),
+        ("trainer.accelerator=gup", "tiny.yaml: trainer: ... accelerator='gup'"),
+        ("trainer.strategy=foo", "tiny.yaml: trainer: ... strategy='foo'"),
+        ("trainer.devices=-2", "tiny.yaml: trainer: ... devices ... CPUAccelerator"),
+        ("trainer.devices=foo", "tiny.yaml: trainer: ... devices ... CPUAccelerator"),
+        ("data.batch_size=0", "tiny.yaml: data: Toy: ... batch_size ... 0"),
+        ("model.net.width=15", "tiny.yaml: model.net: ... noise embedding"),
+        ("model.sigma_data=0", "tiny.yaml: model: Denoiser: ... sigma_data ... 0"),
+        ("model.label_dropout=0.1", "tiny.yaml: model: DiffusionModule: label_dropout ... classes"),
+        ("model.net.num_classes=3", "tiny.yaml: model: DiffusionModule: ... 3 classes ... 0"),
+        ("model.learning_rate={_target_: lightning_diff.learning_rate.Cosine, total: 0}", "tiny.yaml: model.learning_rate: Cosine: ... warmup=0, total=0"),
+        ("callbacks.0={_target_: lightning_diff.callbacks.Checkpoint, keep: 0}", "tiny.yaml: callbacks.0: Checkpoint: ... keep ... 0"),
+        ("callbacks.0={_target_: lightning_diff.callbacks.Checkpoint, every_images: 0}", "tiny.yaml: callbacks.0: Checkpoint: ... every_images ... 0"),
+        ("callbacks.0={_target_: lightning_diff.callbacks.Evaluate, every: 0}", "tiny.yaml: callbacks.0: Evaluate: ... every ... 0"),
+        ("callbacks.0={_target_: lightning_diff.callbacks.SampleGrid, solver: hun}", "tiny.yaml: callbacks.0.solver: ... 'hun' ... euler, heun"),
+        ("callbacks.1={_target_: lightning_diff.callbacks.EMA}", "tiny.yaml: trainer: ... `EMA`"),
         # batches that do not divide
-        ("trainer.accumulate_grad_batches=3", "tiny.yaml: data.batch_size 16 does not divide by 1 device(s) x 3 accumulated micro-batch(es) = 3; choose a multiple of 3"),
-        ("trainer={accelerator: cpu, max_steps: 2, devices: 3}", "tiny.yaml: data.batch_size 16 does not divide by 3 device(s) x 1 accumulated"),
+        ("trainer.accumulate_grad_batches=3", "tiny.yaml: data.batch_size ... 16 ... 1 device(s) x 3 ... 3"),
+        ("trainer={accelerator: cpu, max_steps: 2, devices: 3}", "tiny.yaml: data.batch_size ... 16 ... 3 device(s) x 1"),
         # data
-        (IMAGES % "nowhere", "nowhere: no such folder or zip"),
-        (IMAGES % "afile", "afile: cannot be read as a folder or a zip of images"),
-        (IMAGES % "no_images", "no_images: holds no images"),
-        (IMAGES % "empty.zip", "empty.zip: holds no images"),
-        (IMAGES % "mixed", "mixed: the images differ in size (width x height): 5 of 8x8 such as 0.png, 1 of 8x9 such as 5.png"),
-        (IMAGES % "damaged", "damaged: 2 of 6 images cannot be read: 2.png (image file is truncated), 4.png (no image"),
-        (IMAGES % "labels", "labels: dataset.json has labels that are no whole numbers >= 0: 2.png (-1)"),
-        (IMAGES % "labels_missing", "labels_missing: dataset.json has no label for 5.png (of 6 images)"),
-        (IMAGES % "constant", "Images: all training values are equal; there is nothing to learn"),
-        (MAPPED % "HoldsNaN", "HoldsNaN: image 40 holds NaN or infinite values"),
-        (MAPPED % "OtherSize", "OtherSize: image 40 is (1, 4, 8), image 0 is (1, 8, 8)"),
-        (MAPPED % "BadLabel", "BadLabel: label -3 of item 5 is no whole number >= 0"),
-        (MAPPED % "Empty", "Empty: there are no images"),
+        (IMAGES % "nowhere", "... nowhere: ... folder or zip"),
+        (IMAGES % "afile", "... afile: ... folder or a zip"),
+        (IMAGES % "no_images", "... no_images: ... no images"),
+        (IMAGES % "empty.zip", "... empty.zip: ... no images"),
+        (IMAGES % "mixed", "... mixed: ... 5 of 8x8 ... 0.png ... 1 of 8x9 ... 5.png"),
+        (IMAGES % "damaged", "... damaged: ... 2 of 6 ... 2.png ... truncated ... 4.png ... no image"),
+        (IMAGES % "labels", "... labels: dataset.json ... 2.png (-1)"),
+        (IMAGES % "labels_missing", "... labels_missing: dataset.json ... 5.png ... 6 images"),
+        (IMAGES % "constant", "... Images: ... values are equal"),
+        (MAPPED % "HoldsNaN", "... HoldsNaN: image 40 ... NaN"),
+        (MAPPED % "OtherSize", "... OtherSize: image 40 ... (1, 4, 8) ... image 0 ... (1, 8, 8)"),
+        (MAPPED % "BadLabel", "... BadLabel: label -3 of item 5"),
+        (MAPPED % "Empty", "... Empty: ... no images"),
         # run folders and checkpoints
-        ("seed=4", "runs/tiny: holds a run of another recipe (seed was 3, is 4)"),
-        ("runs_dir=afile", "afile/tiny: the run folder cannot be written (File exists); set runs_dir"),
-        ("resume=nowhere.ckpt", "resume: nowhere.ckpt is not a checkpoint file"),
-        ("resume=afile", "resume: afile: is damaged, or no checkpoint of a training"),
+        ("seed=4", "... runs/tiny: ... another recipe ... seed was 3, is 4"),
+        ("runs_dir=afile", "... afile/tiny: ... File exists ... runs_dir"),
+        ("resume=nowhere.ckpt", "... resume: nowhere.ckpt ... checkpoint"),
+        ("resume=afile", "... resume: afile: ... damaged"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_what_is_trained(fails, override, message):
-    assert message in fails("train", "tiny.yaml", override)
+    assert tells(fails("train", "tiny.yaml", override), message)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         # a mistake that only a run finds gets a run folder of its own
-        (["name=a", "resume=required"], "resume: no usable checkpoint in runs/a/checkpoints"),
-        (["name=b", OPTIMIZER % "lr: -1"], "model.optimizer: Invalid learning rate: -1"),
-        (["name=c", "model.net.shape=[3]"], "model.net.shape: the network is for (3,), the data are (2,)"),
-        (["name=d", "callbacks.0={_target_: lightning_diff.callbacks.SampleGrid}"], "SampleGrid: draws grey or RGB images, not examples of shape (2,)"),
-        (["name=e", "callbacks.0={_target_: lightning_diff.callbacks.Evaluate, n: 2}"], "Evaluate: held-out images in place of samples: "),
-        (["name=f", "model.net.width=32", "trainer.max_steps=3", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "the checkpoint is of another network: it has denoiser.net.conditioning"),
-        (["name=g", "data.seed=2", "trainer.max_steps=3", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "Toy: the training images are not those of the checkpoint"),
-        (["name=h", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "resume: runs/tiny/checkpoints/step_00000002.ckpt is at step 2; trainer.max_steps=2 adds none"),
+        (["name=a", "resume=required"], "... resume: ... runs/a/checkpoints"),
+        (["name=b", OPTIMIZER % "lr: -1"], "... model.optimizer: ... learning rate: -1"),
+        (["name=c", "model.net.shape=[3]"], "... model.net.shape: ... (3,) ... (2,)"),
+        (["name=d", "callbacks.0={_target_: lightning_diff.callbacks.SampleGrid}"], "... SampleGrid: ... (2,)"),
+        (["name=e", "callbacks.0={_target_: lightning_diff.callbacks.Evaluate, n: 2}"], "... Evaluate: held-out images"),
+        (["name=f", "model.net.width=32", "trainer.max_steps=3", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "... another network ... denoiser.net.conditioning"),
+        (["name=g", "data.seed=2", "trainer.max_steps=3", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "... Toy: ... training images ... checkpoint"),
+        (["name=h", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "... resume: runs/tiny/checkpoints/step_00000002.ckpt ... step 2 ... trainer.max_steps=2"),
     ],
 )  # fmt: skip
 def test_a_mistake_that_shows_when_training_begins(fails, overrides, message):
-    assert message in fails("train", "tiny.yaml", *overrides)
+    assert tells(fails("train", "tiny.yaml", *overrides), message)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -222,44 +223,42 @@ def test_an_item_that_is_not_like_the_others_is_named_when_it_is_read(fails, wor
     """Beyond the items that were looked at, and from another process."""
     data = MAPPED.replace("batch_size: 16", f"batch_size: 16, look_at: 4, classes: 3, workers: {workers}") % "HoldsNaN"
     message = fails("train", "tiny.yaml", f"name=late{workers}", data, "trainer.max_steps=4")
-    assert message == "HoldsNaN: image 40 holds NaN or infinite values"
+    assert tells(message, "HoldsNaN: image 40 ... NaN")
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(fails):
-    assert (
-        fails("train", "tiny.yaml", "trainer.accelerator=gpu") == "tiny.yaml: trainer: No supported gpu backend found!"
-    )
+    assert tells(fails("train", "tiny.yaml", "trainer.accelerator=gpu"), "tiny.yaml: trainer: ... gpu")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train"], "Missing argument 'RECIPE..."),
-        (["train", "seed=1"], "train: name a recipe"),
-        (["train", "nothere.yaml"], "nothere.yaml: no such recipe; packaged ones are "),
-        (["train", "broken.yaml"], "broken.yaml:2: not YAML: did not find expected ',' or ']'"),
-        (["train", "binary.yaml"], "binary.yaml: not YAML: "),
-        (["train", "list.yaml"], "list.yaml: a recipe is a YAML mapping, this is a list"),
-        (["train", "no_images"], "no_images: is a folder, not a recipe"),
+        (["train"], "Missing argument 'RECIPE"),
+        (["train", "seed=1"], "train: ... recipe"),
+        (["train", "nothere.yaml"], "nothere.yaml: ... recipe"),
+        (["train", "broken.yaml"], "broken.yaml:2: not YAML"),
+        (["train", "binary.yaml"], "binary.yaml: not YAML"),
+        (["train", "list.yaml"], "list.yaml: ... mapping ... list"),
+        (["train", "no_images"], "no_images: ... folder"),
         (["train", "tiny.yaml", "--foo"], "No such option: --foo"),
         (["trian", "tiny.yaml"], "No such command 'trian'"),
-        (["sample", "nope"], "nope: no such run; runs holds "),
-        (["sample", "tniy"], "tniy: no such run; did you mean tiny?"),
-        (["sample", "unmodelled"], "runs/unmodelled: has no model.json; it is written when training ends"),
-        (["sample", "tiny", "--solver", "heum"], "--solver: no 'heum'; did you mean heun?"),
-        (["sample", "tiny", "--out", "x.png"], "--out: samples of shape [2] are no pictures"),
-        (["sample", "tiny", "--out", "afile/x.npz"], "--out: afile/x.npz cannot be written: "),
-        (["evaluate", "nope"], "nope: no such run; runs holds "),
-        (["evaluate", "unmodelled"], "runs/unmodelled: has no model.json"),
-        (["evaluate", "tiny", "--feature", "pixel"], "--feature: no 'pixel'; did you mean pixels?"),
-        (["evaluate", "empty_recipe"], "runs/empty_recipe/recipe.yaml: data: missing; this is not the recipe that the run saved"),
-        (["export", "nope"], "nope: no such run; runs holds "),
-        (["export", "empty_recipe"], "runs/empty_recipe/recipe.yaml: model: missing; this is not the recipe"),
+        (["sample", "nope"], "nope: ... run ... tiny"),
+        (["sample", "tniy"], "tniy: ... tiny"),
+        (["sample", "unmodelled"], "runs/unmodelled: ... model.json"),
+        (["sample", "tiny", "--solver", "heum"], "--solver: ... 'heum' ... heun"),
+        (["sample", "tiny", "--out", "x.png"], "--out: ... [2]"),
+        (["sample", "tiny", "--out", "afile/x.npz"], "--out: afile/x.npz cannot be written"),
+        (["evaluate", "nope"], "nope: ... run ... tiny"),
+        (["evaluate", "unmodelled"], "runs/unmodelled: ... model.json"),
+        (["evaluate", "tiny", "--feature", "pixel"], "--feature: ... 'pixel' ... pixels"),
+        (["evaluate", "empty_recipe"], "runs/empty_recipe/recipe.yaml: data: missing"),
+        (["export", "nope"], "nope: ... run ... tiny"),
+        (["export", "empty_recipe"], "runs/empty_recipe/recipe.yaml: model: missing"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line(fails, words, message):
-    assert message in fails(*words)
+    assert tells(fails(*words), message)
 
 
 def test_a_refused_option_leaves_no_folder_and_moves_none(fails):
@@ -275,17 +274,17 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_moved_aside_not_overwritten(
     path.write_bytes(path.read_bytes()[:100])
     with pytest.warns(UserWarning, match="it has 100 bytes"):
         assert main(["train", "tiny.yaml", "name=hurt"]) == 0
-    assert "the earlier run is now runs/hurt.1" in capsys.readouterr().out
+    assert "runs/hurt.1" in capsys.readouterr().out
     for name in ("metrics.csv", "model.safetensors"):
         assert Path("runs/hurt.1", name).read_bytes() == Path("runs/tiny", name).read_bytes()
 
 
 def test_a_table_of_metrics_that_is_none_is_named(trained, capsys):
     shutil.copytree("runs/tiny", "runs/garbled")
-    for content, message in ((b"\xff\x00", "is no table of metrics"), (b"a,b\n1,2\n", "its columns are not those")):
+    for content, message in ((b"\xff\x00", "table"), (b"a,b\n1,2\n", "columns")):
         Path("runs/garbled/metrics.csv").write_bytes(content)
         assert main(["train", "tiny.yaml", "name=garbled", "trainer.max_steps=3"]) == 2
-        assert f"error: runs/garbled/metrics.csv: {message}" in capsys.readouterr().err
+        assert tells(capsys.readouterr().err, f"... error: runs/garbled/metrics.csv: ... {message}")
 
 
 def test_running_out_of_memory_is_one_line_that_says_what_to_do(fails, monkeypatch):
@@ -295,6 +294,5 @@ def test_running_out_of_memory_is_one_line_that_says_what_to_do(fails, monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee documentation")
 
     monkeypatch.setattr("lightning_diff.nets.MLP.forward", forward)
-    assert fails("train", "tiny.yaml", "name=oom", "trainer.accumulate_grad_batches=2") == (
-        "tiny.yaml: out of memory with 8 images at a time; trainer.accumulate_grad_batches takes fewer, and trains the same"
-    )
+    message = fails("train", "tiny.yaml", "name=oom", "trainer.accumulate_grad_batches=2")
+    assert tells(message, "tiny.yaml: out of memory ... 8 images ... trainer.accumulate_grad_batches")

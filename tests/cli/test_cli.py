@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import tells
 from PIL import Image
 
 from lightning_diff.artifacts import checkpoints, ema_snapshots, load_denoiser, read_record, save_denoiser
@@ -91,25 +92,20 @@ def test_several_recipes_train_in_order_with_the_overrides_on_all(workplace, tra
 
 def test_a_mistake_in_the_second_recipe_is_found_before_the_first_trains(workplace, trained, capsys):
     (workplace / "two.yaml").write_text("data: {_target_: lightning_diff.data.Digit}\nmodel: {}\n")
-    assert fails(capsys, "train", "one.yaml", "two.yaml") == (
-        "two.yaml: data._target_: cannot import lightning_diff.data.Digit; did you mean lightning_diff.data.Digits?"
-    )
+    facts = "two.yaml: data._target_: ... lightning_diff.data.Digit ... lightning_diff.data.Digits"
+    assert tells(fails(capsys, "train", "one.yaml", "two.yaml"), facts)
     assert trained == []
 
 
 def test_two_recipes_must_not_share_a_run_folder(workplace, trained, capsys):
-    assert fails(capsys, "train", "one.yaml", "two.yaml", "name=x") == (
-        "two.yaml: name: one.yaml trains in runs/x too; each run needs its own name"
-    )
-    assert fails(capsys, "train", "seed=3") == "train: name a recipe, for instance digits_edm"
+    assert tells(fails(capsys, "train", "one.yaml", "two.yaml", "name=x"), "two.yaml: name: ... one.yaml ... runs/x")
+    assert tells(fails(capsys, "train", "seed=3"), "train: ... recipe ... digits_edm")
     assert trained == []
 
 
 def test_recipes_of_one_command_must_start_the_same_processes(workplace, trained, capsys):
     (workplace / "wide.yaml").write_text((workplace / "two.yaml").read_text() + "  devices: 2\n")
-    assert fails(capsys, "train", "one.yaml", "wide.yaml") == (
-        "train: recipes of one command need the same trainer.devices and num_nodes; train them one by one"
-    )
+    assert tells(fails(capsys, "train", "one.yaml", "wide.yaml"), "train: ... trainer.devices ... num_nodes")
     assert trained == []
 
 
@@ -124,20 +120,20 @@ def test_a_dry_run_prints_the_resolved_recipe_and_trains_nothing(workplace, trai
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "printed"),
     [
         (UserError("x.yaml: a: is\nwrong"), 2, "error: x.yaml: a: is wrong\n"),
         (Stopped(signal.SIGTERM, "stopped by SIGTERM after saving x"), 75, "stopped by SIGTERM after saving x\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
     ],
 )
-def test_what_ends_a_run_becomes_an_exit_code_and_one_line(workplace, monkeypatch, capsys, error, code, told):
+def test_what_ends_a_run_becomes_an_exit_code_and_one_line(workplace, monkeypatch, capsys, error, code, printed):
     def ends(settings, source):
         raise error
 
     monkeypatch.setattr(run, "train", ends)
     assert cli.main(["train", "one.yaml"]) == code
-    assert capsys.readouterr().err.lstrip("\n") == told
+    assert capsys.readouterr().err.lstrip("\n") == printed
 
 
 def test_lightnings_own_exit_after_ctrl_c_is_130(workplace, monkeypatch, capsys):
@@ -157,7 +153,7 @@ def test_debug_adds_the_traceback_wherever_it_stands(workplace, capsys):
         assert cli.main(words) == 2
         err = capsys.readouterr().err
         assert err.startswith("Traceback")
-        assert err.splitlines()[-1].startswith("error: no.yaml: no such recipe; ")
+        assert tells(err.splitlines()[-1], "error: no.yaml: ... recipe")
 
 
 def test_a_fault_of_the_program_is_not_dressed_up(workplace, monkeypatch):
@@ -170,41 +166,41 @@ def test_a_fault_of_the_program_is_not_dressed_up(workplace, monkeypatch):
 
 
 def test_warnings_are_one_line(workplace, monkeypatch):
-    told = []
-    monkeypatch.setattr(run, "train", lambda *_: told.append(warnings.formatwarning("a\nb", UserWarning, "f.py", 3)))
+    printed = []
+    monkeypatch.setattr(run, "train", lambda *_: printed.append(warnings.formatwarning("a\nb", UserWarning, "f.py", 3)))
     plain = warnings.formatwarning
     cli.main(["train", "one.yaml"])
-    assert told == ["warning: a b\n"]
+    assert printed == ["warning: a b\n"]
     assert warnings.formatwarning is plain
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sample", "on"], "on: no such run; did you mean one?"),
-        (["sample", "zzz"], "zzz: no such run; runs holds one"),
-        (["sample", "one", "--labels", "3,10"], "--labels: this model has classes 0 to 9, not 10"),
-        (["sample", "one", "--labels", "three"], "--labels: expected numbers with commas, all or none, got 'three'"),
-        (["sample", "one", "--solver", "huen"], "--solver: no 'huen'; did you mean heun?"),
-        (["sample", "one", "--solver", "euler", "--churn", "5"], "--solver: no 'euler'; choose one of heun"),
-        (["sample", "one", "--grid", "karas"], "--grid: no 'karas'; did you mean karras?"),
-        (["sample", "one", "--sigma-min", "90"], "--sigma-min, --sigma-max: karras: need 0 <= sigma_min < sigma_max < infinity, got sigma_min=90.0, sigma_max=80.0"),
-        (["sample", "one", "--interval", "3", "1"], "--interval: the first level must not exceed the second, got 3 1"),
-        (["sample", "one", "--labels", "none", "--guidance", "2"], "--guidance: needs --labels, so that the model without them can be the guide, or a --guide"),
-        (["sample", "one", "--out", "x.jpg"], "--out: x.jpg is none of a .png, a .npz or a folder"),
-        (["sample", "one", "--out", "one.yaml/x.png"], "--out: one.yaml/x.png cannot be written: one.yaml is a file"),
-        (["sample", "one", "--out", "one.yaml/y/x.png"], "--out: one.yaml/y/x.png cannot be written: Not a directory"),
-        (["evaluate", "one", "--feature", "clasifier"], "--feature: no 'clasifier'; did you mean classifier?"),
-        (["evaluate", "one", "--solver", "huen"], "--solver: no 'huen'; did you mean heun?"),
-        (["export", "one", "--ema", "slwo"], "runs/one/checkpoints/step_00000010.ckpt: has no average 'slwo'; did you mean slow?"),
-        (["export", "one", "--ema", "slow", "--sigma-rel", "0.1"], "export: give an average's name or sigma_rel, not both"),
-        (["export", "one", "--images", "100"], "export: images chooses the moment of a reconstructed average; give sigma_rel too"),
-        (["export", "one", "--out", "one.yaml/x"], "one.yaml/x/model.safetensors: cannot be written: [Errno 20] Not a directory: 'one.yaml/x'"),
+        (["sample", "on"], "on: ... one"),
+        (["sample", "zzz"], "zzz: ... run ... one"),
+        (["sample", "one", "--labels", "3,10"], "--labels: ... 0 to 9 ... 10"),
+        (["sample", "one", "--labels", "three"], "--labels: ... all or none ... 'three'"),
+        (["sample", "one", "--solver", "huen"], "--solver: ... 'huen' ... heun"),
+        (["sample", "one", "--solver", "euler", "--churn", "5"], "--solver: ... 'euler' ... heun"),
+        (["sample", "one", "--grid", "karas"], "--grid: ... 'karas' ... karras"),
+        (["sample", "one", "--sigma-min", "90"], "--sigma-min, --sigma-max: karras: ... sigma_min=90.0, sigma_max=80.0"),
+        (["sample", "one", "--interval", "3", "1"], "--interval: ... 3 1"),
+        (["sample", "one", "--labels", "none", "--guidance", "2"], "--guidance: ... --labels ... --guide"),
+        (["sample", "one", "--out", "x.jpg"], "--out: x.jpg ... .png ... .npz ... folder"),
+        (["sample", "one", "--out", "one.yaml/x.png"], "--out: one.yaml/x.png ... one.yaml is a file"),
+        (["sample", "one", "--out", "one.yaml/y/x.png"], "--out: one.yaml/y/x.png ... Not a directory"),
+        (["evaluate", "one", "--feature", "clasifier"], "--feature: ... 'clasifier' ... classifier"),
+        (["evaluate", "one", "--solver", "huen"], "--solver: ... 'huen' ... heun"),
+        (["export", "one", "--ema", "slwo"], "runs/one/checkpoints/step_00000010.ckpt: ... 'slwo' ... slow"),
+        (["export", "one", "--ema", "slow", "--sigma-rel", "0.1"], "export: ... name or sigma_rel"),
+        (["export", "one", "--images", "100"], "export: images ... sigma_rel"),
+        (["export", "one", "--out", "one.yaml/x"], "one.yaml/x/model.safetensors: ... Not a directory"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_line(model, capsys, monkeypatch, words, message):
     monkeypatch.setattr("lightning_diff.runs.sample.generate", lambda *_, **__: pytest.fail("sampled before checking"))
-    assert fails(capsys, *words) == message
+    assert tells(fails(capsys, *words), message)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +217,7 @@ def test_typers_own_complaints_are_one_line_too(capsys, words, beginning):
 
 
 def test_a_device_that_is_not_there(model, capsys):
-    assert fails(capsys, "sample", "one", "--device", "cpux").startswith("--device: cpux cannot be used: ")
+    assert fails(capsys, "sample", "one", "--device", "cpux").startswith("--device: cpux")
 
 
 def test_samples_are_a_grid_a_folder_or_an_npz_of_the_same_images(model, capsys):
@@ -251,11 +247,9 @@ def test_autoguidance_takes_another_run_of_the_same_shape(model, workplace, caps
     capsys.readouterr()
     points = {"_target_": "lightning_diff.nets.MLP", "shape": [2]}
     save_denoiser(workplace / "runs" / "points", Denoiser(MLP((2,))), points, shape=(2,))
-    assert fails(capsys, *common, "--guide", "points") == "--guide: points makes samples of another shape than one"
-    assert fails(capsys, "sample", "points", "--out", "x.png") == (
-        "--out: samples of shape [2] are no pictures; give a file that ends in .npz"
-    )
-    assert fails(capsys, "sample", "points", "--labels", "1") == "--labels: this model has no classes"
+    assert tells(fails(capsys, *common, "--guide", "points"), "--guide: points ... shape ... one")
+    assert tells(fails(capsys, "sample", "points", "--out", "x.png"), "--out: ... [2] ... .npz")
+    assert tells(fails(capsys, "sample", "points", "--labels", "1"), "--labels: ... no classes")
     assert cli.main(["sample", "points", "--n", "3", "--steps", "2"]) == 0
     assert np.load("runs/points/samples/heun2_seed0.npz")["arr_0"].shape == (3, 2)
 
@@ -275,13 +269,10 @@ def test_evaluate_prints_a_table_and_appends_it_with_its_protocol(model, capsys)
 
 def test_evaluate_needs_the_runs_own_recipe_and_data(model, capsys):
     (model / "recipe.yaml").write_text("data: {_target_: lightning_diff.data.Digits, batch_size: 8, size: 16}\n")
-    assert fails(capsys, "evaluate", "one") == (
-        f"{model.relative_to(Path.cwd())}: the model makes [1, 8, 8] with 10 classes, the data have [1, 16, 16] with 10"
-    )
+    facts = f"{model.relative_to(Path.cwd())}: ... [1, 8, 8] with 10 ... [1, 16, 16] with 10"
+    assert tells(fails(capsys, "evaluate", "one"), facts)
     (model / "recipe.yaml").unlink()
-    assert fails(capsys, "evaluate", "one") == (
-        "runs/one/recipe.yaml: no such file; evaluate needs the run's recipe to find its data"
-    )
+    assert tells(fails(capsys, "evaluate", "one"), "runs/one/recipe.yaml: no such file")
 
 
 @pytest.mark.parametrize(
@@ -308,12 +299,11 @@ def test_export_writes_the_average_that_was_asked_for(model, workplace, words, n
 def test_export_without_a_checkpoint_or_with_another_networks(model, capsys):
     text = (model / "recipe.yaml").read_text()
     (model / "recipe.yaml").write_text(text.replace("channels: 8", "channels: 16"))
-    assert fails(capsys, "export", "one").startswith(
-        "runs/one/checkpoints/step_00000010.ckpt: weights of another network: the file has "
-    )
+    facts = "runs/one/checkpoints/step_00000010.ckpt: ... another network"
+    assert tells(fails(capsys, "export", "one"), facts)
     for path in (model / "checkpoints").iterdir():
         path.unlink()
-    assert fails(capsys, "export", "one") == "runs/one/checkpoints: has no usable checkpoint"
+    assert tells(fails(capsys, "export", "one"), "runs/one/checkpoints: ... checkpoint")
 
 
 def test_the_three_ways_to_start_it_are_one_and_help_imports_no_torch(workplace):
@@ -325,4 +315,4 @@ def test_the_three_ways_to_start_it_are_one_and_help_imports_no_torch(workplace)
     for command in ([repository / "train.py", "no.yaml"], ["-m", "lightning_diff", "train", "no.yaml"]):
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("error: no.yaml: no such recipe; ")
+        assert tells(done.stderr, "error: no.yaml: ... recipe")

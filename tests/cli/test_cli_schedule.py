@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import tells
 
 from lightning_diff import schedules
 from lightning_diff.artifacts import load_denoiser, read_record, save_denoiser
@@ -173,16 +174,16 @@ def test_end_point_learns_for_a_solver_and_its_steps(run, quick):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("schedule", "one", "--method", "art_sovler"), "--method: no 'art_sovler'; did you mean art_solver"),
-        (("schedule", "one", "--solver", "consistency"), "--solver: no 'consistency'"),
-        (("schedule", "one", "--sigma-min", "0"), "sigma_min < sigma_max"),
-        (("schedule", "one", "--method", "art_rl", "--trajectories", "9"), "--trajectories: art_rl draws them"),
-        (("schedule", "one", "--out", "x.txt"), "does not end in .json"),
-        (("schedule", "consistent"), "is a consistency model"),
-        (("sample", "one", "--schedule", "one"), "schedule RUN makes one"),
-        (("sample", "one", "--schedule", "good.json", "--grid", "karras"), "--grid: is not for --schedule"),
-        (("evaluate", "one", "--schedule", "good.json", "--levels", "0.3"), "--levels: is not for --schedule"),
-        (("sample", "one", "--schedule", "short.json", "--steps", "3"), "has one step"),
+        (("schedule", "one", "--method", "art_sovler"), "--method: ... 'art_sovler' ... art_solver"),
+        (("schedule", "one", "--solver", "consistency"), "--solver: ... 'consistency'"),
+        (("schedule", "one", "--sigma-min", "0"), "... sigma_min < sigma_max"),
+        (("schedule", "one", "--method", "art_rl", "--trajectories", "9"), "--trajectories: art_rl"),
+        (("schedule", "one", "--out", "x.txt"), "... x.txt ... .json"),
+        (("schedule", "consistent"), "... consistent ... consistency model"),
+        (("sample", "one", "--schedule", "one"), "... one ... schedule RUN"),
+        (("sample", "one", "--schedule", "good.json", "--grid", "karras"), "--grid: ... --schedule"),
+        (("evaluate", "one", "--schedule", "good.json", "--levels", "0.3"), "--levels: ... --schedule"),
+        (("sample", "one", "--schedule", "short.json", "--steps", "3"), "... short.json ... one step"),
     ],
 )
 def test_mistakes_are_one_sentence(run, capsys, words, message):
@@ -190,17 +191,17 @@ def test_mistakes_are_one_sentence(run, capsys, words, message):
     model = read_record(run).sha256
     save_schedule("good.json", Schedule([80.0, 1.0, 0.0], "edm", "heun", {}, model))
     save_schedule("short.json", Schedule([80.0, 0.0], "edm", "heun", {}, model))
-    assert message in fails(capsys, *words)
+    assert tells(fails(capsys, *words), message)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.pop("sigmas"), "is no schedule"),
+        (lambda r: r.pop("sigmas"), "no schedule"),
         (lambda r: r.update(sigmas=[80, 0.1, 0.1, 0]), "decrease strictly"),
-        (lambda r: r.update(sigmas=[80, 0.1]), "last noise level must be 0"),
+        (lambda r: r.update(sigmas=[80, 0.1]), "last noise level"),
         (lambda r: r.update(sigmas="many"), "sigmas: "),
-        (lambda r: r.update(format=99), "is of format 99"),
+        (lambda r: r.update(format=99), "format 99"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, change, message):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import tells
 
 from lightning_diff.artifacts import load_denoiser, read_record, save_denoiser
 from lightning_diff.artifacts.metrics_table import read
@@ -57,7 +58,7 @@ def test_samples_are_the_policys_and_what_they_took_is_said(run, capsys):
     assert target.endswith("runs/one/samples/heun9_policy_0.9_seed0.npz")
     torch.testing.assert_close(torch.from_numpy(np.load(target.split(" in ")[1])["arr_0"]), samples)
     assert cli.main(["sample", "one", "--schedule", "runs/0.9/step_policy.safetensors", "--guidance", "2"]) == 0
-    assert "evaluations and the guide's, from" in capsys.readouterr().out
+    assert "evaluations and the guide's" in capsys.readouterr().out
 
 
 def test_figures_have_the_mean_evaluations_and_the_steps(run, capsys):
@@ -82,20 +83,20 @@ def test_figures_have_the_mean_evaluations_and_the_steps(run, capsys):
 
 def test_another_models_policy_is_used_with_a_warning(run):
     make("two")
-    with pytest.warns(UserWarning, match="another model; the policy may serve this one less well"):
+    with pytest.warns(UserWarning, match="another model"):
         assert cli.main(["sample", "two", "--schedule", "0.9", "--n", "2"]) == 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("sample", "one", "--steps", "4"), "--steps: is not for the policy of --schedule"),
-        (("sample", "one", "--solver", "heun"), "--solver: is not for the policy"),
-        (("sample", "one", "--grid", "karras"), "--grid: is not for the policy"),
-        (("sample", "one", "--sigma-max", "80"), "--sigma-max: is not for the policy"),
-        (("sample", "one", "--churn", "4"), "--churn: is for the solver heun on a grid"),
-        (("evaluate", "one", "--levels", "0.3"), "--levels: is not for the policy"),
-        (("evaluate", "one", "--search"), "--search: is for the levels of the solver consistency"),
+        (("sample", "one", "--steps", "4"), "--steps: ... policy of --schedule"),
+        (("sample", "one", "--solver", "heun"), "--solver: ... policy"),
+        (("sample", "one", "--grid", "karras"), "--grid: ... policy"),
+        (("sample", "one", "--sigma-max", "80"), "--sigma-max: ... policy"),
+        (("sample", "one", "--churn", "4"), "--churn: ... heun ... grid"),
+        (("evaluate", "one", "--levels", "0.3"), "--levels: ... policy"),
+        (("evaluate", "one", "--search"), "--search: ... consistency"),
         (("evaluate", "consistent"), "--schedule: runs/0.9"),
     ],
 )
@@ -103,14 +104,14 @@ def test_what_it_leaves_no_choice_of_is_refused_in_a_line(run, capsys, words, me
     make("consistent", "consistency")
     assert cli.main([*words, "--schedule", "0.9"]) == 2
     said = capsys.readouterr().err.strip()
-    assert message in said
+    assert tells(said, f"error: {message}")
     assert "\n" not in said
 
 
 def test_a_range_beside_a_grid_is_refused_as_well(run, capsys):
     save_schedule("good.json", Schedule([80.0, 1.0, 0.0], "edm", "heun", {}, read_record(run).sha256))
     assert cli.main(["sample", "one", "--schedule", "good.json", "--sigma-min", "0.1"]) == 2
-    assert "--sigma-min: is not for --schedule" in capsys.readouterr().err
+    assert tells(capsys.readouterr().err, "error: --sigma-min: ... --schedule")
 
 
 def test_a_damaged_one_is_one_line(run, capsys):

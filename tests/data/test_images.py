@@ -204,19 +204,19 @@ def not_json(root):
 @pytest.mark.parametrize(
     ("build", "options", "message"),
     [
-        (broken_files, {}, r"7 of 8 images cannot be read: bad0.png \(.*\), bad1.*, bad4.png \([^)]*\) and 2 more"),
-        (truncated, {}, r"1 of 2 images cannot be read: short.png \("),
-        (mixed, {}, r"differ in size .* 3 of 8x6 such as a.png, 1 of 4x4 such as d.png"),
-        (small, {"size": 8}, r"c.png \(4x9 is smaller than size=8\)"),
-        (sixteen_bits, {}, r"b.png \(mode I.*more than 8 bits"),
+        (broken_files, {}, r"7 of 8 images .*: bad0.png \(.*\), bad1.*, bad4.png \([^)]*\) .*2 more"),
+        (truncated, {}, r"1 of 2 images .*: short.png \("),
+        (mixed, {}, r"size.* 3 of 8x6 .*a.png, 1 of 4x4 .*d.png"),
+        (small, {"size": 8}, r"c.png \(4x9 .*size=8\)"),
+        (sixteen_bits, {}, r"b.png \(mode I.*8 bits"),
         (lambda root: np.save(root / "a.npy", np.zeros((4, 4))), {}, r"a.npy \(float64 array of shape \(4, 4\)"),
         (lambda root: None, {}, "holds no images"),
-        (labelled(["a.png", 0]), {}, "has no label for b.png"),
+        (labelled(["a.png", 0]), {}, "no label .*b.png"),
         (labelled(["a.png", 0], ["b.png", [0.5, 0.5]]), {}, r"no whole numbers >= 0: b.png \(\[0.5, 0.5\]\)"),
         (labelled(["a.png", -1], ["b.png", 1.5]), {}, r"a.png \(-1\), b.png \(1.5\)"),
-        (labelled("a.png", "b.png"), {}, r"is not of the form"),
-        (not_json, {}, r"is not of the form"),
-        (lambda root: folder(root, ["a.png"]), {"test_fraction": 0.9999999}, "leaves no image to train with"),
+        (labelled("a.png", "b.png"), {}, r"dataset.json.* form"),
+        (not_json, {}, r"dataset.json.* form"),
+        (lambda root: folder(root, ["a.png"]), {"test_fraction": 0.9999999}, "no image to train"),
     ],
 )
 def test_what_is_wrong_with_the_files_is_said_with_their_names(tmp_path, build, options, message):

@@ -106,7 +106,7 @@ def test_randomness_inside_a_dataset_is_pointed_out():
         def __getitem__(self, i):
             return self.items[i] + 0.001 * torch.rand(())
 
-    with pytest.warns(UserWarning, match="Jittered.*item 0"):
+    with pytest.warns(UserWarning, match=r"Jittered.*item 0"):
         MapDataset(4, dataset=Jittered(IN_RANGE)).setup()
 
 
@@ -121,15 +121,15 @@ def changed(i, item):
     [
         ([], {}, "no images"),
         (changed(5, (torch.full((3, 6, 8), math.nan), 0)), {}, "image 5 holds NaN"),
-        (changed(5, (BYTES[5].float(), 0)), {}, r"image 5 has values from .* to 25.*, outside value_range \(-1, 1\)"),
+        (changed(5, (BYTES[5].float(), 0)), {}, r"image 5 .* 25.* value_range \(-1, 1\)"),
         (changed(5, (BYTES[5].long(), 0)), {}, "image 5 is torch.int64"),
         (changed(5, (BYTES[5, :, :4], 0)), {}, r"image 5 is \(3, 4, 8\), image 0 is \(3, 6, 8\)"),
         (changed(5, (BYTES[5], -1)), {}, "label -1 of item 5"),
         (changed(5, (BYTES[5], 0.5)), {}, "label 0.5 of item 5"),
         (changed(5, BYTES[5]), {}, "item 5 has no label"),
-        (changed(5, (BYTES[5], 4)), {"classes": 4}, r"label 4, which is not in 0\.\.3"),
-        (BYTES.float() / 255, {}, r"no value of 20 items lies in the lower half of value_range \(-1, 1\).* \(0, 1\)"),
-        ([{"picture": x} for x in BYTES], {}, "item 0 has no 'image'; its keys are picture"),
+        (changed(5, (BYTES[5], 4)), {"classes": 4}, r"label 4.* 0\.\.3"),
+        (BYTES.float() / 255, {}, r"20 items .*value_range \(-1, 1\).* \(0, 1\)"),
+        ([{"picture": x} for x in BYTES], {}, "item 0 .*'image'.* picture"),
     ],
 )
 def test_what_is_wrong_with_an_item_is_said_with_its_index(items, options, message):

@@ -103,11 +103,11 @@ def label(*values):
         (lambda: (ImageSet(images(0)), None), "no images"),
         (lambda: (ImageSet(torch.tensor([[0.0, 1.0], [0.0, math.nan]])), None), "image 1 holds NaN"),
         (lambda: (ImageSet(images(2), label(0, -1)), None), "label -1 of image 1"),
-        (lambda: (ImageSet(images(3), label(0, 1, 5), num_classes=2), None), r"label 5 of image 2 is not in 0\.\.1"),
+        (lambda: (ImageSet(images(3), label(0, 1, 5), num_classes=2), None), r"label 5 of image 2 .*0\.\.1"),
         (lambda: (ImageSet(images(2)), ImageSet(images(2, (3, 4, 4)))), r"training images are \(1, 4, 4\)"),
-        (lambda: (ImageSet(images(2), label(0, 1)), ImageSet(images(2))), "the test images have none"),
+        (lambda: (ImageSet(images(2), label(0, 1)), ImageSet(images(2))), "test images .*none"),
         (lambda: (ImageSet(images(2), label(0, 1)), ImageSet(images(2), label(0, 2))), "test images have 3 classes"),
-        (lambda: (ImageSet(torch.ones(2, 1, 4, 4)), None), "all training values are equal"),
+        (lambda: (ImageSet(torch.ones(2, 1, 4, 4)), None), "values are equal"),
     ],
 )
 def test_what_is_wrong_with_the_images_is_said_at_setup(build, message):

@@ -1,4 +1,4 @@
-"""A node is bound against its target's signature: what fits is converted and built, what does not is one sentence."""
+"""A node is bound against its target's signature: what fits is converted and built, what does not is a one-line error."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 import pytest
 import torch
 from beartype.vale import Is
+from messages import tells
 from torch import nn
 
 from lightning_diff.foundation.annotations import describe
@@ -146,85 +147,85 @@ def test_binding_calls_nothing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"flipp": True}, "model.flipp: unknown key of test_binding.Model; did you mean flip?"),
+        ({"flipp": True}, "model.flipp: ... test_binding.Model ... flip"),
         (
             {"net": target("Net", shape=[1], chanels=3)},
-            "model.net.chanels: unknown key of test_binding.Net; did you mean channels?",
+            "model.net.chanels: ... test_binding.Net ... channels",
         ),
         (
             {"law": target("Normal", zzz=3)},
-            "model.law.zzz: unknown key of test_binding.Normal; it takes mean, std",
+            "model.law.zzz: ... test_binding.Normal ... mean, std",
         ),
-        ({"net": target("Net")}, "model.net.shape: missing; test_binding.Net needs it"),
-        ({"rate": "fast"}, "model.rate: expected float, got 'fast'"),
-        ({"rate": True}, "model.rate: expected float, got true"),
-        ({"rate": None}, "model.rate: expected float, got null"),
-        ({"flip": 1}, "model.flip: expected bool, got 1"),
-        ({"net": target("Net", shape=[1], channels=8.5)}, "model.net.channels: expected int, got 8.5"),
-        ({"sizes": 3}, "model.sizes: expected a list of int or null, got 3"),
-        ({"sizes": [1, "x"]}, "model.sizes.1: expected int, got 'x'"),
-        ({"betas": [0.5]}, "model.betas: expected a list of float, float, got [0.5]"),
-        ({"folder": 3}, "model.folder: expected Path or null, got 3"),
-        ({"time": "edn"}, "model.time: 'edn' is not one of edm, trigflow; did you mean edm?"),
-        ({"time": 3}, "model.time: expected one of edm, trigflow, got 3"),
-        ({"either": [1]}, "model.either: expected int or float or str, got [1]"),
-        ({"share": 2.0}, "model.share: expected float within the limits of its annotation, got 2.0"),
-        ({"net": target("Normal")}, "model.net: expected Module, got test_binding.Normal, which is not one"),
-        ({"net": 3}, "model.net: expected Module, got 3"),
-        ({"net": {"channels": 3}}, "model.net: expected Module, got a mapping without _target_"),
-        ({"net": {"_taget_": "x"}}, "model.net._taget_: unknown key; did you mean _target_?"),
-        ({"net": NET | {"_partial_": True}}, "model.net: expected Module, got test_binding.Net; remove _partial_"),
-        ({"net": NET | {"_partial_": "yes"}}, "model.net._partial_: expected true or false, got 'yes'"),
-        ({"law": NET}, "model.law: expected Law or null, got test_binding.Net, which has no icdf"),
-        ({"laws": [target("Normal"), NET]}, "model.laws.1: expected Law, got test_binding.Net, which has no icdf"),
+        ({"net": target("Net")}, "model.net.shape: missing ... test_binding.Net"),
+        ({"rate": "fast"}, "model.rate: ... float ... 'fast'"),
+        ({"rate": True}, "model.rate: ... float ... true"),
+        ({"rate": None}, "model.rate: ... float ... null"),
+        ({"flip": 1}, "model.flip: ... bool ... 1"),
+        ({"net": target("Net", shape=[1], channels=8.5)}, "model.net.channels: ... int ... 8.5"),
+        ({"sizes": 3}, "model.sizes: ... a list of int or null ... 3"),
+        ({"sizes": [1, "x"]}, "model.sizes.1: ... int ... 'x'"),
+        ({"betas": [0.5]}, "model.betas: ... a list of float, float ... [0.5]"),
+        ({"folder": 3}, "model.folder: ... Path or null ... 3"),
+        ({"time": "edn"}, "model.time: ... 'edn' ... edm, trigflow ... edm"),
+        ({"time": 3}, "model.time: ... edm, trigflow ... 3"),
+        ({"either": [1]}, "model.either: ... int or float or str ... [1]"),
+        ({"share": 2.0}, "model.share: ... float ... limits ... 2.0"),
+        ({"net": target("Normal")}, "model.net: ... Module ... test_binding.Normal"),
+        ({"net": 3}, "model.net: ... Module ... 3"),
+        ({"net": {"channels": 3}}, "model.net: ... Module ... _target_"),
+        ({"net": {"_taget_": "x"}}, "model.net._taget_: ... _target_"),
+        ({"net": NET | {"_partial_": True}}, "model.net: ... Module ... test_binding.Net ... remove _partial_"),
+        ({"net": NET | {"_partial_": "yes"}}, "model.net._partial_: ... true or false ... 'yes'"),
+        ({"law": NET}, "model.law: ... Law or null ... test_binding.Net ... icdf"),
+        ({"laws": [target("Normal"), NET]}, "model.laws.1: ... Law ... test_binding.Net ... icdf"),
         (
             {"optimizer": {"_target_": "torch.optim.Adam"}},
-            "model.optimizer: expected Callable, got torch.optim.Adam; add _partial_: true, so that it is called later",
+            "model.optimizer: ... Callable ... torch.optim.Adam ... _partial_: true",
         ),
-        ({"net": target("normal")}, "model.net: expected Module, got test_binding.normal, which is not one"),
-        ({"law": target("Normal", std=0)}, "model.law: Normal: std must be positive, got 0.0"),
+        ({"net": target("normal")}, "model.net: ... Module ... test_binding.normal"),
+        ({"law": target("Normal", std=0)}, "model.law: Normal: ... std ... 0.0"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_with_its_key(arguments, message):
     with pytest.raises(UserError) as error:
         made(**arguments)
-    assert str(error.value) == message
+    assert tells(str(error.value), message)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("test_binding.Nett", "cannot import test_binding.Nett; did you mean test_binding.Net?"),
+        ("test_binding.Nett", "... test_binding.Nett ... test_binding.Net"),
         (
             "lightning_dif.noise.LogNormal",
-            "cannot import lightning_dif.noise.LogNormal; did you mean lightning_diff.noise.LogNormal?",
+            "... lightning_dif.noise.LogNormal ... lightning_diff.noise.LogNormal",
         ),
         (
             "lightning_diff.noize.LogNormal",
-            "cannot import lightning_diff.noize.LogNormal; did you mean lightning_diff.noise.LogNormal?",
+            "... lightning_diff.noize.LogNormal ... lightning_diff.noise.LogNormal",
         ),
         (
             "lightning_diff.noise.Lognormal",
-            "cannot import lightning_diff.noise.Lognormal; did you mean lightning_diff.noise.LogNormal?",
+            "... lightning_diff.noise.Lognormal ... lightning_diff.noise.LogNormal",
         ),
-        ("lightning_diff.noise", "lightning_diff.noise is a module; expected a class or function"),
-        ("qqqqqq.x", "cannot import qqqqqq.x; it must be importable from the recipe's or the working folder"),
-        ("a b", "expected the import path of a class or function, got 'a b'"),
-        (3, "expected the import path of a class or function, got 3"),
+        ("lightning_diff.noise", "lightning_diff.noise ... module"),
+        ("qqqqqq.x", "... qqqqqq.x ... folder"),
+        ("a b", "... import path ... 'a b'"),
+        (3, "... import path ... 3"),
     ],
 )
 def test_a_target_that_does_not_import(name, message):
     with pytest.raises(UserError) as error:
         locate(name, "model._target_")
-    assert str(error.value) == f"model._target_: {message}"
+    assert tells(str(error.value), f"model._target_: {message}")
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = = 1", "importing broken_part failed: SyntaxError: invalid syntax (broken_part.py, line 1)"),
-        ("import nowhere_to_be_found", "importing broken_part failed: No module named 'nowhere_to_be_found'"),
-        ("1 / 0", "importing broken_part failed: ZeroDivisionError: division by zero"),
+        ("x = = 1", "... broken_part ... SyntaxError: ... broken_part.py, line 1"),
+        ("import nowhere_to_be_found", "... broken_part ... No module named 'nowhere_to_be_found'"),
+        ("1 / 0", "... broken_part ... ZeroDivisionError"),
     ],
 )
 def test_a_users_module_that_fails_is_named(tmp_path, monkeypatch, code, message):
@@ -232,7 +233,7 @@ def test_a_users_module_that_fails_is_named(tmp_path, monkeypatch, code, message
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError) as error:
         locate("broken_part.Thing", "data._target_")
-    assert str(error.value) == f"data._target_: {message}"
+    assert tells(str(error.value), f"data._target_: {message}")
 
 
 def test_targets_without_a_signature_are_given_what_the_recipe_says():

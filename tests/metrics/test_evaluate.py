@@ -21,8 +21,8 @@ def _all(images):
 
 def test_every_row_carries_its_protocol_and_has_a_floor(digits, reference):
     images, labels = _all(digits.test)
-    asked = Protocol(seed=3, solver="heun", steps=18, nfe=35, ema="half-life 0.1")
-    rows = evaluate(images[:200], reference, labels[:200], asked)
+    protocol = Protocol(seed=3, solver="heun", steps=18, nfe=35, ema="half-life 0.1")
+    rows = evaluate(images[:200], reference, labels[:200], protocol)
     figures = {row.metric: row for row in rows}
     spaced = [f"{m}_{SPACE}" for m in ("frechet", "kernel", "precision", "recall", "density", "coverage")]
     names = [*spaced, "memorisation", "nearest_train", "label_agreement"]

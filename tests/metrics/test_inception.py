@@ -31,7 +31,7 @@ def stand_in(monkeypatch):
     class Extractor(torch.nn.Module):
         def __init__(self, name, features_list, feature_extractor_weights_path):
             super().__init__()
-            self.asked = name, features_list
+            self.requested = name, features_list
             self.scale = torch.load(feature_extractor_weights_path)["scale"]
 
         def forward(self, x):
@@ -48,7 +48,7 @@ def stand_in(monkeypatch):
 def test_the_library_is_asked_for_the_fid_s_features_with_the_checked_file(weights, stand_in):
     space = Inception(weights)
     assert isinstance(space, FeatureExtractor)
-    assert space.net.asked == ("fid_inception", ["2048"])
+    assert space.net.requested == ("fid_inception", ["2048"])
     assert space.hash == inception.SHA256[:12]
     assert torch.equal(space(torch.full((1, 1, 2, 2), -1 + 2 / 255))[0, :2], torch.tensor([36.0, 36.0]))
 

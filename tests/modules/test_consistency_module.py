@@ -91,12 +91,10 @@ def test_the_teacher_has_no_place_in_the_module_and_its_hash_one_in_the_checkpoi
     assert checkpoint["teacher"] == json.loads((teacher / "model.json").read_text())["sha256"]
 
 
-def test_going_on_with_another_teacher_is_refused_and_with_the_same_one_elsewhere_is_not(teacher, train):
+def test_resuming_with_another_teacher_is_refused_and_with_the_same_one_elsewhere_is_not(teacher, train):
     train("student", STUDENT, "trainer.max_steps=3")
     train("other", EMA, "model.label_dropout=0.2")
-    with pytest.raises(
-        UserError, match=r"distillation from another teacher: its weights have the hash \w{12}, those of runs/other"
-    ):
+    with pytest.raises(UserError, match=r"another teacher: .*hash \w{12}.* runs/other"):
         train("student", STUDENT.replace("runs/teacher", "runs/other"))
     teacher.rename("runs/moved")
     train("student", STUDENT.replace("runs/teacher", "runs/moved"))
@@ -227,29 +225,29 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(teacher, train):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.teacher=runs/absent"], "model.teacher: runs/absent: no such model; train it first"),
+        (["model.teacher=runs/absent"], "model.teacher: runs/absent: "),
         (
             ["model.teacher=runs/digits_edm"],
-            "runs/digits_edm: no such model; `lightning-diff train digits_edm` makes it",
+            "runs/digits_edm: .*`lightning-diff train digits_edm`",
         ),
-        (["model.guidance=[1,2]", "data.conditional=false"], "guidance needs classes, and the data have none"),
+        (["model.guidance=[1,2]", "data.conditional=false"], "guidance needs classes"),
         (
             ["model.guidance=[1,2]", "model.objective=training"],
-            "guidance needs a teacher to be guided, objective=distillation",
+            "guidance .*objective=distillation",
         ),
-        (["model.guidance=[2,1]"], r"guidance must be \(low, high\), got 2 and 1"),
-        (["model.net={drop: 0.1}"], "model.net.drop: unknown key of lightning_diff.nets.MLP; did you mean dropout"),
-        (["model.net={width: 32}"], "runs/teacher: weights of another network"),
-        (["model.sigma_data=0.5"], "sigma_data and time are 0.5 and edm, those of runs/teacher .* leave them out"),
+        (["model.guidance=[2,1]"], r"guidance .*\(low, high\).* 2 and 1"),
+        (["model.net={drop: 0.1}"], "model.net.drop: .*lightning_diff.nets.MLP.* dropout"),
+        (["model.net={width: 32}"], "runs/teacher: .*another network"),
+        (["model.sigma_data=0.5"], "sigma_data and time .*0.5 and edm.* runs/teacher"),
         (["model.time=trigflow"], "trigflow"),
-        (["model.warmup=-1"], "need warmup >= 0 and c > 0, got -1, 0.1"),
-        (["data.conditional=false"], "the network has 8 classes, the data have 0"),
-        (["model.objective=distill"], "did you mean distillation"),
+        (["model.warmup=-1"], "warmup >= 0 .*-1, 0.1"),
+        (["data.conditional=false"], "8 classes.* 0"),
+        (["model.objective=distill"], "mean distillation"),
         (
             [
                 "model.noise={_target_: lightning_diff.noise.InfoNoise, base: {_target_: lightning_diff.noise.LogNormal}}"
             ],
-            "InfoNoise follows the error of a denoiser",
+            "InfoNoise .*denoiser",
         ),
     ],
 )

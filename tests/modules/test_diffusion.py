@@ -33,7 +33,7 @@ class Watching(nn.Module):
 
 
 class Listening(nn.Module):
-    """Keeps the noise levels that it was told."""
+    """Records the noise levels that it is conditioned on."""
 
     heard: list
 

@@ -94,16 +94,16 @@ def test_two_processes_learn_what_one_does(trained, train, tmp_path):
 def test_going_on_with_another_model_is_refused_and_with_the_same_one_elsewhere_is_not(trained, train):
     train("grid", *words(), "trainer.max_steps=3")
     train("other", "trainer.max_steps=4")
-    with pytest.raises(UserError, match=r"schedule for another model: its weights have the hash \w{12}"):
+    with pytest.raises(UserError, match=r"another model: .*hash \w{12}"):
         train("grid", *words(where="runs/other"))
     trained.rename("runs/moved")
     train("grid", *words(where="runs/moved"))
 
 
 def test_what_does_not_fit_is_said(trained, train):
-    with pytest.raises(UserError, match="EMA watches a denoiser that is trained; leave it out"):
+    with pytest.raises(UserError, match=r"EMA .*denoiser"):
         train("grid", *words()[:2], "callbacks=[{_target_: lightning_diff.callbacks.EMA}]")
-    with pytest.raises(UserError, match="MLP is no learner"):
+    with pytest.raises(UserError, match=r"MLP .*learner"):
         train("grid", *words("{_target_: lightning_diff.nets.MLP, width: 8}"))
     with pytest.raises(UserError, match=r"no such model"):
         train("grid", *words(where="runs/nobody"))

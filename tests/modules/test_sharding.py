@@ -1,4 +1,4 @@
-"""A network shared out over processes trains as a whole one does, and either goes on from the other's checkpoints."""
+"""A network sharded over processes trains as a whole one does, and either resumes from the other's checkpoints."""
 
 import os
 import pickle
@@ -203,7 +203,7 @@ def flip(path: Path) -> None:
 def test_damage_to_any_file_of_a_folder_is_named_and_the_checkpoint_before_it_used(runs, tmp_path, file, damage):
     folder = Path(shutil.copytree(runs / "two_two" / "checkpoints", tmp_path / "checkpoints"))
     damage(folder / "step_00000008.ckpt" / file)
-    with pytest.warns(UserWarning, match=rf"step_00000008.ckpt: .*{file}.*; using the checkpoint before it"):
+    with pytest.warns(UserWarning, match=rf"step_00000008.ckpt: .*{file}.*checkpoint before"):
         assert checkpoints.newest(folder).name == "step_00000004.ckpt"
 
 
@@ -253,12 +253,12 @@ def test_a_second_configuration_changes_nothing_and_other_strategies_are_refused
 def test_what_cannot_be_sharded_is_named(alone):
     net = nn.Linear(2, 2)
     net.scale = nn.Parameter(torch.tensor(1.0))
-    with pytest.raises(UserError, match=r"denoiser\.net\.scale is a single number"):
+    with pytest.raises(UserError, match=r"denoiser\.net\.scale .*single number"):
         sharding.shard(Plain(net), alone, torch.device("cpu"))
     with torch.device("meta"):
         net = nn.Linear(2, 2)
         net.table = torch.zeros(3)
-    with pytest.raises(UserError, match=r"\.table is a tensor but no buffer"):
+    with pytest.raises(UserError, match=r"\.table .*no buffer"):
         sharding.shard(Plain(net), alone, torch.device("cpu"))
 
 
@@ -277,7 +277,7 @@ def test_clipping_equals_torchs_on_whole_gradients(alone):
 
 @pytest.mark.parametrize(
     ("spoilt", "elsewhere", "said"),
-    [(True, False, r"denoiser\.net\.weight is"), (False, True, "a weight on another process is"), (False, False, None)],
+    [(True, False, r"denoiser\.net\.weight "), (False, True, "a weight on another process"), (False, False, None)],
 )
 def test_all_processes_stop_together_for_a_weight_of_one_of_them(alone, monkeypatch, spoilt, elsewhere, said):
     module = Plain(nn.Linear(3, 2))
@@ -285,17 +285,17 @@ def test_all_processes_stop_together_for_a_weight_of_one_of_them(alone, monkeypa
     with torch.no_grad():
         if spoilt:
             module.denoiser.net.weight.to_local()[1, 2] = torch.inf
-    asked = []
+    decisions = []
 
     def reduce_boolean_decision(decision: bool, all: bool) -> bool:
-        asked.append((decision, all))
+        decisions.append((decision, all))
         return decision and not elsewhere
 
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr(trainer.strategy, "reduce_boolean_decision", reduce_boolean_decision)
     with pytest.raises(UserError, match=f"step 0: {said}") if said else nullcontext():
         FiniteGuard().on_save_checkpoint(trainer, module, {})
-    assert asked == [(not spoilt, True)]
+    assert decisions == [(not spoilt, True)]
 
 
 class Exploit:

@@ -71,7 +71,7 @@ def test_autocast_and_compilation_give_the_same_function():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"shape": (1, 8, 9)}, "patch_size must divide height and width 8x9, got 2"),
+        ({"shape": (1, 8, 9)}, "patch_size .*8x9.* 2"),
         ({"shape": (8, 8)}, "channels, height, width"),
         ({"shape": (1, 8, 8), "width": 30}, "divisible by 4"),
         ({"shape": (1, 8, 8), "width": 32, "heads": 5}, "heads must divide"),
@@ -83,7 +83,7 @@ def test_impossible_sizes_are_refused(arguments, words):
 
 
 def test_a_batch_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match="got a batch of shape"):
+    with pytest.raises(ValueError, match="batch of shape"):
         DiT((1, 8, 8), **SMALL)(torch.randn(2, 1, 8, 12), torch.randn(2))
 
 

@@ -71,5 +71,5 @@ def test_a_denoiser_hands_it_on_and_one_without_it_says_so(make):
     x, c_noise, label = inputs(make())
     scale = torch.full((3,), 1.5)
     assert Denoiser(make(guided=True))(x, c_noise.exp(), label, guidance=scale).isfinite().all()
-    with pytest.raises(ValueError, match="no input for a guidance scale; build it with guided=True"):
+    with pytest.raises(ValueError, match=r"guidance scale.*guided=True"):
         Denoiser(make())(x, c_noise.exp(), label, guidance=scale)

@@ -71,7 +71,7 @@ def test_an_unconditional_embedding_ignores_labels():
 
 
 def test_a_label_out_of_range_is_an_error():
-    with pytest.raises(RuntimeError, match="smaller than num_classes"):
+    with pytest.raises(RuntimeError, match="num_classes"):
         Conditioning(8, 16, num_classes=3)(torch.randn(1), torch.tensor([4]))
 
 
@@ -130,5 +130,5 @@ def test_normalised_queries_and_keys_do_not_depend_on_their_size():
 
 
 def test_heads_divide_the_width():
-    with pytest.raises(ValueError, match="heads must divide the 16 channels, got 3"):
+    with pytest.raises(ValueError, match=r"heads .*16 channels.* 3"):
         Attention(16, 3)

@@ -64,7 +64,7 @@ def test_autocast_and_compilation_give_the_same_function():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"depth .*0"):
         MLP((2,), depth=0)
-    with pytest.raises(ValueError, match="got a batch of shape"):
+    with pytest.raises(ValueError, match="batch of shape"):
         MLP((2,), width=8)(torch.randn(4, 3), torch.randn(4))

@@ -93,7 +93,7 @@ def test_a_compiled_network_is_the_same_function():
 
 
 def test_a_picture_that_the_resolutions_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="divisible by 4, got 10x8; shorten channel_mult"):
+    with pytest.raises(ValueError, match=r"divisible by 4.* 10x8.*channel_mult"):
         UNet((1, 10, 8))
 
 
@@ -104,13 +104,13 @@ def test_a_shape_that_is_no_picture_is_refused():
 
 def test_a_batch_of_another_shape_is_refused():
     net = UNet((1, 8, 8), **SMALL)
-    with pytest.raises(ValueError, match=r"shape \(1, 8, 8\), got a batch of shape \(2, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\).* \(2, 3, 8, 8\)"):
         net(torch.randn(2, 3, 8, 8), torch.randn(2))
 
 
 @pytest.mark.usefixtures("without_annotation_checks")
 def test_an_unknown_embedding_is_refused():
-    with pytest.raises(ValueError, match="positional or fourier, got 'sine'"):
+    with pytest.raises(ValueError, match=r"positional .*fourier.* 'sine'"):
         UNet((1, 8, 8), embedding="sine", **SMALL)
 
 

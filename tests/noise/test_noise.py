@@ -59,5 +59,5 @@ def test_stratification_removes_the_variance_between_levels():
 
 @pytest.mark.parametrize("make", [lambda: noise.LogNormal(std=0.0), lambda: noise.LogUniform(1.0, 0.5)])
 def test_impossible_laws_are_refused(make):
-    with pytest.raises(ValueError, match=r"must be positive|0 < low < high"):
+    with pytest.raises(ValueError, match=r"positive|0 < low < high"):
         make()

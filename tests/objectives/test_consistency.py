@@ -26,7 +26,7 @@ CASES = [(name, time) for name in NETS for time in ("edm", "trigflow")]
 
 
 class Retold(nn.Module):
-    """An EDM-conditioned network told the angle instead, with TrigFlow's sign: the same function."""
+    """An EDM-conditioned network conditioned on the angle instead, with TrigFlow's sign: the same function."""
 
     def __init__(self, net):
         super().__init__()
@@ -37,7 +37,7 @@ class Retold(nn.Module):
 
 
 class Listening(nn.Module):
-    """Keeps the guidance scales that it was told."""
+    """Records the guidance scales that it is conditioned on."""
 
     def __init__(self):
         super().__init__()

@@ -141,9 +141,9 @@ def test_optimality_is_a_probability_and_inverts_to_the_clipped_advantage():
 
 def test_settings_that_make_no_sense_are_refused_in_words():
     x = drawn(1)[0]
-    with pytest.raises(ValueError, match="beta must be positive"):
+    with pytest.raises(ValueError, match=r"beta .*positive"):
         nft_loss(x, x, x, x, levels(), torch.ones(6).double(), beta=0.0)
     with pytest.raises(ValueError, match="or give kl=0"):
         nft_loss(x, x, x, None, levels(), torch.ones(6).double())
-    with pytest.raises(ValueError, match="clip must be positive"):
+    with pytest.raises(ValueError, match=r"clip .*positive"):
         optimality(torch.ones(1), 0.0)

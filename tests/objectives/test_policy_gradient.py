@@ -193,7 +193,7 @@ def test_fresh_noise_comes_from_the_generator_alone():
 
 def test_what_has_no_density_is_refused_in_words():
     x = torch.randn(2, 1).double()
-    with pytest.raises(ValueError, match=r"eta must be in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"eta .*\(0, 1\]"):
         sample_chain(ORACLE, x, karras(3), eta=0.0)
     with pytest.raises(ValueError, match="at least two steps"):
         sample_chain(ORACLE, x, karras(1))

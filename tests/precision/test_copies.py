@@ -210,7 +210,7 @@ def test_the_report_tells_what_was_done_how_and_with_what_error():
     net = randomised(NETS["unet"]())
     copy = quantized_copy(net, "nvfp4")
     given = report(copy, net, *inputs())
-    assert "emulated in software: the format's numbers, no gain in speed" in given.headline
+    assert "emulated in software" in given.headline
     rows = {row.name: row for row in given.layers}
     assert rows["input"].precision == ""
     assert rows["input"].why == "the first layer"
@@ -335,7 +335,7 @@ def test_torchao_s_int8_layers_are_refreshed_in_place_and_agree():
 @torch.no_grad()
 def test_torchao_s_fp8_and_nvfp4_are_asked_for_by_row_and_by_block(monkeypatch):
     """Against a stand-in with its interface: these kernels need a GPU. Its "quantisation" leaves the weights as they are."""
-    asked = []
+    passed = []
     configurations = {"fp8": {"granularity": "by row"}, "nvfp4": {"use_triton_kernel": False}}
     for name, content in (
         ("torchao", {}),
@@ -344,7 +344,7 @@ def test_torchao_s_fp8_and_nvfp4_are_asked_for_by_row_and_by_block(monkeypatch):
             {
                 "PerRow": lambda: "by row",
                 "Float8DynamicActivationFloat8WeightConfig": lambda **options: ("fp8", options),
-                "quantize_": lambda layer, configuration: asked.append(configuration),
+                "quantize_": lambda layer, configuration: passed.append(configuration),
             },
         ),
         ("torchao.prototype", {}),
@@ -359,8 +359,8 @@ def test_torchao_s_fp8_and_nvfp4_are_asked_for_by_row_and_by_block(monkeypatch):
     monkeypatch.setattr(kernels, "_capable", lambda kind, device: True)
     net = randomised(NETS["mlp"]())
     for kind, options in configurations.items():
-        asked.clear()
+        passed.clear()
         copy = quantized_copy(net, kind, kernel="torchao")
-        assert set(map(repr, asked)) == {repr((kind, options))}
+        assert set(map(repr, passed)) == {repr((kind, options))}
         exact = net(*inputs())
         assert (copy(*inputs()) - exact).norm() < 0.02 * exact.norm()

@@ -47,7 +47,7 @@ def test_grey_pictures_of_any_size_are_taken(clip, tokens):
     small = torch.rand(3, 1, 8, 8) * 2 - 1
     values = scored(reward, small, torch.arange(3))
     assert torch.allclose(scored(reward, small.expand(-1, 3, -1, -1), torch.arange(3)), values)
-    with pytest.raises(ValueError, match=r"3 prompts, for labels 0\.\.2"):
+    with pytest.raises(ValueError, match=r"3 prompts.* 0\.\.2"):
         reward(small, torch.tensor([0, 1, 3]))
 
 

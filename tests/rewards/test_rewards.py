@@ -1,4 +1,4 @@
-"""What each reward says of pictures whose answer is known, and what is said of rewards that misbehave."""
+"""What each reward says of pictures whose reward is known, and what is said of rewards that misbehave."""
 
 import io
 
@@ -97,7 +97,7 @@ def test_class_log_probability_is_the_log_softmax_at_the_label(images):
     reward = ClassLogProbability(lambda x: x.flatten(1)[:, :5], temperature=2.0)
     expected = (images.flatten(1)[:, :5] / 2).softmax(1)[torch.arange(4), LABEL].log()
     assert torch.allclose(reward(images, LABEL), expected)
-    with pytest.raises(ValueError, match=r"labels must be in 0\.\.4"):
+    with pytest.raises(ValueError, match=r"labels .*0\.\.4"):
         reward(images, LABEL + 3)
 
 
@@ -119,11 +119,11 @@ def test_reference_distance_by_brute_force(images):
 
 
 def test_references_that_are_missing_are_named(images):
-    with pytest.raises(ValueError, match="no reference of class 2"):
+    with pytest.raises(ValueError, match=r"reference .*class 2"):
         ReferenceDistance(images, torch.tensor([0, 0, 1, 1]))(images, LABEL)
-    with pytest.raises(ValueError, match=r"nearest must be in 1\.\.1"):
+    with pytest.raises(ValueError, match=r"nearest .*1\.\.1"):
         ReferenceDistance(images, LABEL, nearest=2)
-    with pytest.raises(ValueError, match="64 numbers each, the images 16"):
+    with pytest.raises(ValueError, match=r"64 .*images 16"):
         ReferenceDistance(images)(images[..., :4, :4], LABEL)
 
 
@@ -159,13 +159,13 @@ def test_a_reward_that_misbehaves_is_named_with_what_it_did(images):
     def half_blind(x, label):
         return torch.where(label == 2, torch.nan, x.mean((1, 2, 3)))
 
-    with pytest.raises(UserError, match=r"half_blind is nan for 1 of 4 images, first number 2 \(label 2\)"):
+    with pytest.raises(UserError, match=r"half_blind .*nan .*1 of 4 images.* 2 \(label 2\)"):
         scored(half_blind, images, LABEL)
-    with pytest.raises(UserError, match=r"must return a tensor of shape \(4,\).*got \(4, 1\)"):
+    with pytest.raises(UserError, match=r"shape \(4,\).* \(4, 1\)"):
         scored(lambda x, label: x.mean((1, 2, 3))[:, None], images, LABEL)
     with pytest.raises(UserError, match="got float"):
         scored(lambda x, label: 0.5, images, LABEL)
-    with pytest.raises(UserError, match="The reward blind is nan"):
+    with pytest.raises(UserError, match=r"reward blind .*nan"):
         WeightedSum({"blind": half_blind})(images, LABEL)
     with pytest.raises(ValueError, match=r"images in \[-1, 1\]"):
         scored(Brightness(), 3 * images, LABEL)

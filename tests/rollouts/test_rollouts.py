@@ -172,8 +172,8 @@ def test_of_a_standardised_sum_the_raw_one_is_kept_beside_it(policy):
         return images[..., :4].mean((1, 2, 3))
 
     def raw(images):
-        shown, asked = images.clamp(-1, 1).flatten(0, 1), label.repeat_interleave(images.shape[1])
-        return (ink(shown, asked) - 0.5 * left(shown, asked)).double().unflatten(0, images.shape[:2])
+        shown, classes = images.clamp(-1, 1).flatten(0, 1), label.repeat_interleave(images.shape[1])
+        return (ink(shown, classes) - 0.5 * left(shown, classes)).double().unflatten(0, images.shape[:2])
 
     parts, label = {"ink": ink, "left": left}, torch.tensor([1, 2])
     both = WeightedSum(parts, {"left": -0.5})

@@ -18,12 +18,12 @@ def folder(train):
     return train("run", SAVE)
 
 
-def told(folder: Path) -> dict[str, tuple[str, str]]:
+def findings(folder: Path) -> dict[str, tuple[str, str]]:
     return {what: (kind, text) for kind, what, text in doctor.examine(folder)}
 
 
 def test_a_finished_run(folder):
-    found = told(folder)
+    found = findings(folder)
     assert {kind for kind, _ in found.values()} == {"ok"}
     assert found["run"][1].startswith("finished at step 8 of 8, 128 images")
     assert found["step_00000008.ckpt"][1].startswith("step 8, 128 images, ")
@@ -32,20 +32,20 @@ def test_a_finished_run(folder):
 
 def test_one_that_is_not_finished(folder):
     (folder / "finished.json").unlink()
-    kind, text = told(folder)["run"]
+    kind, text = findings(folder)["run"]
     assert (kind, "not finished" in text) == ("note", True)
     for path in (folder / "checkpoints").glob("step_00000008.*"):
         path.unlink()
-    kind, text = told(folder)["run"]
+    kind, text = findings(folder)["run"]
     assert kind == "ok"
     assert "step 6 of 8, 96 images" in text
     assert "step_00000006.ckpt" in text
     with lock.locked(folder):
-        assert "is being trained" in told(folder)["run"][1]
+        assert "is being trained" in findings(folder)["run"][1]
     shutil.rmtree(folder / "checkpoints")
-    assert told(folder)["run"][0] == "broken"  # the model would be overwritten
+    assert findings(folder)["run"][0] == "broken"  # the model would be overwritten
     (folder / "model.safetensors").unlink()
-    assert told(folder)["run"][0] == "note"
+    assert findings(folder)["run"][0] == "note"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_what_is_broken_is_named(folder, name, text, capsys):
 def test_without_any_usable_checkpoint(folder):
     for path in (folder / "checkpoints").glob("*.ckpt"):
         path.write_bytes(b"")
-    assert told(folder)["run"][0] == "broken"
+    assert findings(folder)["run"][0] == "broken"
 
 
 def test_what_is_left_over_is_named(folder):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import tells
 
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
@@ -141,9 +142,7 @@ def test_extends_merges_by_key_replaces_lists_and_does_not_inherit_the_name(fold
 def test_extends_goes_one_level(folder):
     write(folder, "extends: base.yaml\n", "child.yaml")
     write(folder, "extends: child.yaml\n", "grandchild.yaml")
-    assert message("grandchild.yaml") == (
-        "grandchild.yaml: extends: child.yaml itself extends base.yaml; one level is the limit"
-    )
+    assert tells(message("grandchild.yaml"), "grandchild.yaml: extends: child.yaml ... base.yaml")
 
 
 def test_interpolation_reads_the_composed_recipe(folder, monkeypatch):
@@ -177,29 +176,29 @@ def test_a_packaged_recipe_is_found_by_name(folder, packaged):
 
 
 def test_a_recipe_that_is_not_there(folder, packaged):
-    assert message("digits_tniy") == "digits_tniy: no such recipe; did you mean digits_tiny?"
-    assert message("zzz.yaml") == "zzz.yaml: no such recipe; packaged ones are digits_tiny"
-    assert message(".") == ".: is a folder, not a recipe"
+    assert tells(message("digits_tniy"), "digits_tniy: ... digits_tiny")
+    assert tells(message("zzz.yaml"), "zzz.yaml: ... recipe ... digits_tiny")
+    assert tells(message("."), ".: ... folder")
     write(folder, "extends: zzz\n")
-    assert message("child.yaml") == "child.yaml: extends: zzz: no such recipe; packaged ones are digits_tiny"
+    assert tells(message("child.yaml"), "child.yaml: extends: zzz: ... recipe ... digits_tiny")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("name: a\nmodel: b: c\n", "child.yaml:2: not YAML: mapping values are not allowed in this context"),
-        ("seed: 1\nseed: 2\n", "child.yaml:2: not YAML: found duplicate key seed"),
-        ("- a\n- b\n", "child.yaml: a recipe is a YAML mapping, this is a list"),
-        ("just words\n", f"child.yaml: just words: unknown key of a recipe; a recipe has {', '.join(recipe.KEYS)}"),
-        ("3\n", "child.yaml: a recipe is a YAML mapping"),
-        ("modle: 3\n", "child.yaml: modle: unknown key of a recipe; did you mean model?"),
-        ("3: 3\n", f"child.yaml: 3: unknown key of a recipe; a recipe has {', '.join(recipe.KEYS)}"),
-        ("seed: ${sede}\n", "child.yaml: seed: Interpolation key 'sede' not found"),
-        ("data:\n  path: ???\n", "child.yaml: data.path: left open (???); give it as data.path=..."),
+        ("name: a\nmodel: b: c\n", "child.yaml:2: not YAML"),
+        ("seed: 1\nseed: 2\n", "child.yaml:2: ... duplicate key seed"),
+        ("- a\n- b\n", "child.yaml: ... mapping ... list"),
+        ("just words\n", f"child.yaml: just words: ... recipe ... {', '.join(recipe.KEYS)}"),
+        ("3\n", "child.yaml: ... mapping"),
+        ("modle: 3\n", "child.yaml: modle: ... recipe ... model"),
+        ("3: 3\n", f"child.yaml: 3: ... recipe ... {', '.join(recipe.KEYS)}"),
+        ("seed: ${sede}\n", "child.yaml: seed: ... 'sede'"),
+        ("data:\n  path: ???\n", "child.yaml: data.path: ... (???) ... data.path="),
     ],
 )
 def test_a_file_that_is_no_recipe(folder, text, expected):
-    assert message(write(folder, text)) == expected
+    assert tells(message(write(folder, text)), expected)
 
 
 def test_a_file_that_is_not_text(folder):
@@ -210,62 +209,61 @@ def test_a_file_that_is_not_text(folder):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("modle.net=3", "base.yaml: modle: unknown key of a recipe; did you mean model?"),
-        ("extends=other", "base.yaml: extends: is written in the file, not on the command line"),
-        ("callbacks.7.x=3", "command line: callbacks.7.x: callbacks has 2 entries, numbered from 0; no entry 7"),
-        ("callbacks.EMA.x=3", "command line: callbacks.EMA.x: callbacks has 2 entries, numbered from 0; no entry EMA"),
-        ("seed.x=3", "command line: seed.x: seed is 7, which has no keys"),
-        ("seed={", "command line: seed={: the value is not YAML; quote it"),
-        ("seed", "command line: seed: expected dotted.key=value"),
+        ("modle.net=3", "base.yaml: modle: ... recipe ... model"),
+        ("extends=other", "base.yaml: extends: ... file ... command line"),
+        ("callbacks.7.x=3", "command line: callbacks.7.x: ... 2 entries ... 7"),
+        ("callbacks.EMA.x=3", "command line: callbacks.EMA.x: ... 2 entries ... EMA"),
+        ("seed.x=3", "command line: seed.x: ... 7 ... keys"),
+        ("seed={", "command line: seed={: ... YAML"),
+        ("seed", "command line: seed: ... dotted.key=value"),
     ],
 )
 def test_an_override_that_leads_nowhere(folder, override, expected):
-    assert message("base.yaml", [override]) == expected
+    assert tells(message("base.yaml", [override]), expected)
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model.net.chanels=3", "model.net.chanels: unknown key of parts_of_test.Net; did you mean channels?"),
-        ("model.nett.channels=3", "model.nett: unknown key of parts_of_test.Model; did you mean net?"),
-        ("model.net.channels=wide", "model.net.channels: expected int, got 'wide'"),
-        ("model.net._target_=parts_of_test.Nett", "model.net._target_: cannot import parts_of_test.Nett; did you mean parts_of_test.Net?"),
-        ("model._target_=parts_of_test.Net", "model: expected LightningModule, got parts_of_test.Net, which is not one"),
-        ("model=null", "model: missing; a recipe needs it"),
-        ("data={_target_: lightning_diff.data.PhotoPatches}", "data.batch_size: missing; lightning_diff.data.PhotoPatches needs it"),
-        ("data.size=9", "data.size: expected one of 8, 16, got 9"),
-        ("data._target_=parts_of_test.Net", "data: expected Data, got parts_of_test.Net, which is not one"),
-        ("callbacks=3", "callbacks: expected a list of Callback, got 3"),
-        ("callbacks=[{x: 3}]", "callbacks.0: expected Callback, got a mapping without _target_"),
-        ("callbacks.1.log_momentun=true", "callbacks.1.log_momentun: unknown key of lightning.pytorch.callbacks.LearningRateMonitor; did you mean log_momentum?"),
-        ("trainer.max_step=3", "trainer.max_step: unknown key of lightning.Trainer; did you mean max_steps?"),
-        ("trainer.max_steps=many", "trainer.max_steps: expected int, got 'many'"),
-        ("trainer={max_steps: -1}", "trainer.max_steps: the number of optimiser steps, a positive integer, is missing"),
-        ("trainer.max_epochs=3", "trainer.max_epochs: not for a recipe to set: training is counted in optimiser steps; set trainer.max_steps"),
-        ("trainer.logger=tensorbord", "trainer.logger: 'tensorbord' is not one of tensorboard, wandb; did you mean tensorboard?"),
-        ("trainer.logger=[wandbb]", "trainer.logger.0: 'wandbb' is not one of tensorboard, wandb; did you mean wandb?"),
-        ("trainer.precision=bf17-mixed", "trainer.precision: 'bf17-mixed' is not one of 64, 32, 16, transformer-engine, transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16; did you mean bf16-mixed?"),
-        ("seed=-1", "seed: expected a number of at least 0, got -1"),
-        ("seed=x", "seed: expected int, got 'x'"),
-        ("name=a/b", "name: 'a/b' is not the name of a folder"),
+        ("model.net.chanels=3", "model.net.chanels: ... parts_of_test.Net ... channels"),
+        ("model.nett.channels=3", "model.nett: ... parts_of_test.Model ... net"),
+        ("model.net.channels=wide", "model.net.channels: ... int ... 'wide'"),
+        ("model.net._target_=parts_of_test.Nett", "model.net._target_: ... parts_of_test.Nett ... parts_of_test.Net"),
+        ("model._target_=parts_of_test.Net", "model: ... LightningModule ... parts_of_test.Net"),
+        ("model=null", "model: missing"),
+        ("data={_target_: lightning_diff.data.PhotoPatches}", "data.batch_size: missing ... lightning_diff.data.PhotoPatches"),
+        ("data.size=9", "data.size: ... 8, 16 ... 9"),
+        ("data._target_=parts_of_test.Net", "data: ... Data ... parts_of_test.Net"),
+        ("callbacks=3", "callbacks: ... a list of Callback ... 3"),
+        ("callbacks=[{x: 3}]", "callbacks.0: ... Callback ... _target_"),
+        ("callbacks.1.log_momentun=true", "callbacks.1.log_momentun: ... lightning.pytorch.callbacks.LearningRateMonitor ... log_momentum"),
+        ("trainer.max_step=3", "trainer.max_step: ... lightning.Trainer ... max_steps"),
+        ("trainer.max_steps=many", "trainer.max_steps: ... int ... 'many'"),
+        ("trainer={max_steps: -1}", "trainer.max_steps: ... missing"),
+        ("trainer.max_epochs=3", "trainer.max_epochs: ... trainer.max_steps"),
+        ("trainer.logger=tensorbord", "trainer.logger: ... 'tensorbord' ... tensorboard, wandb ... tensorboard"),
+        ("trainer.logger=[wandbb]", "trainer.logger.0: ... 'wandbb' ... tensorboard, wandb ... wandb"),
+        ("trainer.precision=bf17-mixed", "trainer.precision: ... 'bf17-mixed' ... 64, 32, 16 ... mean bf16-mixed"),
+        ("seed=-1", "seed: ... 0 ... -1"),
+        ("seed=x", "seed: ... int ... 'x'"),
+        ("name=a/b", "name: ... 'a/b' ... folder"),
     ],
 )  # fmt: skip
 def test_a_mistake_anywhere_is_found_before_anything_is_built(folder, override, expected):
-    assert message("base.yaml", [override], function=recipe.load) == f"base.yaml: {expected}"
+    assert tells(message("base.yaml", [override], function=recipe.load), f"base.yaml: {expected}")
 
 
 def test_a_logger_that_is_not_installed(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert message("base.yaml", ["trainer.logger=wandb"], function=recipe.load) == (
-        "base.yaml: trainer.logger: wandb is not installed; pip install 'lightning_diff[wandb]'"
-    )
+    text = message("base.yaml", ["trainer.logger=wandb"], function=recipe.load)
+    assert tells(text, "base.yaml: trainer.logger: wandb ... pip install 'lightning_diff[wandb]'")
 
 
 def test_a_constructors_complaint_names_the_key(folder):
     settings = recipe.load("base.yaml", ["model.law.std=-1"])
     with pytest.raises(UserError) as error:
         recipe.build(settings["model"]["law"], "model.law", "base.yaml")
-    assert str(error.value) == "base.yaml: model.law: LogNormal: std must be positive, got -1.0"
+    assert tells(str(error.value), "base.yaml: model.law: LogNormal: ... std ... -1.0")
 
 
 def test_facts_reach_every_node_that_takes_them_and_never_what_the_recipe_says(folder):

@@ -68,9 +68,9 @@ def test_changes_that_decide_what_is_trained_need_a_word(train, overrides, named
 def test_another_optimiser_cannot_resume_from_the_state_of_the_first(train):
     train("run", "trainer.max_steps=2")
     other = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.1}"
-    with pytest.raises(UserError, match=r"model.optimizer was left out, is 'torch.optim.SGD'.*resume=force"):
+    with pytest.raises(UserError, match=r"model.optimizer .*'torch.optim.SGD'.*resume=force"):
         train("run", other)
-    with pytest.raises(UserError, match=r"state is of another optimiser, without .*momentum"):
+    with pytest.raises(UserError, match=r"another optimiser.*momentum"):
         train("run", other, "resume=force")
 
 
@@ -105,7 +105,7 @@ def test_a_path_to_a_damaged_checkpoint_is_refused(train):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"resume: .*step_00000002.ckpt: is damaged: its checksum is wrong"):
+    with pytest.raises(UserError, match=r"resume: .*step_00000002.ckpt: .*checksum"):
         train("run", f"resume={path}")
 
 
@@ -115,12 +115,12 @@ def test_a_job_that_is_started_again_resumes_from_where_it_was(train, monkeypatc
     train("run", "trainer.max_steps=4")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     train("run", f"resume={word}")
-    assert "continuing from runs/run/checkpoints/step_00000004.ckpt" in capsys.readouterr().out
+    assert "runs/run/checkpoints/step_00000004.ckpt" in capsys.readouterr().out
 
 
 def test_a_state_that_could_not_be_read_again_is_refused_at_the_first_save(train):
     Path("numpy_state.py").write_text(NUMPY_STATE)
-    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+    with pytest.raises(UserError, match="more than tensors"):
         train("run", "callbacks=[{_target_: numpy_state.NumpyState}]")
 
 
@@ -129,14 +129,14 @@ def test_an_average_may_be_added_or_dropped_but_not_changed_under_its_name(train
     train("run", "trainer.max_steps=2", EMA % (PROFILE % ("a", 100)))
     with pytest.warns(UserWarning, match="no average b"):
         train("run", "trainer.max_steps=3", EMA % two)
-    with pytest.raises(UserError, match=r"callbacks.EMA.profiles.b.images was 200, is 300.*resume=force"):
+    with pytest.raises(UserError, match=r"callbacks.EMA.profiles.b.images .*200.* 300.*resume=force"):
         train("run", EMA % ", ".join([PROFILE % ("a", 100), PROFILE % ("b", 300)]))
     train("run", EMA % (PROFILE % ("b", 200)))
 
 
 def test_an_average_that_was_left_to_its_default_may_not_change_either(train):
     train("run", "trainer.max_steps=2", "callbacks=[{_target_: lightning_diff.callbacks.EMA}]")
-    with pytest.raises(UserError, match=r"callbacks.EMA.profiles.ema.images was 500000, is 300"):
+    with pytest.raises(UserError, match=r"callbacks.EMA.profiles.ema.images .*500000.* 300"):
         train("run", EMA % (PROFILE % ("ema", 300)))
     train("run", "callbacks=[{_target_: lightning_diff.callbacks.ema.EMA}]")
 
@@ -144,7 +144,7 @@ def test_an_average_that_was_left_to_its_default_may_not_change_either(train):
 def test_other_images_are_refused_whatever_is_said(train):
     train("run", "trainer.max_steps=2")
     for word in ("force", "runs/run/checkpoints/step_00000002.ckpt"):
-        with pytest.raises(UserError, match="training images are not those"):
+        with pytest.raises(UserError, match="training images"):
             train("run", "data.n=128", f"resume={word}")
 
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_of_the_first_format_resumes_and_of_a_later_one_is_refused(
     for key in ("format", "recipe", "recipe_hash"):
         del first[key]
     checkpoints.write(path, lambda temporary: torch.save(later, temporary), step=4, images=64)
-    with pytest.raises(UserError, match=r"format 99; this lightning_diff reads up to"):
+    with pytest.raises(UserError, match=r"format 99.* up to"):
         train("run")
     checkpoints.write(path, lambda temporary: torch.save(first, temporary), step=4, images=64)
     with pytest.raises(UserError, match="seed was 3, is 4"):  # from the recipe beside it
@@ -187,7 +187,7 @@ def test_a_checkpoint_that_asks_for_code_to_be_run_is_refused(train, state):
     checkpoints.write(
         path, lambda temporary: torch.save(content, temporary), step=4, images=64
     )  # its checksum is right
-    with pytest.raises(UserError, match="holds more than tensors and plain values; nothing in it was run"):
+    with pytest.raises(UserError, match=r"more than tensors.*nothing in it was run"):
         train("run")
     assert not Path("it_ran").exists()
 

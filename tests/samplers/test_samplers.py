@@ -269,8 +269,8 @@ def test_gradients_to_the_grid(mixture, solver):
     ("sigmas", "word"),
     [
         ([80.0], "at least two"),
-        ([80.0, 1.0], "last noise level must be 0"),
-        ([80.0, 1.0, 1.0, 0.0], "number 1 is 1 and number 2 is 1"),
+        ([80.0, 1.0], "last noise level .*0"),
+        ([80.0, 1.0, 1.0, 0.0], "number 1 .*number 2 "),
         ([1.0, 80.0, 0.0], "decrease"),
         ([math.inf, 1.0, 0.0], "finite"),
         ([math.nan, 1.0, 0.0], "finite"),
@@ -290,7 +290,7 @@ def test_unknown_orders_are_refused(solver, order):
 
 
 def test_unknown_solver_is_one_sentence():
-    with pytest.raises(UserError, match="did you mean 'heun'"):
+    with pytest.raises(UserError, match="mean 'heun'"):
         samplers.named("huen")
     with pytest.raises(UserError, match="euler, heun, dpmpp_2m"):
         samplers.named("x")
@@ -309,7 +309,7 @@ def test_an_exact_consistency_model_draws_the_data_in_any_number_of_steps(steps)
 
 
 def test_a_step_of_the_consistency_sampler_is_trigflows():
-    """x_t = cos(t) x0 + sin(t) sigma_data eps, and the answer there (sCM, algorithm for two steps)."""
+    """x_t = cos(t) x0 + sin(t) sigma_data eps, and the output there (sCM, algorithm for two steps)."""
     gaussian = Gaussian(normal(2, seed=1), 0.3)
     sigma_data, eps = 0.7, [normal(5, 2, seed=seed) for seed in (2, 3)]
     model = gaussian.consistency_model(sigma_data, "trigflow")

@@ -84,7 +84,7 @@ def test_the_model_is_called_as_often_as_is_said_and_with_each_ones_label(denois
 
 
 def test_mistakes_are_named(denoiser):
-    with pytest.raises(ValueError, match="one label for each sample, got 12 for 2"):
+    with pytest.raises(ValueError, match=r"label.* 12 for 2"):
         sample_with_policy(denoiser, SHAPE, range(2), LABELS, policy=various())
-    with pytest.raises(ValueError, match="batch must be at least 1"):
+    with pytest.raises(ValueError, match=r"batch .*1"):
         sample_with_policy(denoiser, SHAPE, range(2), policy=various(), batch=0)

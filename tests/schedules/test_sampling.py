@@ -45,9 +45,9 @@ def test_what_is_asked_for_is_what_one_gets_and_the_protocol_names_it():
     [
         ({"levels": [0.3, 0.8]}, "must decrease strictly"),
         ({"levels": [90.0]}, "must decrease strictly"),
-        ({"levels": [0.8], "steps": 3}, "3 steps need 2 levels after the first, got 1"),
-        ({"levels": [0.8], "solver": "heun"}, "levels are for the solver consistency"),
-        ({"levels": [0.8], "grid": "karras"}, "in the place of a grid"),
+        ({"levels": [0.8], "steps": 3}, "3 steps .*2 levels.* 1"),
+        ({"levels": [0.8], "solver": "heun"}, "levels .*solver consistency"),
+        ({"levels": [0.8], "grid": "karras"}, "levels.*grid"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, message):
@@ -56,7 +56,7 @@ def test_what_does_not_go_together_is_refused(options, message):
 
 
 def test_a_search_finds_a_level_that_is_better_than_the_usual_one():
-    """A model that answers exactly below t = 0.9, and above with far too narrow samples: the second level has to lie below."""
+    """A model whose output is exact below t = 0.9, and above with far too narrow samples: the second level has to lie below."""
     data = Toy(batch_size=1, n=600)
     data.setup()
     exact = Gaussian(torch.zeros(2), 0.5).consistency_model(0.7)

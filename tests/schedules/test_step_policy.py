@@ -1,4 +1,4 @@
-"""Samples that choose their own steps: the laws of their bookkeeping, what the mode does, learning to spend less, exactness."""
+"""Samples that choose their own steps: the laws of their bookkeeping, what the mode does, learning fewer steps, exactness."""
 
 import copy
 

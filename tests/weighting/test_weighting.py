@@ -132,17 +132,17 @@ def test_z_scores_leave_weights_positive_and_ignore_what_is_not_finite():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MinSNR(0.0), "MinSNR: gamma must be positive"),
-        (lambda: SoftMinSNR(-1.0), "SoftMinSNR: gamma must be positive"),
+        (lambda: MinSNR(0.0), "MinSNR: gamma .*positive"),
+        (lambda: SoftMinSNR(-1.0), "SoftMinSNR: gamma .*positive"),
         (lambda: P2(k=0.0), "P2: k must be positive"),
-        (lambda: P2(gamma=-1.0), "P2: gamma must not be negative"),
-        (lambda: LogSNRBell(-0.1), "LogSNRBell: alpha must not be negative"),
+        (lambda: P2(gamma=-1.0), "P2: gamma .*negative"),
+        (lambda: LogSNRBell(-0.1), "LogSNRBell: alpha .*negative"),
         (lambda: LossZScore(alpha=0.5), "LossZScore: need clip"),
-        (lambda: LossZScore(beta=1.0), r"LossZScore: beta must lie in \[0, 1\)"),
-        (lambda: LearnedVariance(0), "LearnedVariance: channels must be at least 1"),
+        (lambda: LossZScore(beta=1.0), r"LossZScore: beta .*\[0, 1\)"),
+        (lambda: LearnedVariance(0), "LearnedVariance: channels .*1"),
         (
             lambda: LearnedVariance(outer=LearnedVariance()),
-            "LearnedVariance: outer must be a fixed or measured weighting",
+            "LearnedVariance: outer .*fixed or measured",
         ),
     ],
 )

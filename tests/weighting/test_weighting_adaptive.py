@@ -55,5 +55,5 @@ def test_it_is_exact_under_autocast_and_saved_without_its_constants():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(weighting.w(level), outside)
     assert list(weighting.state_dict()) == ["coefficients"]
-    with pytest.raises(ValueError, match="terms must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"terms .*negative.* -1"):
         AdaptiveWeight((2,), terms=-1)

@@ -101,7 +101,7 @@ def filled(
     result = cast(State, _mapped(state, allocated))
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # it is not asked to take part
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # it takes no part
             reader = _Reader(folder)
             reader.read_metadata()  # torch would wrap what is wrong with it into a page
             dcp.load(tensors, storage_reader=reader, no_dist=True)
