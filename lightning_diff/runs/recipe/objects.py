@@ -1,4 +1,4 @@
-"""From a recipe's nodes to objects: the facts of the data filled in, then built from the inside out."""
+"""Facts of the data filled into a recipe, and its parts built; what binds and calls a node is `foundation.binding`."""
 
 from collections.abc import Mapping
 from pathlib import Path
