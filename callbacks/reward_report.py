@@ -21,7 +21,7 @@ from ..samplers.generate import generate
 from ..schedules.sampling import choose
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
-from .ema import find as find_ema
+from .ema import averaged
 
 COSTS = ("seconds", "evaluations", "images")  # what `Mentor` logs by phase
 
@@ -109,7 +109,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         label: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Of the averaged weights, or another denoiser's."""
-        plan, ema, classes = module.recipe_plan, find_ema(trainer), list(module.classes)
+        plan, classes = module.recipe_plan, list(module.classes)
         sampling = choose(
             None,
             plan.solver,
@@ -120,8 +120,8 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         )
         if label is None:
             label = torch.tensor([classes[i % len(classes)] if classes else 0 for i in range(n)])
-        averaged = ema.swapped(module) if ema is not None and denoiser is None else nullcontext()
-        with averaged:
+        weights = averaged(trainer, module) if denoiser is None else nullcontext()
+        with weights:
             images = generate(
                 module.denoiser if denoiser is None else denoiser,
                 module.shape,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..artifacts import load_denoiser, load_weights
 from ..denoiser import Denoiser
 from ..foundation import rng
-from ..foundation.binding import bind, construct
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..nets.frozen import Frozen
@@ -92,20 +91,24 @@ class ConsistencyModule(TrainingModule):
             raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
         if guidance is not None:
             _refuse_unguided(guidance, objective, num_classes)
-        if not isinstance(net, nn.Module) or sigma_data is None or time is None:
-            given = {"teacher": teacher, "net": net, "sigma_data": sigma_data, "time": time, "guidance": guidance}
-            facts = self.recipe_facts({name: value for name, value in given.items() if value is not None})
-            net = net if isinstance(net, nn.Module) else construct(bind(facts["net"], nn.Module, "net"))
-            sigma_data, time = facts["sigma_data"], facts["time"]
-        if guidance is not None and not getattr(net, "guided", False):
+        denoiser = pretrained.denoiser(
+            self.recipe_facts,
+            kind="consistency",
+            teacher=teacher,
+            net=net,
+            sigma_data=sigma_data,
+            time=time,
+            guidance=guidance,
+        )
+        if guidance is not None and not getattr(denoiser.net, "guided", False):
             raise ValueError("ConsistencyModule: guidance needs a network that takes the scale: net.guided=true")
         if weighting is None:
-            shape = getattr(net, "shape", None)
+            shape = getattr(denoiser.net, "shape", None)
             if shape is None:
                 raise ValueError("ConsistencyModule: give a weighting, because the network does not tell its shape")
             weighting = AdaptiveWeight(shape, start=None if normalisation == "l2" else 0.0)
         super().__init__(
-            Denoiser(net, sigma_data, time, kind="consistency"),
+            denoiser,
             noise=LogNormal(-1.0, 1.4) if noise is None else noise,
             weighting=weighting,
             optimizer=optimizer,

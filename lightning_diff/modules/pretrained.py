@@ -41,11 +41,14 @@ def record(path: Path, key: str) -> ModelRecord:
     raise UserError(f"model.{key}: {path}: no such model; {way}")
 
 
-def denoiser(recipe_facts: Callable[[Mapping[str, Any]], dict[str, Any]], **given: Any) -> Denoiser:
+def denoiser(
+    recipe_facts: Callable[[Mapping[str, Any]], dict[str, Any]], *, kind: str = "denoiser", **given: Any
+) -> Denoiser:
     """A new denoiser of the network, sigma_data and time that are given, and of the model's where one of these is None.
 
     Args:
         recipe_facts: the module's, which knows the model (see `facts`).
+        kind: of the new denoiser.
         given: net, sigma_data and time, and what else it takes; None for what is left out.
     """
     net, sigma_data, time = given["net"], given["sigma_data"], given["time"]
@@ -53,7 +56,7 @@ def denoiser(recipe_facts: Callable[[Mapping[str, Any]], dict[str, Any]], **give
         known = recipe_facts({name: value for name, value in given.items() if value is not None})
         net = net if isinstance(net, nn.Module) else construct(bind(known["net"], nn.Module, "net"))
         sigma_data, time = known["sigma_data"], known["time"]
-    return Denoiser(net, sigma_data, time)
+    return Denoiser(net, sigma_data, time, kind)
 
 
 def start_from(path: Path, own: Denoiser) -> tuple[Denoiser, str]:

@@ -4,7 +4,7 @@ A class that a recipe names (training module, data source, network, reward, call
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]]    what leaves the training as it is: ("workers", "test_*")
     RESUME_MUST_KEEP: ClassVar[tuple[str, ...]]     of what may change otherwise, what decides what is trained: ("*",)
-    RESUME_DEFAULTS: ClassVar[Node]                 arguments whose default a person may also write out
+    RESUME_DEFAULTS: ClassVar[Node]                 of a callback: arguments whose default a person may also write out
 
 Patterns are those of `fnmatch`, for dotted keys below the object: "path", "dataset.root", "data.*". A subclass adds to what its
 bases say. A change is harmless if an object around it says that it may change, or the recipe does, and none says that it must be
