@@ -69,7 +69,9 @@ class LowRank(nn.Module):
         self.register_buffer("scale", torch.tensor(alpha / rank))
 
     def forward(self, weight: Float[Tensor, "d *c"]) -> Float[Tensor, "d *c"]:
-        return weight + (self.scale * (self.B @ self.A)).reshape(weight.shape).to(weight.dtype)
+        # As `merged` forms it: what samples with merged weights and what trains have to be one policy in every precision.
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight + (self.scale * (self.B @ self.A)).reshape(weight.shape).to(weight.dtype)
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

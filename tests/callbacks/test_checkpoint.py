@@ -121,3 +121,11 @@ def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_p
         assert errors.splitlines()[-1] == (
             f"stopped by {signals[name].name} after saving runs/{name}/checkpoints/{path.name}"
         )
+
+
+@pytest.mark.parametrize("where", ["", ", dirpath: new/kept"])
+def test_lightnings_own_callback_saves_in_its_own_folder(train, where):
+    own = f"callbacks=[{{_target_: lightning.pytorch.callbacks.ModelCheckpoint, every_n_train_steps: 4, save_top_k: -1{where}}}]"
+    train("own", own)
+    kept = sorted(Path("new/kept" if where else "runs/own").rglob("*-step=*.ckpt"))
+    assert [checkpoints.read(path)["global_step"] for path in kept] == [4, 8]

@@ -77,3 +77,14 @@ def test_layers_are_chosen_by_name():
     } == {"qkv"}
     with pytest.raises(ValueError, match=r"named like nothing"):
         LoRA(layers=["nothing"]).adapt(NETS["dit"]())
+
+
+def test_under_autocast_adapters_give_what_the_merged_weights_give(nets):
+    """An old policy samples with merged weights and the new one trains with adapters: at equal weights their ratio is one."""
+    plain, net = nets
+    for name, weight in net.named_parameters():
+        if name.endswith((".A", ".B")):
+            torch.nn.init.normal_(weight, std=0.3)
+    plain.load_state_dict(merged(net.state_dict()))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert torch.equal(output(net), output(plain))

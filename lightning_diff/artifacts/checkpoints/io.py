@@ -15,6 +15,7 @@ class CheckpointFiles(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, object], path: Path | str, storage_options: object = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # Lightning's own callbacks save in folders of theirs
         try:
             with Path(path).open("wb") as file:
                 torch.save(checkpoint, file)
