@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from ...foundation import rng
 from ...foundation.binding import Node
 from ...foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from ...foundation.rng import Seed
 
 KEYS = ("name", "seed", "generator", "runs_dir", "resume", "extends", "model", "data", "callbacks", "trainer")
 
@@ -36,8 +38,10 @@ class Recipe(TypedDict):
     trainer: Node
 
 
-def seed_of(recipe: Recipe) -> rng.Seed:
+def seed_of(recipe: Recipe) -> "Seed":
     """A run's seed, with its generator."""
+    from ...foundation import rng  # torch, which help and misspelt keys do without
+
     return rng.Seed(recipe["seed"], recipe.get("generator", rng.GENERATOR))
 
 

@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from ...foundation import rng
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
 from .record import Recipe, naming
@@ -51,7 +50,8 @@ def check(recipe: Recipe, source: Path | str) -> None:
 def _check_names(recipe: Recipe) -> None:
     bind(recipe["name"], str, "name")
     bind(recipe["seed"], int, "seed")
-    bind(recipe.get("generator", rng.GENERATOR), Literal[1, 2], "generator")
+    if "generator" in recipe:
+        bind(recipe["generator"], Literal[1, 2], "generator")
     bind(recipe["runs_dir"], str, "runs_dir")
     bind(recipe["resume"], str, "resume")
     if Path(recipe["name"]).name != recipe["name"] or recipe["name"] in ("", ".."):
