@@ -69,7 +69,7 @@ def test_another_process_is_named_and_its_death_frees_the_folder(tmp_path, other
 def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_folder(tmp_path):
     """A loader's worker lives on for some seconds."""
     folder = tmp_path / "run"
-    program = HOLD.replace("time.sleep(60)", "import os; print(os.fork(), flush=True); time.sleep(60)")
+    program = HOLD.replace("time.sleep(60)", "import os; os.write(1, b'%d\\n' % os.fork()); time.sleep(60)")
     parent = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "held\n"
     worker = max(int(parent.stdout.readline()), int(parent.stdout.readline()))  # the worker itself prints 0
