@@ -3,6 +3,7 @@
 from lightning.pytorch import Trainer
 
 from ..artifacts.metrics_table import MetricsTable
+from ..foundation import rng
 from ..foundation.errors import UserError
 from ..metrics import Reference
 from ..metrics.evaluate_denoiser import evaluate_denoiser, table
@@ -81,7 +82,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
                 self.n,
                 sampling=sampling,
                 guidance=self.guidance,
-                seed=self.seed,
+                seed=rng.alike(self.seed, module.seed),
                 ema=profile,
                 batch=self.batch,
                 device=module.device,

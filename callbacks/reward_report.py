@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..artifacts import metrics_table, pictures
 from ..denoiser import Denoiser
+from ..foundation import rng
 from ..foundation.atomic import replacing
 from ..modules.alignment import AlignmentModule
 from ..rewards import WeightedSum
@@ -129,7 +130,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
                 label if classes else None,
                 sigmas=sampling.sigmas,
                 solver=sampling.solver,
-                seed=self.seed,
+                seed=rng.alike(self.seed, module.seed),
                 batch=self.batch,
                 device=module.device,
             )

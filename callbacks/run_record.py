@@ -8,12 +8,14 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..artifacts import checkpoints, save_denoiser
 from ..artifacts.metrics_table import MetricsTable
+from ..foundation import rng
 from ..foundation.processes import from_all
 from ..modules import lightning_internals as internals
 from ..modules.base import CountedModule, StepOutputs
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import State
 from ..modules.sharding import is_sharded, whole_state
+from ..modules.training_data import training_data
 from .base import StepCallback
 from .ema import averaged
 from .finite_guard import FiniteGuard
@@ -84,7 +86,8 @@ class RunRecord(StepCallback[CountedModule]):
     # --- checkpoints ---
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
-        checkpoints.stamp(checkpoint, self.recipe)
+        generator = rng.generator_of(training_data(trainer).seed)
+        checkpoints.stamp(checkpoint, None if self.recipe is None else self.recipe | {"generator": generator})
 
     def state_dict(self) -> State:
         assert self._trainer is not None

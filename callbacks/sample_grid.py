@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ..artifacts import pictures
+from ..foundation import rng
 from ..foundation.errors import UserError
 from ..modules.denoiser_module import TrainingModule
 from ..modules.training_data import training_data
@@ -71,7 +72,7 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
                 sigmas=sampling.sigmas,
                 solver=sampling.solver,
                 guidance=self.guidance,
-                seed=self.seed,
+                seed=rng.alike(self.seed, module.seed),
                 device=module.device,
             )
         if trainer.is_global_zero:

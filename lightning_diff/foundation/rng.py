@@ -23,15 +23,15 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _AT_ONCE = 1 << 17  # normals
 _MERSENNE = 624  # words of 32 bits in the state of torch's generator on a CPU
 
-GENERATOR = 1  # of a plain int, and of a recipe that names none
+GENERATOR = 2  # of a plain int, and of a new run whose recipe names none
 Positions = Int64[np.ndarray, " n"] | Sequence[int]
 
 
 class Seed(int):
     """A run's seed, with the generator that turns addresses into normal numbers and starts torch's own generators.
 
-    1: by torch's CPU generator, which knows 32 bits of a key; also what a plain int means.
-    2: 128-bit keys, for runs of many images: under 1, of 200 million noises 5 % have an equal.
+    1: by torch's CPU generator, which knows 32 bits of a key: of 200 million noises 5 % have an equal. Runs of version 0.1 keep it.
+    2: 128-bit keys; also what a plain int means.
     """
 
     generator: int
@@ -50,6 +50,11 @@ class Seed(int):
 def generator_of(seed: int) -> int:
     """Which generator a seed draws with."""
     return seed.generator if isinstance(seed, Seed) else GENERATOR
+
+
+def alike(seed: int, run: int) -> Seed:
+    """A seed of its own with the generator of a run's, for what is drawn beside the training."""
+    return Seed(seed, generator_of(run))
 
 
 def _mix(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:

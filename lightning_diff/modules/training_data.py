@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Data, loader
+from ..foundation import rng
 from ..foundation.errors import UserError
 from .base import CountedModule
 from .lightning_internals import datamodule
@@ -20,7 +21,8 @@ class TrainingData(LightningDataModule):
 
     Args:
         data: a source that has been set up.
-        seed: the run's seed.
+        seed: the run's seed. A plain int takes over the generator of the checkpoint that a run resumes from; an `rng.Seed` keeps
+            its own.
     """
 
     def __init__(self, data: Data, seed: int):
@@ -46,14 +48,18 @@ class TrainingData(LightningDataModule):
         assert self.trainer is not None
         return cast(CountedModule, self.trainer.lightning_module)
 
-    def state_dict(self) -> dict[str, str]:
-        return {"fingerprint": self.data.fingerprint}
+    def state_dict(self) -> dict[str, str | int]:
+        return {"fingerprint": self.data.fingerprint, "generator": rng.generator_of(self.seed)}
 
-    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+    def load_state_dict(self, state_dict: dict[str, str | int]) -> None:
         if state_dict.get("fingerprint") != self.data.fingerprint:
             raise UserError(
                 f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never"
             )
+        if not isinstance(self.seed, rng.Seed):
+            self.seed = rng.Seed(self.seed, int(state_dict["generator"]))
+            if self.trainer is not None:  # Lightning restores it after the module has asked for the seed
+                self._module().seed = self.seed
 
 
 def training_data(trainer: Trainer) -> TrainingData:

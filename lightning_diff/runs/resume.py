@@ -51,7 +51,7 @@ def find_start(folder: Path, settings: Recipe) -> Start:
     except UserError as error:
         raise UserError(f"resume: {error}") from error
     before = cast(Recipe | None, state["recipe"]) or _recipe_beside(path)
-    harmless, decisive = ([], []) if before is None else compare(before, settings)
+    harmless, decisive = ([], []) if before is None else compare(before, _on_generator_of(before, settings))
     if decisive and choice in ("auto", "required"):
         raise UserError(
             f"{folder}: holds a run of another recipe ({'; '.join(map(str, decisive))}); choose another name, "
@@ -63,6 +63,11 @@ def find_start(folder: Path, settings: Recipe) -> Start:
 def compare(before: Recipe, after: Recipe) -> tuple[list[Change], list[Change]]:
     """Differences of two recipes that leave what is trained as it is, and the others."""
     return split(recipe.changes(comparable(before), comparable(after)), before, after)
+
+
+def _on_generator_of(before: Recipe, settings: Recipe) -> Recipe:
+    """A recipe that names no generator stays on the one of the run that it resumes."""
+    return cast(Recipe, {"generator": before["generator"], **settings})
 
 
 def _checkpoint(folder: Path, choice: str) -> Path | None:
@@ -90,4 +95,4 @@ def _is_restart() -> bool:
 def _recipe_beside(path: Path) -> Recipe | None:
     """Checkpoints of format 1 did not hold their recipe; their run folders do."""
     file = path.parent.parent / "recipe.yaml"
-    return recipe.read_yaml(file) if file.is_file() else None
+    return cast(Recipe, {"generator": 1, **recipe.read_yaml(file)}) if file.is_file() else None

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..artifacts import checkpoints
 from ..data import Data
+from ..foundation import rng
 from ..foundation.errors import SCHEDULER_SIGNALS, Stopped, UserError
 from ..foundation.processes import is_first_process
 from ..modules import TrainingData
@@ -44,6 +45,7 @@ def train(settings: Recipe, source: Path | str) -> None:
     with held(folder), _stopping_at_once():
         start = find_start(folder, settings)
         datamodule = _examples(data, recipe.seed_of(settings), start)
+        settings["generator"] = rng.generator_of(datamodule.seed)
         if not _has_something_to_do(folder, trainer, start):
             return
         claim(folder, never=settings["resume"] == "never", checkpoint=start.checkpoint)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...foundation.errors import UserError
 from ...foundation.moved import modern
 
-FORMAT = 3  # raised with each change of what a checkpoint holds; `_MIGRATIONS` says how to read the one before
+FORMAT = 4  # raised with each change of what a checkpoint holds; `_MIGRATIONS` says how to read the one before
 META = "meta.pt"  # in a sharded checkpoint, which is a folder, the file of all that is not sharded
 _KEYS = {"images_seen", "global_step", "callbacks"}
 
@@ -56,7 +56,17 @@ def _from_2(checkpoint: dict[str, object]) -> None:
         augment.setdefault("form", "0.1")
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, object]], None]] = {1: _from_1, 2: _from_2}
+def _from_3(checkpoint: dict[str, object]) -> None:
+    """Until format 3 the generator of a recipe that names none was the first."""
+    recipe, data = checkpoint["recipe"], checkpoint.get("TrainingData")
+    generator = 1
+    if isinstance(recipe, dict):
+        generator = recipe.setdefault("generator", 1)
+    if isinstance(data, dict):
+        data["generator"] = generator
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, object]], None]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 
 def migrate(checkpoint: object, path: Path | str) -> Checkpoint:

@@ -19,7 +19,7 @@ class Recipe(TypedDict):
 
     name        of the run and of its folder below `runs_dir`
     seed        of everything that is random
-    generator   of its noise: 1, where it is left out, or 2 (see `rng.Seed`)
+    generator   of its noise, 1 or 2 (see `rng.Seed`); left out, 2 for a new run and an earlier run's own where it is resumed
     resume      auto, required, force, never or the path of a checkpoint (see `resume.find_start`)
     model       the training module
     data        the examples
@@ -38,11 +38,11 @@ class Recipe(TypedDict):
     trainer: Node
 
 
-def seed_of(recipe: Recipe) -> "Seed":
-    """A run's seed, with its generator."""
+def seed_of(recipe: Recipe) -> "int | Seed":
+    """A run's seed, with its generator if the recipe names one."""
     from ...foundation import rng  # torch, which help and misspelt keys do without
 
-    return rng.Seed(recipe["seed"], recipe.get("generator", rng.GENERATOR))
+    return rng.Seed(recipe["seed"], recipe["generator"]) if "generator" in recipe else recipe["seed"]
 
 
 @contextmanager
