@@ -75,5 +75,6 @@ def test_the_reported_loss_is_unweighted_and_under_the_base_law(train):
         rows = read(train(name, *options, *more) / "metrics.csv")
         reported[name] = [float(row["value"]) for row in rows if row["metric"] == "train/unweighted_loss"]
     assert len(reported["plain"]) == 6
-    assert reported["adaptive"] == pytest.approx(reported["plain"], rel=0.03)
+    means = {name: sum(losses) / 6 for name, losses in reported.items()}
+    assert means["adaptive"] == pytest.approx(means["plain"], rel=0.02)  # of 6,144 losses each
     assert reported["adaptive"][1:] != reported["plain"][1:]
