@@ -20,7 +20,7 @@ from . import recipe
 from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
-from .finished import end_again, is_finished, mark_finished
+from .finished import early_end, end_again, is_finished, mark_finished
 from .folder import claim, folder_of, held, write_record
 from .recipe import Recipe
 from .resume import Start, find_start
@@ -111,7 +111,9 @@ def _explained(source: Path | str, folder: Path, data: Data, trainer: Trainer) -
 
 
 def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
-    if trainer.is_global_zero:
+    if trainer.global_step < trainer.max_steps:
+        say(f"{folder}: {early_end(trainer)}; {module.product} is of that step, and the same command resumes")
+    elif trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
         say(f"{folder}: done; {module.product}, metrics.csv and pictures are there")
     trainer.strategy.barrier()  # the next recipe may need what the first process has just written
