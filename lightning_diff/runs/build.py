@@ -139,11 +139,12 @@ def _refuse_other_parts(trainer: Trainer, source: Path | str) -> None:
 
 
 def in_order(chosen: list[Callback], record: RunRecord) -> list[Callback]:
-    """The guard before everything that would take in a bad step, averages before what shows them, then the rest."""
+    """The guard before everything that would take in a bad step, averages before what shows them; then the run's record, so that
+    a finished model is written before figures are made of it, which may fail; then the rest."""
     defaults = [kind() for kind in DEFAULT_CALLBACKS if not any(isinstance(callback, kind) for callback in chosen)]
     everything = [*chosen, record, *defaults]
     return sorted(
-        everything, key=lambda callback: (not isinstance(callback, FiniteGuard), not isinstance(callback, EMA))
+        everything, key=lambda callback: [not isinstance(callback, kind) for kind in (FiniteGuard, EMA, RunRecord)]
     )
 
 

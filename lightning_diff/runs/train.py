@@ -21,9 +21,9 @@ from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
 from .finished import early_end, end_again, is_finished, mark_finished
-from .folder import claim, folder_of, held, write_record
+from .folder import claim, folder_of, held, recorded
 from .recipe import Recipe
-from .resume import Start, find_start
+from .resume import Start, find_start, refuse_unfit
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -44,14 +44,17 @@ def train(settings: Recipe, source: Path | str) -> None:
     with held(folder), _stopping_at_once():
         start = find_start(folder, settings)
         datamodule = _examples(data, recipe.seed_of(settings), start)
+        refuse_unfit(module, start, settings, trainer.strategy.root_device)
         if not _has_something_to_do(folder, trainer, start):
             return
         claim(folder, never=settings["resume"] == "never", checkpoint=start.checkpoint)
         if is_first_process():
             _set_aside(folder, start)
-            write_record(folder, settings)
             say(summary(settings, module, trainer))
-        with _explained(source, folder, data, trainer):
+        with (
+            recorded(folder, settings, lambda: trainer.global_step > start.step),
+            _explained(source, folder, data, trainer),
+        ):
             trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
         _finish(folder, module, trainer)
 
