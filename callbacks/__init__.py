@@ -16,6 +16,7 @@ from .run_record import RunRecord
 from .sample_grid import SampleGrid
 from .tangents import Tangents
 from .throughput import Throughput
+from .time_limit import TimeLimit
 
 __all__ = [
     "EMA",
@@ -31,4 +32,5 @@ __all__ = [
     "SampleGrid",
     "Tangents",
     "Throughput",
+    "TimeLimit",
 ]

@@ -59,10 +59,24 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
         data = training_data(trainer).data
         self._reference = Reference(data, self.feature, device=module.device)
-        try:
-            self._reference.floor(self.n or len(data.test or data.train))  # kept for later; too few images show now
-        except UserError as error:
-            raise UserError(f"Evaluate: held-out images in place of samples: {error}") from error
+        n = self.n or len(data.test or data.train)
+        self._refuse_too_few(n, len(data.train), n if data.test is None else min(n, len(data.test)))
+        self._reference.floor(n)  # kept for later
+
+    def _refuse_too_few(self, n: int, training: int, held_out: int) -> None:
+        """UserError, now rather than at the end, for fewer images than a covariance of the features needs."""
+        assert self._reference is not None
+        name, least = self._reference.extractor.name, self._reference.extractor.dim + 1
+        for count, what, remedy in (
+            (training, "training images", "the data are too few to be measured so; leave Evaluate out"),
+            (held_out, "held-out images", "hold out more, or none (data.test_*)"),
+            (n, "samples", f"set n to at least {least}"),
+        ):
+            if count < least:
+                raise UserError(
+                    f"Evaluate: {count} {what} give no covariance of {least - 1} features ({name}); {remedy}, "
+                    "or choose a smaller feature space"
+                )
 
     def act(self, trainer: Trainer, module: TrainingModule) -> None:
         self._measure(trainer, module)

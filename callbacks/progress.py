@@ -13,7 +13,10 @@ QUIET_SECONDS = 20.0  # between lines where there is no terminal to redraw
 
 
 class Progress(StepCallback[CountedModule]):
-    """A bar on a terminal; a line every 20 seconds in a log file. The loss shown is the last logged window's mean."""
+    """A bar on a terminal; a line every 20 seconds in a log file. The loss shown is the last logged window's mean.
+
+    Shows nothing where another progress bar, one of Lightning's, is among the callbacks.
+    """
 
     def on_run_start(self, trainer: Trainer, module: CountedModule) -> None:
         is_terminal = sys.stderr.isatty()
@@ -28,7 +31,7 @@ class Progress(StepCallback[CountedModule]):
             bar_format=None
             if is_terminal
             else "{desc} {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n",
-            disable=not trainer.is_global_zero,
+            disable=not trainer.is_global_zero or trainer.progress_bar_callback is not None,
             dynamic_ncols=is_terminal,
         )
         self._postfix_at = 0.0

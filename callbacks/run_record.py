@@ -53,7 +53,6 @@ class RunRecord(StepCallback[CountedModule]):
         # The windows of as many processes as there were; with another number, the same total.
         self._sums = self._window[trainer.global_rank :: trainer.world_size].sum(0).to(module.device)
         self._step_sums = torch.zeros_like(self._sums)
-        self._skipped = _skipped_steps(trainer)
         for table in _tables(trainer):
             table.go_back(module.images_seen, self._rows)
             table.images_seen = lambda: module.images_seen
@@ -66,10 +65,11 @@ class RunRecord(StepCallback[CountedModule]):
         self._step_sums += torch.stack([loss, unweighted.mean(), torch.ones_like(loss)])
 
     def on_step_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
-        if self._skipped == (skipped := _skipped_steps(trainer)):
-            self._sums += self._step_sums
+        for guard in internals.callbacks(trainer):
+            if isinstance(guard, FiniteGuard) and guard.counted is not None:
+                self._step_sums = torch.where(guard.counted, self._step_sums, 0.0)
+        self._sums += self._step_sums
         self._step_sums.zero_()
-        self._skipped = skipped
         if not self.is_window_end(trainer):
             return
         loss_sum, raw_sum, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
@@ -126,7 +126,3 @@ class RunRecord(StepCallback[CountedModule]):
 
 def _tables(trainer: Trainer) -> list[MetricsTable]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsTable)]
-
-
-def _skipped_steps(trainer: Trainer) -> int:
-    return sum(callback.skipped for callback in internals.callbacks(trainer) if isinstance(callback, FiniteGuard))

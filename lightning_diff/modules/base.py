@@ -1,12 +1,13 @@
 """What every module that a run trains shares: one optimiser, a count of images, and how it is resumed from a checkpoint."""
 
-import inspect
-from collections.abc import Callable, Iterable
-from typing import NotRequired, Protocol, TypedDict, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NotRequired, Protocol, TypedDict, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import HalfPrecision, TransformerEnginePrecision
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..foundation.errors import UserError
@@ -15,8 +16,7 @@ from ..learning_rate import LearningRate
 from . import lightning_internals as internals
 from . import sharding
 from .lightning_internals import State
-
-Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+from .optimizer_state import Optimizer, fitted, misfit, options, refusal
 
 
 class StepOutputs(TypedDict):
@@ -56,6 +56,11 @@ class CountedModule(LightningModule):
         self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
 
     def setup(self, stage: str) -> None:
+        if isinstance(self.trainer.precision_plugin, HalfPrecision | TransformerEnginePrecision):
+            raise UserError(
+                f"precision {self.trainer.precision}: weights and noise levels would have 16 bits, in which neighbouring levels "
+                "become one; use bf16-mixed"
+            )
         data = cast(_Stream, internals.datamodule(self.trainer))
         self.seed, self.batch_size = data.seed, data.batch_size
 
@@ -64,14 +69,10 @@ class CountedModule(LightningModule):
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        try:
-            optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"model.optimizer: {str(error).splitlines()[0]}") from error
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        takes = {"initial_lr", *inspect.signature(type(optimizer)).parameters}
-        self._options = [{name: group[name] for name in takes & group.keys()} for group in optimizer.param_groups]
+        optimizer = self._made(self._trained())
+        self._options = options(optimizer)
+        for group, chosen in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(chosen)
         return optimizer
 
     def optimizer_step(
@@ -109,14 +110,9 @@ class CountedModule(LightningModule):
 
     def on_train_start(self) -> None:
         for optimizer in self.trainer.optimizers:
-            if any(missing := optimizer.defaults.keys() - group.keys() for group in optimizer.param_groups):
-                raise UserError(
-                    f"model.optimizer: the checkpoint's state is of another optimiser, without {', '.join(sorted(missing))}; "
-                    "resume with that one, or give this training another name"
-                )
             # A checkpoint's options came with its state; the recipe's stand. What else an optimiser keeps in its groups is state.
-            for group, options in zip(optimizer.param_groups, self._options, strict=True):
-                group.update(options)
+            for group, chosen in zip(optimizer.param_groups, self._options, strict=True):
+                group.update(chosen)
         starts = from_all(torch.tensor([[self.trainer.global_step, self.images_seen]], device=self.device))
         if len(starts.unique(dim=0)) > 1:
             raise UserError(
@@ -126,9 +122,39 @@ class CountedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: State) -> None:
         checkpoint["images_seen"] = self.images_seen
 
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def _made(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            return self.make_optimizer(iter(parameters))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"model.optimizer: {str(error).splitlines()[0]}") from error
+
+    def refuse_optimizer(self, device: torch.device) -> None:
+        """UserError for an optimiser that cannot be made, or takes no step on this device."""
+        self._made(self._trained())
+        if reason := refusal(self.make_optimizer, self._trained(), device):
+            raise UserError(f"model.optimizer: {reason}")
+
+    def optimizer_misfit(self, checkpoint: Mapping[str, Any]) -> str | None:
+        """Why this optimiser cannot continue from the state of a checkpoint's; None if it can.
+
+        Raises:
+            UserError: the checkpoint is of another network.
+        """
+        _refuse_other_network(self.state_dict(), checkpoint["state_dict"])
+        (saved,) = checkpoint["optimizer_states"]
+        return misfit(saved, self.make_optimizer, self._trained())
+
     def on_load_checkpoint(self, checkpoint: State) -> None:
         self.images_seen = checkpoint["images_seen"]
-        _refuse_other_network(self.state_dict(), checkpoint["state_dict"])
+        reason = self.optimizer_misfit(checkpoint)
+        if reason is not None:
+            rank_zero_warn(f"model.optimizer: {reason}; its state starts anew")
+        (saved,) = checkpoint["optimizer_states"]
+        own = [fitted(saved, self.make_optimizer, self._trained())] if reason is None else []
+        checkpoint["optimizer_states"] = own
         internals.start_at_whole_step(checkpoint, self.trainer.accumulate_grad_batches)
 
 

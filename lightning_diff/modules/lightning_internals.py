@@ -71,9 +71,34 @@ def unscale_gradients(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Non
     Relied on: the precision plugin's GradScaler is `scaler`; Lightning unscales by itself before gradients are clipped, except for
     optimisers with `_step_supports_amp_scaling`, for which clipping by norm is otherwise refused.
     """
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+    if (scaler := grad_scaler(trainer)) is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
         scaler.unscale_(optimizer)
+
+
+def grad_scaler(trainer: Trainer) -> torch.amp.GradScaler | None:
+    """Under fp16, what scales the loss and passes over steps whose gradients are not finite: the precision plugin's `scaler`."""
+    scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler
+
+
+def loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> Tensor:
+    """() on the device, a copy: the scale as it is now, without waiting for the device as `get_scale` does.
+
+    Relied on: `_scale`, None before the first loss; a step that is passed over lowers it, in place.
+    """
+    scale = scaler._scale
+    return torch.tensor(scaler._init_scale, device=device) if scale is None else scale.detach().clone()
+
+
+def process_start(strategy: object) -> str | None:
+    """How a strategy starts its processes, `popen` or a method of multiprocessing: DDPStrategy's `_start_method`."""
+    return cast("str | None", getattr(strategy, "_start_method", None))
+
+
+def state_of_its_own(strategy: object) -> str | None:
+    """An argument of DDPStrategy whose state no checkpoint holds, if it was given: its attribute has a `_` before its name."""
+    names = ("model_averaging_period", "ddp_comm_state")
+    return next((name for name in names if getattr(strategy, f"_{name}", None) is not None), None)
 
 
 def shard_over_all_processes(strategy: ModelParallelStrategy, processes: int) -> None:

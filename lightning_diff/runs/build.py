@@ -1,27 +1,32 @@
 """From a recipe to what trains: data, training module, callbacks, loggers, Trainer."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..artifacts.checkpoints.io import CheckpointFiles
 from ..artifacts.metrics_table import MetricsTable
-from ..callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput
+from ..callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput, TimeLimit
 from ..data import Data, Facts, Positions
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
-from ..modules.sharding import ShardedStrategy
+from ..modules.lightning_internals import callbacks as all_callbacks
+from ..modules.sharding import GATHERED, ShardedStrategy
 from . import recipe
 from .folder import folder_of
 from .recipe import Node, Recipe
 
+# What of Lightning's says what it was brought to say by its log, where nothing else is heard.
+REPORTING = ("lightning.pytorch.callbacks.model_summary", "lightning.pytorch.profilers.profiler")
 DEFAULT_CALLBACKS = (FiniteGuard, Throughput, Progress, Checkpoint)
 
 
@@ -70,6 +75,7 @@ def build(
     record = RunRecord(settings["model"].get("net"), facts["shape"], facts["num_classes"], dict(settings))
     callbacks = in_order(recipe.build(settings["callbacks"], "callbacks", source), record)
     trainer = _trainer(options, callbacks, folder_of(settings), source)
+    _refuse_other_parts(trainer, source)
     try:  # before the devices are started
         Positions(
             settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
@@ -80,26 +86,36 @@ def build(
 
 
 def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Path | str) -> Trainer:
-    logger = options.pop("logger", None)
+    logger, max_time = options.pop("logger", None), options.pop("max_time", None)
     if torch.backends.mps.is_available():  # which has no float64, and noise levels and what learns from losses are that
         if options.get("accelerator") == "mps":
             raise UserError(f"{source}: trainer.accelerator: mps has no float64, which training needs; leave it out")
         if options.get("accelerator") in (None, "auto", "gpu"):
             options["accelerator"] = "cpu"
     try:
+        if max_time is not None:
+            callbacks = [*callbacks, TimeLimit(max_time)]
         trainer = Trainer(
             max_epochs=-1,
             callbacks=callbacks,
             logger=[MetricsTable(folder / "metrics.csv"), *_loggers(logger, folder)],
             default_root_dir=folder,
-            enable_progress_bar=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             **options,
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # Lightning's ways to refuse
+    except (
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # Lightning's ways to refuse
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
+    for name in REPORTING:
+        logging.getLogger(name).setLevel(logging.INFO)
     trainer.strategy.checkpoint_io = CheckpointFiles()
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if isinstance(environment, SLURMEnvironment):
@@ -108,12 +124,27 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
     return trainer
 
 
+def _refuse_other_parts(trainer: Trainer, source: Path | str) -> None:
+    """Before the run folder is touched: what is of Lightning's and does not work here, whoever made it."""
+    strategy, plugin = trainer.strategy, trainer.precision_plugin
+    parts: dict[str, object] = {f"callbacks: {i}": part for i, part in enumerate(all_callbacks(trainer))}
+    parts |= {f"trainer.logger: {i}": part for i, part in enumerate(trainer.loggers)}
+    parts |= {"trainer.strategy": strategy, "trainer.precision": plugin, "trainer.profiler": trainer.profiler}
+    with recipe.naming(source):
+        recipe.check_built(parts)
+        if isinstance(strategy, ShardedStrategy) and trainer.precision not in GATHERED:
+            raise UserError(
+                f"trainer.precision: {trainer.precision} does not go with shards; use one of {', '.join(GATHERED)}"
+            )
+
+
 def in_order(chosen: list[Callback], record: RunRecord) -> list[Callback]:
-    """The guard before everything that would take in a bad step, averages before what shows them, then the rest."""
+    """The guard before everything that would take in a bad step, averages before what shows them; then the run's record, so that
+    a finished model is written before figures are made of it, which may fail; then the rest."""
     defaults = [kind() for kind in DEFAULT_CALLBACKS if not any(isinstance(callback, kind) for callback in chosen)]
     everything = [*chosen, record, *defaults]
     return sorted(
-        everything, key=lambda callback: (not isinstance(callback, FiniteGuard), not isinstance(callback, EMA))
+        everything, key=lambda callback: [not isinstance(callback, kind) for kind in (FiniteGuard, EMA, RunRecord)]
     )
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
+from ..callbacks import TimeLimit
 from ..foundation.atomic import replacing
-from ..modules.lightning_internals import fit_without_steps
+from ..modules.lightning_internals import callbacks, fit_without_steps
 
 FINISHED = "finished.json"  # {"step", "images"}, in the run folder; the last file that a training writes
 
@@ -37,3 +38,10 @@ def mark_unfinished(folder: Path) -> None:
 def end_again(trainer: Trainer) -> None:
     """Let `trainer.fit` from a checkpoint at or after max_steps do what comes before and after the steps, and no step."""
     fit_without_steps(trainer)
+
+
+def early_end(trainer: Trainer) -> str:
+    """Where and why a training ended before its last step."""
+    limit = next((each for each in callbacks(trainer) if isinstance(each, TimeLimit) and each.is_over), None)
+    why = "a callback set trainer.should_stop" if limit is None else f"trainer.max_time ({limit.seconds:g} s) is over"
+    return f"stopped at step {trainer.global_step:,} of {trainer.max_steps:,}: {why}"

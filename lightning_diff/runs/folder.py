@@ -3,7 +3,7 @@
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ from .finished import FINISHED, mark_unfinished
 from .lock import locked
 from .recipe import Recipe
 
+RECORDS = ("recipe.yaml", "versions.json")
 PACKAGES = ("lightning_diff", "torch", "lightning", "torchmetrics", "omegaconf", "numpy", "safetensors")
 
 
@@ -74,6 +75,30 @@ def claim(folder: Path, *, never: bool, checkpoint: Path | None) -> None:
         sweep(folder)
     except OSError as error:
         raise _not_writable(folder, error) from error
+
+
+@contextmanager
+def recorded(folder: Path, settings: Recipe, has_begun: Callable[[], bool]) -> Iterator[None]:
+    """Write recipe.yaml and versions.json; if training is refused before its first step, put back the earlier ones.
+
+    Args:
+        folder: the run's.
+        settings: the recipe.
+        has_begun: whether a step was made since.
+    """
+    if not is_first_process():
+        yield
+        return
+    earlier = {path: path.read_bytes() for name in RECORDS if (path := folder / name).is_file()}
+    write_record(folder, settings)
+    try:
+        yield
+    except UserError:
+        if not has_begun():
+            for path, content in earlier.items():
+                with replacing(path) as temporary:
+                    temporary.write_bytes(content)
+        raise
 
 
 def write_record(folder: Path, settings: Recipe) -> None:

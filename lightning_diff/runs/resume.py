@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import torch
+from lightning.pytorch import LightningModule
+
 from ..artifacts import checkpoints
 from ..foundation.errors import UserError
+from ..modules.base import CountedModule
 from . import recipe
 from .recipe import Change, Recipe
 from .resume_rules import comparable, split
@@ -58,6 +62,31 @@ def find_start(folder: Path, settings: Recipe) -> Start:
             "resume=force to resume all the same, or resume=never"
         )
     return Start(path, state["global_step"], tuple(f"changed: {change}" for change in [*decisive, *harmless]))
+
+
+def refuse_unfit(module: LightningModule, start: Start, settings: Recipe, device: torch.device) -> None:
+    """Before the folder is touched: UserError for an optimiser that takes no step, or does not fit the checkpoint, and for a
+    checkpoint of another network.
+
+    With force or a path the optimiser's state then starts anew, which the module says when it is loaded.
+
+    Args:
+        module: what is to be trained.
+        start: as `find_start` gives it.
+        settings: the recipe.
+        device: that trains.
+    """
+    if not isinstance(module, CountedModule):
+        return
+    module.refuse_optimizer(device)
+    if start.checkpoint is None:
+        return
+    try:
+        reason = module.optimizer_misfit(checkpoints.read(start.checkpoint))
+    except UserError as error:
+        raise UserError(f"resume: {start.checkpoint}: {error}") from error
+    if reason is not None and settings["resume"] in ("auto", "required"):
+        raise UserError(f"resume: {start.checkpoint}: {reason}; resume=force starts the optimiser's state anew")
 
 
 def compare(before: Recipe, after: Recipe) -> tuple[list[Change], list[Change]]:

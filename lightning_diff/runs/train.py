@@ -21,10 +21,10 @@ from . import recipe
 from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
-from .finished import end_again, is_finished, mark_finished
-from .folder import claim, folder_of, held, write_record
+from .finished import early_end, end_again, is_finished, mark_finished
+from .folder import claim, folder_of, held, recorded
 from .recipe import Recipe
-from .resume import Start, find_start
+from .resume import Start, find_start, refuse_unfit
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,14 +46,17 @@ def train(settings: Recipe, source: Path | str) -> None:
         start = find_start(folder, settings)
         datamodule = _examples(data, recipe.seed_of(settings), start)
         settings["generator"] = rng.generator_of(datamodule.seed)
+        refuse_unfit(module, start, settings, trainer.strategy.root_device)
         if not _has_something_to_do(folder, trainer, start):
             return
         claim(folder, never=settings["resume"] == "never", checkpoint=start.checkpoint)
         if is_first_process():
             _set_aside(folder, start)
-            write_record(folder, settings)
             say(summary(settings, module, trainer))
-        with _explained(source, folder, data, trainer):
+        with (
+            recorded(folder, settings, lambda: trainer.global_step > start.step),
+            _explained(source, folder, data, trainer),
+        ):
             trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
         _finish(folder, module, trainer)
 
@@ -113,7 +116,9 @@ def _explained(source: Path | str, folder: Path, data: Data, trainer: Trainer) -
 
 
 def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
-    if trainer.is_global_zero:
+    if trainer.global_step < trainer.max_steps:
+        say(f"{folder}: {early_end(trainer)}; {module.product} is of that step, and the same command resumes")
+    elif trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
         say(f"{folder}: done; {module.product}, metrics.csv and pictures are there")
     trainer.strategy.barrier()  # the next recipe may need what the first process has just written

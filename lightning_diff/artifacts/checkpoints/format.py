@@ -27,6 +27,7 @@ class Checkpoint(TypedDict):
     images_seen: int
     global_step: int
     state_dict: dict[str, Tensor]
+    optimizer_states: list[dict[str, Any]]
     callbacks: dict[str, dict[str, Any]]  # by the callbacks' state_key
     TrainingData: NotRequired[dict[str, Any]]
 

@@ -8,8 +8,9 @@ from ...foundation.binding import Node, is_node
 from .comparison import LEFT_OUT, Change, changes
 from .composition import compose, is_override, load, make_importable, merge
 from .files import find, read_yaml, save, to_yaml
+from .lightning_parts import check_built
 from .objects import build, fill_facts
-from .record import KEYS, Recipe, seed_of
+from .record import KEYS, Recipe, naming, seed_of
 from .validation import check
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "build",
     "changes",
     "check",
+    "check_built",
     "compose",
     "fill_facts",
     "find",
@@ -29,6 +31,7 @@ __all__ = [
     "load",
     "make_importable",
     "merge",
+    "naming",
     "read_yaml",
     "save",
     "seed_of",

@@ -6,28 +6,10 @@ from typing import Literal
 
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
+from .lightning_parts import check_parts
 from .record import Recipe, naming
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
-
-_STEPS = "training is counted in optimiser steps; set trainer.max_steps"
-_STREAM = "the stream of examples is addressed by position and does not change"
-MANAGED = {
-    "callbacks": "callbacks are listed under the recipe's own key callbacks",
-    "default_root_dir": "the run folder is runs_dir/name",
-    "enable_checkpointing": "checkpoints are written by lightning_diff.callbacks.Checkpoint",
-    "enable_progress_bar": "progress is shown by lightning_diff.callbacks.Progress",
-    "enable_model_summary": "the number of parameters is printed in any case",
-    "max_epochs": _STEPS,
-    "min_epochs": _STEPS,
-    "limit_train_batches": _STEPS,
-    "fast_dev_run": "a quick try is trainer.max_steps=3",
-    "barebones": "it would switch off the callbacks that a run needs",
-    "num_sanity_val_steps": "there is no validation loop to try",
-    "use_distributed_sampler": _STREAM,
-    "overfit_batches": _STREAM,
-    "reload_dataloaders_every_n_epochs": _STREAM,
-}
 
 
 def check(recipe: Recipe, source: Path | str) -> None:
@@ -44,6 +26,8 @@ def check(recipe: Recipe, source: Path | str) -> None:
         bind(recipe["data"], Data, "data")
         bind(recipe["model"], LightningModule, "model", FACTS)
         bind(recipe["callbacks"], list[Callback], "callbacks")
+        bind(recipe["trainer"], Node, "trainer")
+        check_parts(recipe["callbacks"], recipe["trainer"])
         _check_trainer(recipe["trainer"])
 
 
@@ -65,10 +49,6 @@ def _check_trainer(trainer: Node) -> None:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
-    bind(trainer, Node, "trainer")
-    for name, reason in MANAGED.items():
-        if name in trainer:
-            raise UserError(f"trainer.{name}: not for a recipe to set: {reason}")
     name_of = Literal["tensorboard", "wandb"]
     logger = bind(trainer.get("logger"), name_of | Logger | bool | list[name_of | Logger] | None, "trainer.logger")
     for name in logger if isinstance(logger, list) else [logger]:
