@@ -1,17 +1,25 @@
 """The base of callbacks that watch optimiser steps: when one has ended, what is due, and how a row is logged."""
 
 from collections.abc import Mapping
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ..foundation import stopping
 from ..foundation.errors import UserError
 from ..modules.base import CountedModule, StepOutputs
-from ..modules.lightning_internals import log_every_n_steps
+from ..modules.lightning_internals import callbacks, log_every_n_steps
 from .cadence import is_due
 
 M = TypeVar("M", bound=CountedModule)
+
+
+@runtime_checkable
+class SavesFirst(Protocol):
+    """A callback that saves the run before something long, if that has not been done lately."""
+
+    def save_first(self, trainer: Trainer, module: CountedModule) -> None: ...
 
 
 class StepCallback(Callback, Generic[M]):
@@ -100,11 +108,14 @@ class StepCallback(Callback, Generic[M]):
 class PeriodicCallback(StepCallback[M]):
     """One that acts when `every` more images have been seen, and at the end of the run.
 
-    A subclass gives `act`.
+    A subclass gives `act`. It may take long: it comes when all others have ended the step, so that a signal can stop it (see
+    `foundation.stopping.check`), and it is done again when the run resumes.
 
     Args:
         every: images, > 0; None for the end only.
     """
+
+    _acted = -1  # images seen when it acted last, or when the run started or resumed
 
     def __init__(self, every: int | None = None):
         self.every = every
@@ -113,9 +124,31 @@ class PeriodicCallback(StepCallback[M]):
         """What is done each time."""
         raise NotImplementedError
 
-    def on_step_end(self, trainer: Trainer, module: M, outputs: StepOutputs) -> None:
-        if is_due(module, self.every) and not self.is_last(trainer):
+    def act_now(self, trainer: Trainer, module: M) -> None:
+        """`act` in the middle of a run, where a signal may end it and nothing is lost."""
+        self._acted = -1
+        for callback in callbacks(trainer):
+            if isinstance(callback, SavesFirst):
+                callback.save_first(trainer, module)
+        with stopping.whole("batch"):
             self.act(trainer, module)
+        self._acted = module.images_seen
+
+    def is_waiting(self, trainer: Trainer, module: M) -> bool:
+        """Whether it has still to act on the step that ended last."""
+        return is_due(module, self.every) and self._acted != module.images_seen and not self.is_last(trainer)
+
+    def on_step_end(self, trainer: Trainer, module: M, outputs: StepOutputs) -> None:
+        if self.is_waiting(trainer, module):
+            self.act_now(trainer, module)
 
     def on_run_end(self, trainer: Trainer, module: M) -> None:
         self.act(trainer, module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._acted = cast(M, pl_module).images_seen
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with stopping.whole("batch"):
+            super().on_train_end(trainer, pl_module)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
+from ..foundation.processes import is_first_process
 
 HEADER = ("step", "images", "metric", "value", "n", "seed", "solver", "steps", "nfe", "ema", "reference")
 Row = dict[str, str]
@@ -38,11 +38,9 @@ class MetricsTable(Logger):
     def version(self) -> str:
         return ""
 
-    @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """The recipe is a file of its own."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
         """One row for each metric; the entry "images" fills that column of every row."""
         if "epoch" in metrics and step is not None:
@@ -56,9 +54,13 @@ class MetricsTable(Logger):
             ]
         )
 
-    @rank_zero_only
     def log_rows(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Append rows with any columns of the header; a row that stands there from before an interruption is replaced."""
+        """Append rows with any columns of the header; a row that stands there from before an interruption is replaced.
+
+        The first process does so, for all.
+        """
+        if not is_first_process():
+            return
         new = []
         for row in rows:
             cells = dict.fromkeys(HEADER, "") | {name: _cell(value) for name, value in row.items()}
@@ -80,7 +82,6 @@ class MetricsTable(Logger):
         """Number of rows that this training has written at this many images: a checkpoint keeps it for `go_back`."""
         return self._newest[1] if self._newest[0] == str(images) else 0
 
-    @rank_zero_only
     def go_back(self, images: int, rows: int) -> None:
         """Continue the table from a checkpoint at which `rows_at(images)` was `rows`.
 
@@ -88,7 +89,7 @@ class MetricsTable(Logger):
         (`lightning-diff evaluate`); those that training writes again take their old places.
         """
         self._newest, self._ahead = (str(images), rows), []
-        if not self.path.exists():
+        if not self.path.exists() or not is_first_process():
             return
         kept: list[Row] = []
         early = set()  # rows without images, from before the start of training: each start writes them

@@ -1,10 +1,12 @@
 """The command line: lightning-diff train | sample | evaluate | schedule | compare | export | doctor; errors become exit codes.
 
-0: done. 1: doctor found something broken. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, and 75 for SIGTERM and
-SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run saves first in each of these cases.
-Anything else is a fault of this program and shows a traceback, as `--debug` does for every error.
+0: done. 1: doctor found something broken. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, 129 for SIGHUP, and 75 for
+SIGTERM and SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run saves first in each of these
+cases. Anything else is a fault of this program and shows a traceback, as `--debug` does for every error. A training goes on
+without a stdout or stderr that is closed or full.
 """
 
+import errno
 import sys
 import traceback
 import warnings
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import typer
 
+from ..foundation import stopping
 from ..foundation.errors import Stopped, UserError
 from ..runs import recipe
+from ..runs.console import lasting_streams
 from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate
@@ -43,26 +47,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"] or ["--help"]
     recipe.make_importable(Path.cwd())
     plain, warnings.formatwarning = warnings.formatwarning, _one_line  # type: ignore[assignment]
-    try:
-        code, message = app(words, "lightning-diff", standalone_mode=False) or 0, None
-    except SystemExit as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C before the first step
-            raise
-        code, message = 130, None
-    except Exception as error:
-        code, message = _verdict(error)
-        if not code:
-            raise
-        if debug:
-            traceback.print_exc()
-    finally:
-        warnings.formatwarning = plain
-    if message or code == 130:  # typer, too, makes this of Ctrl-C
-        print(message or "stopped by Ctrl-C", file=sys.stderr)
-    return code
+    with lasting_streams() as out:
+        try:
+            with stopping.listening():
+                code, message = app(words, "lightning-diff", standalone_mode=False) or 0, None
+        except SystemExit as error:
+            # What Lightning makes of Ctrl-C before the first step.
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            code, message = 130, None
+        except (Exception, Stopped) as error:
+            code, message = _verdict(error)
+            if not code:
+                raise
+            if debug:
+                traceback.print_exc()
+        finally:
+            warnings.formatwarning = plain
+        if message or code == 130:  # typer, too, makes this of Ctrl-C
+            print(message or "stopped by Ctrl-C", file=sys.stderr)
+        # A reader or a terminal that went away wants no more.
+        is_lost = out.flushed() not in (0, errno.EPIPE, errno.EIO)
+    return 2 if is_lost and not code and words[0] != "train" else code
 
 
-def _verdict(error: Exception) -> tuple[int, str]:
+def _verdict(error: BaseException) -> tuple[int, str]:
     """Exit code and message for an error that is somebody's; 0 for one that is a fault of the program."""
     if isinstance(error, UserError):
         return 2, f"error: {' '.join(str(error).split())}"

@@ -12,14 +12,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from ..foundation import rng
-from ..foundation.errors import SCHEDULER_SIGNALS, UserError
+from ..foundation.errors import UserError
 from .source import Data
-
-Batch = dict[str, Tensor]
+from .workers import PREFETCH, Batch, WorkerLoader
 
 
 class Stream(Dataset[Batch]):
@@ -124,25 +122,15 @@ class Positions(Sampler[list[int]]):
         return 2**40
 
 
-def loader(
-    data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0
-) -> DataLoader[Batch]:
+def loader(data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0) -> WorkerLoader:
     """Micro-batches of one process, from position `start` on; arguments as for `Stream` and `Positions`."""
-    return DataLoader(
-        Stream(data, seed),
-        batch_sampler=Positions(data.batch_size, rank, world, accumulation, start),
-        collate_fn=_as_it_is,
-        num_workers=data.workers,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # or the loader would draw from the global one
-        worker_init_fn=_leave_signals_to_the_run,
-    )
-
-
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, and a scheduler's signals every one of a job; the run decides when to stop."""
-    for signum in (signal.SIGINT, *SCHEDULER_SIGNALS):
-        signal.signal(signum, signal.SIG_IGN)
+    stream, positions = Stream(data, seed), Positions(data.batch_size, rank, world, accumulation, start)
+    room = 0
+    if data.workers:
+        example = sum(tensor.nbytes for tensor in stream.__getitems__([start]).values())
+        # Of each process: a batch that is trained with, one that comes next, and what the workers make ahead.
+        room = example * (data.batch_size // accumulation) * (2 + PREFETCH * data.workers)
+    return WorkerLoader(stream, positions, data.workers, accumulation, room)
 
 
 @atexit.register
@@ -153,7 +141,3 @@ def _end_workers() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise at each death
     for worker in workers:
         worker.kill()
-
-
-def _as_it_is(batch: object) -> object:
-    return batch

@@ -1,18 +1,28 @@
 """The processes of a training: which of them is the first, and values of all of them."""
 
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
 
+_rank = 0  # of this process, as the Trainer said
+
+
+def take_rank(rank: int) -> None:
+    """Say which of the processes of a training this one is; it is the first before that."""
+    global _rank
+    _rank = rank
+
 
 def is_first_process() -> bool:
-    """Whether this process is the first, or the only one; known before the process group exists.
+    """Whether this process is the first, or the only one: by its process group, or else by what the Trainer said.
 
-    Launchers tell each process its place by these variables.
+    Not by variables of the environment, which may be left over from another program: of several processes each is taken for the
+    first until its Trainer is built.
     """
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return _rank == 0
 
 
 def from_all(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torchmetrics.aggregation import SumMetric
 from tqdm import tqdm
 
 from ..data import Data, Examples
-from ..foundation import rng
+from ..foundation import rng, stopping
 from .classifier import Classifier
 from .features import FeatureName, Pixels, feature_extractor
 from .frechet import FrechetDistance
@@ -170,6 +170,7 @@ class Reference:
         rank, world = rank_and_world()
         mine = index[rank::world]
         for i in range(0, max(len(mine), 1), self.batch):
+            stopping.check()
             part = mine[i : i + self.batch]
             yield images.images(part), images.label(part) if labels else None
 

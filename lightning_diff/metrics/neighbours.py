@@ -6,12 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..foundation import stopping
+
 ROWS = 1024  # rows of a distance matrix held at once: 50,000 columns of float64 are 0.4 GB
 
 
 def distance_rows(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Iterator[tuple[int, Float[Tensor, "rows m"]]]:
     """The Euclidean distance matrix of a and b as (first row, block of rows) pairs."""
     for start in range(0, len(a), ROWS):
+        stopping.check()
         yield start, torch.cdist(a[start : start + ROWS], b, compute_mode="use_mm_for_euclid_dist")
 
 

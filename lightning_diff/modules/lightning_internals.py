@@ -4,13 +4,18 @@ Each has one function here, whose docstring says what is relied on, and one test
 also says with which versions. A version of Lightning that changes any of it fails there first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from subprocess import Popen
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 TRIED = ("2.6.4", "2.6.6")  # the first and the last version with which the tests have passed
@@ -44,9 +49,103 @@ def unwritten_metrics(trainer: Trainer) -> dict[str, float]:
     Relied on: `_results`, None outside the loops, and of `_logger_connector` `should_update_logs` and `metrics["log"]`.
     """
     connector = trainer._logger_connector
-    if trainer._results is None or not connector.should_update_logs:
+    if trainer._results is None or not connector.should_update_logs or is_between_batches(trainer):
         return {}
     return {name: float(value) for name, value in connector.metrics["log"].items()}
+
+
+def is_between_batches(trainer: Trainer) -> bool:
+    """Whether the last micro-batch is done with, logged and counted, and the next one not begun.
+
+    Relied on: `fit_loop.epoch_loop.batch_progress.current`, whose `completed` follows `ready` after `on_train_batch_end`.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    return progress.completed == progress.ready
+
+
+def is_between_steps(trainer: Trainer) -> bool:
+    """The same of the optimiser step: no micro-batch has been added to the next one."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    return is_between_batches(trainer) and progress.ready % trainer.accumulate_grad_batches == 0
+
+
+def count_as_at_step_end(checkpoint: State) -> None:
+    """Let the counts of a checkpoint from between two batches be those of one from `on_train_batch_end` of the first.
+
+    From these Lightning resumes exactly: it adds one to `completed`, and to the `_batches_that_stepped` by which it numbers what
+    `self.log` was given; to the latter from others too, though it was counted already.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    progress = loops["epoch_loop.batch_progress"]
+    if progress["current"]["completed"] and progress["current"]["completed"] == progress["current"]["ready"]:
+        progress["current"]["completed"] -= 1
+        progress["total"]["completed"] -= 1
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals: its handler for SIGTERM waits for all processes, whatever they are doing.
+
+    Relied on: the Trainer's `_signal_connector.register_signal_handlers`, called at the start of `fit`.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def devices_and_nodes(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Processes on each machine, and machines, that a Trainer with these options has: `num_devices` and `num_nodes`.
+
+    Only another Trainer can resolve `devices: auto`; an environment is given to it, so that it asks for none.
+    """
+    chosen = {name: options[name] for name in ("accelerator", "devices", "num_nodes") if options.get(name) is not None}
+    scout = Trainer(
+        plugins=[LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **chosen,
+    )
+    return scout.num_devices, scout.num_nodes
+
+
+def runs_in_forks(trainer: Trainer) -> bool:
+    """Whether `fit` would run in processes that multiprocessing starts, and leave this one without what they trained.
+
+    Relied on: the strategy's `launcher`, and the launchers' names.
+    """
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def say_rank(trainer: Trainer) -> None:
+    """Tell Lightning's `rank_zero_only` what the Trainer says; it goes by RANK, LOCAL_RANK and SLURM_PROCID alone."""
+    rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    marking: Callable[[], AbstractContextManager[None]]
+    look_after: Callable[[Sequence["Popen[bytes]"]], None]
+
+    def _call_children_scripts(self) -> None:
+        with self.marking():
+            super()._call_children_scripts()
+        children, self.procs = self.procs, []  # or Lightning's own thread would kill this process without a word
+        self.look_after(children)
+
+
+def start_with(
+    trainer: Trainer,
+    marking: Callable[[], AbstractContextManager[None]],
+    look_after: Callable[[Sequence["Popen[bytes]"]], None],
+) -> None:
+    """Let the launcher that runs the command again for each further process do so inside `marking`, and hand them over.
+
+    Relied on: the private `_SubprocessScriptLauncher`, which starts them in `_call_children_scripts`, keeps them in `procs`, and
+    watches over what it finds there afterwards.
+    """
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.__class__ = _Launcher
+        launcher.marking, launcher.look_after = marking, look_after  # type: ignore[attr-defined]
 
 
 def micro_batch_loss(loss: Tensor, trainer: Trainer) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..denoiser import Denoiser
+from ..foundation import stopping
 from ..foundation.processes import from_all, rows_of_all
 from ..precision import headline
 from ..rewards import Reward
@@ -66,7 +67,11 @@ class RewardEpoch:
         self._remark(plan, len(chunks))
         mine = chunks[self.rank :: self.world]
         # Without a chunk of its own a process draws another's: a reward may have to be set up by all processes together.
-        parts = [self._rollout(range(first + rows.start, first + rows.stop), plan) for rows in mine or chunks[:1]]
+        parts = []
+        for number, rows in enumerate(mine or chunks[:1]):
+            if number < len(chunks) // self.world:  # which all processes have
+                stopping.check("chunk")
+            parts.append(self._rollout(range(first + rows.start, first + rows.stop), plan))
         whole = self._from_all(joined(parts), [row for rows in mine for row in rows], plan.prompts)
         self.total.add(whole.counts)
         return whole

@@ -1,5 +1,6 @@
 """The position-addressed stream as Lightning sees it."""
 
+from contextlib import nullcontext
 from typing import cast
 
 from lightning.pytorch import LightningDataModule, Trainer
@@ -7,10 +8,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Data, loader
-from ..foundation import rng
+from ..foundation import rng, stopping
 from ..foundation.errors import UserError
 from .base import CountedModule
-from .lightning_internals import datamodule
+from .lightning_internals import datamodule, is_between_steps
 
 
 class TrainingData(LightningDataModule):
@@ -42,7 +43,10 @@ class TrainingData(LightningDataModule):
         )
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        return self._module().prepare_batch(batch)
+        assert self.trainer is not None
+        # An epoch's images may be drawn here.
+        with stopping.whole("chunk") if is_between_steps(self.trainer) else nullcontext():
+            return self._module().prepare_batch(batch)
 
     def _module(self) -> CountedModule:
         assert self.trainer is not None

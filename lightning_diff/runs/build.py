@@ -9,20 +9,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..artifacts.checkpoints.io import CheckpointFiles
 from ..artifacts.metrics_table import MetricsTable
 from ..callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput, TimeLimit
+from ..callbacks.base import PeriodicCallback
 from ..data import Data, Facts, Positions
 from ..foundation import rng
 from ..foundation.errors import UserError
-from ..foundation.processes import is_first_process
 from ..modules.lightning_internals import callbacks as all_callbacks
 from ..modules.sharding import GATHERED, ShardedStrategy
 from . import recipe
 from .folder import folder_of
+from .launch import choose_environment, settle
 from .recipe import Node, Recipe
 
 # What of Lightning's says what it was brought to say by its log, where nothing else is heard.
@@ -67,15 +67,15 @@ def build(
     options = recipe.build(settings["trainer"], "trainer", source)
     if options.get("strategy") == "model_parallel":
         options["strategy"] = ShardedStrategy()
-    # The first process's weights are those of a plain run; the others receive their rows of them.
-    on_meta = on_meta or (isinstance(options.get("strategy"), ShardedStrategy) and not is_first_process())
-    torch.manual_seed(rng.key(settings["seed"], "init"))
-    rng.seed_generator(torch.default_generator, recipe.seed_of(settings), "init")
-    module = build_model(settings["model"], source, on_meta=on_meta)
     record = RunRecord(settings["model"].get("net"), facts["shape"], facts["num_classes"], dict(settings))
     callbacks = in_order(recipe.build(settings["callbacks"], "callbacks", source), record)
     trainer = _trainer(options, callbacks, folder_of(settings), source)
     _refuse_other_parts(trainer, source)
+    # The first process's weights are those of a plain run; the others receive their rows of them.
+    on_meta = on_meta or (isinstance(options.get("strategy"), ShardedStrategy) and not trainer.is_global_zero)
+    torch.manual_seed(rng.key(settings["seed"], "init"))
+    rng.seed_generator(torch.default_generator, recipe.seed_of(settings), "init")
+    module = build_model(settings["model"], source, on_meta=on_meta)
     try:  # before the devices are started
         Positions(
             settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
@@ -95,6 +95,7 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
     try:
         if max_time is not None:
             callbacks = [*callbacks, TimeLimit(max_time)]
+        choose_environment(options)
         trainer = Trainer(
             max_epochs=-1,
             callbacks=callbacks,
@@ -106,6 +107,7 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
             num_sanity_val_steps=0,
             **options,
         )
+        settle(trainer)
     except (
         MisconfigurationException,
         ValueError,
@@ -114,13 +116,11 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
         ImportError,
     ) as error:  # Lightning's ways to refuse
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     for name in REPORTING:
         logging.getLogger(name).setLevel(logging.INFO)
     trainer.strategy.checkpoint_io = CheckpointFiles()
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    if isinstance(environment, SLURMEnvironment):
-        # Lightning would save a checkpoint of its own; the exit code tells the job script to requeue.
-        environment.auto_requeue = False
     return trainer
 
 
@@ -139,12 +139,19 @@ def _refuse_other_parts(trainer: Trainer, source: Path | str) -> None:
 
 
 def in_order(chosen: list[Callback], record: RunRecord) -> list[Callback]:
-    """The guard before everything that would take in a bad step, averages before what shows them; then the run's record, so that
-    a finished model is written before figures are made of it, which may fail; then the rest."""
+    """The guard before everything that would take in a bad step, averages before what shows them, then the run's record.
+
+    What acts every so often comes last: the state of the run is then whole, and at the end the model is written before figures.
+    """
     defaults = [kind() for kind in DEFAULT_CALLBACKS if not any(isinstance(callback, kind) for callback in chosen)]
     everything = [*chosen, record, *defaults]
+    first = (FiniteGuard, EMA, RunRecord)
     return sorted(
-        everything, key=lambda callback: [not isinstance(callback, kind) for kind in (FiniteGuard, EMA, RunRecord)]
+        everything,
+        key=lambda callback: [
+            *(not isinstance(callback, kind) for kind in first),
+            isinstance(callback, PeriodicCallback),
+        ],
     )
 
 

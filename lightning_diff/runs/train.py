@@ -1,20 +1,19 @@
 """One run from a resolved recipe: folder, data, model, Trainer, resume."""
 
 import errno
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
 from ..artifacts import checkpoints
 from ..data import Data
-from ..foundation import rng
-from ..foundation.errors import SCHEDULER_SIGNALS, Stopped, UserError
+from ..foundation import parent, rng, stopping
+from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
 from ..modules import TrainingData
 from . import recipe
@@ -23,9 +22,11 @@ from .console import quieten, say
 from .describe import summary
 from .finished import early_end, end_again, is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
+from .launch import together
 from .recipe import Recipe
 from .resume import Start, find_start, refuse_unfit
 
+GONE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # what torch.distributed says
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -37,12 +38,18 @@ def train(settings: Recipe, source: Path | str) -> None:
         source: the recipe's file, for messages.
     """
     quieten()
+    parent.is_started()  # so that it ends with its parent, from here on
+    with stopping.listening("before the first step"):
+        _train(settings, source)
+
+
+def _train(settings: Recipe, source: Path | str) -> None:
     folder = folder_of(settings)
     data = build_data(settings, source)
     facts = data.facts()
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source)  # refuses mistakes before the folder is touched
-    with held(folder), _stopping_at_once():
+    with held(folder), together(trainer):
         start = find_start(folder, settings)
         datamodule = _examples(data, recipe.seed_of(settings), start)
         settings["generator"] = rng.generator_of(datamodule.seed)
@@ -107,12 +114,27 @@ def _explained(source: Path | str, folder: Path, data: Data, trainer: Trainer) -
             f"{source}: out of memory with {data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)} "
             "images at a time; trainer.accumulate_grad_batches takes fewer, and trains the same"
         ) from error
+    except RuntimeError as error:
+        said = _said(error)
+        if not said:
+            raise
+        raise UserError(f"{source}: {said}") from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         last = checkpoints.newest(folder / "checkpoints")
         resumes = f"the same command resumes from {last}" if last else "there is no checkpoint to resume from"
         raise UserError(f"{error.filename or folder}: {error.strerror}; make room, and {resumes}") from error
+
+
+def _said(error: RuntimeError) -> str:
+    """In a sentence, what torch says of a process that is gone; empty for anything else."""
+    first = (str(error).splitlines() or [""])[0]
+    if first.startswith("DataLoader worker"):
+        return f"data.workers: {first.rstrip('. ')}; a killed one may have had too little memory, which fewer workers need less of"
+    if isinstance(error, distributed.DistError) or any(word in first for word in GONE):
+        return f"another process of this training is gone or does not answer; its own message says why ({first[:120]})"
+    return ""
 
 
 def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
@@ -122,18 +144,3 @@ def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
         say(f"{folder}: done; {module.product}, metrics.csv and pictures are there")
     trainer.strategy.barrier()  # the next recipe may need what the first process has just written
-
-
-@contextmanager
-def _stopping_at_once() -> Iterator[None]:
-    """Signal handlers until `Checkpoint` installs its own: a scheduler's signal ends the process with exit code 75."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")
-
-    before = {signum: signal.signal(signum, stop) for signum in SCHEDULER_SIGNALS}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..foundation import rng
+from ..foundation import rng, stopping
 from . import Denoise, Sampler, named, nfe
 from .guidance import guided
 
@@ -68,6 +68,7 @@ def generate(
         tqdm(total=calls, desc="sampling", unit="call", leave=False, disable=None if progress else True) as bar,
     ):
         for start in batches:
+            stopping.check("batch")
             numbers = seeds[start : start + batch]
             label = None if labels is None else labels[start : start + batch].to(device)
             denoise = _counted(guided(denoiser, label, scale=guidance, guide=guide, interval=interval), bar)
@@ -90,6 +91,7 @@ def _counted(denoise: Denoise, bar: "tqdm[NoReturn]") -> Denoise:
     """The same denoiser, every call shown on the bar."""
 
     def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        stopping.check()
         bar.update()
         return denoise(x, sigma)
 

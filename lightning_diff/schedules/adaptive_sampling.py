@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from ..foundation import rng
+from ..foundation import rng, stopping
 from ..samplers.generate import check_request, device_of, evaluating
 from ..samplers.guidance import guided
 from . import StepPolicy
@@ -71,10 +71,12 @@ def sample_with_policy(
     bar = tqdm(total=len(seeds), desc="sampling", unit="sample", leave=False, disable=None if progress else True)
     with evaluating(denoiser, guide), bar:
         for start in range(0, len(seeds), batch):
+            stopping.check("batch")
             numbers = seeds[start : start + batch]
             stop = start + len(numbers)
 
             def called(x: Tensor, sigma: Tensor, label: Tensor | None, stop: int = stop) -> Tensor:
+                stopping.check()
                 bar.update(stop - len(x) - bar.n)  # the others have ended
                 return guided(denoiser, label, scale=guidance, guide=guide, interval=interval)(x, sigma)
 

@@ -138,7 +138,7 @@ def test_a_loader_that_nobody_closed_does_not_keep_the_program_alive():
     program = (
         "import builtins; from lightning_diff.data import Digits; from lightning_diff.data.stream import loader;"
         "data = Digits(batch_size=16, workers=1); data.setup(); builtins.kept = iter(loader(data, 0)); next(builtins.kept);"
-        "builtins.kept._shutdown_workers = lambda: None"
+        "builtins.kept.source._shutdown_workers = lambda: None"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True, text=True)
     assert done.returncode == 0
