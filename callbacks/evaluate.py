@@ -14,7 +14,7 @@ from ..samplers import SolverName
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, choose_for
+from .sampler import GridName, choose_for, refuse_unfit_guidance
 
 
 class Evaluate(PeriodicCallback[TrainingModule]):
@@ -56,6 +56,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
+        refuse_unfit_guidance("Evaluate", trainer, module, self.guidance)
         data = training_data(trainer).data
         self._reference = Reference(data, self.feature, device=module.device)
         try:

@@ -14,6 +14,7 @@ from ..modules.base import CountedModule, StepOutputs
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import State
 from ..modules.sharding import is_sharded, whole_state
+from ..modules.training_data import training_data
 from .base import StepCallback
 from .ema import averaged
 from .finite_guard import FiniteGuard
@@ -118,6 +119,7 @@ class RunRecord(StepCallback[CountedModule]):
                 num_classes=self.num_classes,
                 ema=profile or "none",
                 images=module.images_seen,
+                trained_with=module.trained_with(training_data(trainer).data.augment),
             )
 
 

@@ -138,4 +138,8 @@ def _guide(settings: SamplerSettings, model: trained.Trained, run: Path) -> Deno
     guide = trained.model(settings.guide)
     if guide.record.shape != model.record.shape:
         raise UserError(f"--guide: {settings.guide} makes samples of another shape than {run}")
+    if (classes := guide.record.conditions.num_classes) not in (0, model.record.conditions.num_classes):
+        raise UserError(f"--guide: {settings.guide} has {classes} classes, {run} {model.record.conditions.num_classes}")
+    if guide.record.kind != model.record.kind:
+        raise UserError(f"--guide: {settings.guide} is a {guide.record.kind} model, {run} a {model.record.kind} model")
     return guide.load(settings.device)

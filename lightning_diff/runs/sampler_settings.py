@@ -139,23 +139,17 @@ class SamplerSettings:
         return {**own, "--sigma-min": self.sigma_min, "--sigma-max": self.sigma_max}
 
     def refuse_unfit_guidance(self, record: ModelRecord, *, labelled: bool = True) -> None:
-        """UserError if the model cannot be guided so.
+        """UserError if the model cannot be sampled so; a warning where its record does not say.
 
         Args:
             record: of the model.
             labelled: whether the samples have labels.
         """
-        if self.guidance != 1 and self.guide is None and not (labelled and record.num_classes):
-            if not record.num_classes and labelled:
-                raise UserError("--guidance: this model has no classes to be guided by")
-            raise UserError("--guidance: needs --labels, so that the model without them can be the guide, or a --guide")
-        takes_scale = bool(record.net.get("guided", False))
-        if takes_scale and self.guide is not None:
-            raise UserError("--guide: this model takes the scale as an input and needs no guide")
-        if self.guidance != 1 and record.kind == "consistency" and not takes_scale:
-            raise UserError(
-                "--guidance: this consistency model was distilled without; model.guidance of its recipe says with what"
-            )
+        has_guide, conditions = self.guide is not None, record.conditions
+        if (fault := conditions.fault(self.guidance, labelled=labelled, has_guide=has_guide)) is not None:
+            raise UserError(f"--{fault[0]}: {fault[1]}")
+        if (doubt := conditions.doubt(self.guidance, labelled=labelled, has_guide=has_guide)) is not None:
+            warnings.warn(doubt, stacklevel=2)
 
 
 def refuse_unknown(option: str, name: str, choices: Collection[str]) -> None:
