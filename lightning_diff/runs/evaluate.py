@@ -67,6 +67,7 @@ def evaluate(
     if feature is not None:
         refuse_unknown("--feature", feature, get_args(FeatureName))
     data = _data(home, record)
+    settings.say_doubt(record)
     denoiser = model.load(settings.device)
     device = next(denoiser.parameters()).device
     reference = Reference(data, feature, device=device)  # type: ignore[arg-type]

@@ -55,6 +55,7 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     target = writable(out, _default_target(model, settings, sampling), model.record.shape)
     classes = classes_of(labels, model.record.num_classes)
     settings.refuse_unfit_guidance(model.record, labelled=classes is not None)
+    settings.say_doubt(model.record, labelled=classes is not None)
     denoiser, guide = model.load(settings.device), _guide(settings, model, run)
     wanted = None if classes is None else classes[torch.arange(n) % len(classes)]
     samples, cost = _drawn(denoiser, guide, model.record.shape, settings, sampling, n, wanted)

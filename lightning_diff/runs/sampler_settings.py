@@ -20,6 +20,7 @@ from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.grids import through_angles
 from ..schedules.sampling import Sampling, choose
 from . import trained
+from .console import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,17 +140,21 @@ class SamplerSettings:
         return {**own, "--sigma-min": self.sigma_min, "--sigma-max": self.sigma_max}
 
     def refuse_unfit_guidance(self, record: ModelRecord, *, labelled: bool = True) -> None:
-        """UserError if the model cannot be sampled so; a warning where its record does not say.
+        """UserError if the model cannot be sampled so.
 
         Args:
             record: of the model.
             labelled: whether the samples have labels.
         """
-        has_guide, conditions = self.guide is not None, record.conditions
-        if (fault := conditions.fault(self.guidance, labelled=labelled, has_guide=has_guide)) is not None:
+        fault = record.conditions.fault(self.guidance, labelled=labelled, has_guide=self.guide is not None)
+        if fault is not None:
             raise UserError(f"--{fault[0]}: {fault[1]}")
-        if (doubt := conditions.doubt(self.guidance, labelled=labelled, has_guide=has_guide)) is not None:
-            warnings.warn(doubt, stacklevel=2)
+
+    def say_doubt(self, record: ModelRecord, *, labelled: bool = True) -> None:
+        """Print what the model's record leaves open of its guidance; arguments as for `refuse_unfit_guidance`."""
+        doubt = record.conditions.doubt(self.guidance, labelled=labelled, has_guide=self.guide is not None)
+        if doubt is not None:
+            say(f"guidance {self.guidance:g}: {doubt}")
 
 
 def refuse_unknown(option: str, name: str, choices: Collection[str]) -> None:
