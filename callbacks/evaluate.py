@@ -83,7 +83,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
                 sampling=sampling,
                 guidance=self.guidance,
                 seed=self.seed,
-                ema=profile,
+                ema=profile or "none",
                 batch=self.batch,
                 device=module.device,
             )
@@ -91,6 +91,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         # A consistency model, say, is measured with one step and with two.
         is_one_of_several = sum(isinstance(callback, Evaluate) for callback in callbacks(trainer)) > 1
         sampler = f"{rows[0].protocol.solver}, {rows[0].protocol.steps} steps"
+        sampler += "" if self.guidance == 1 else f", guidance {self.guidance:g}"
         place = f"/{sampler}" if is_one_of_several else ""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):

@@ -58,6 +58,11 @@ class SamplerSettings:
     batch: int = 256
     device: str = "auto"
 
+    @property
+    def solver_options(self) -> dict[str, float]:
+        """Further arguments of the solver."""
+        return {"S_churn": self.churn} if self.churn else {}  # only some solvers take it
+
     def sampling(self, record: ModelRecord) -> Sampling | PolicySampling:
         """The solver and its noise levels for a model, or the policy that chooses them sample by sample.
 
