@@ -149,7 +149,7 @@ def precision(denoiser: Callable[..., Tensor], device: torch.device) -> str:
     """Type in which a denoiser's network computes here and now."""
     net = getattr(denoiser, "net", denoiser)
     if isinstance(net, LowPrecision):
-        return str(net.kind)
+        return str(net.precision)
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     else:
