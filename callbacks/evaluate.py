@@ -15,7 +15,7 @@ from ..samplers import SolverName
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, choose_for
+from .sampler import GridName, choose_for, refuse_unfit_guidance
 
 
 class Evaluate(PeriodicCallback[TrainingModule]):
@@ -57,6 +57,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
+        refuse_unfit_guidance("Evaluate", trainer, module, self.guidance)
         data = training_data(trainer).data
         self._reference = Reference(data, self.feature, device=module.device)
         n = self.n or len(data.test or data.train)
@@ -97,7 +98,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
                 sampling=sampling,
                 guidance=self.guidance,
                 seed=rng.alike(self.seed, module.seed),
-                ema=profile,
+                ema=profile or "none",
                 batch=self.batch,
                 device=module.device,
             )
@@ -105,6 +106,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         # A consistency model, say, is measured with one step and with two.
         is_one_of_several = sum(isinstance(callback, Evaluate) for callback in callbacks(trainer)) > 1
         sampler = f"{rows[0].protocol.solver}, {rows[0].protocol.steps} steps"
+        sampler += "" if self.guidance == 1 else f", guidance {self.guidance:g}"
         place = f"/{sampler}" if is_one_of_several else ""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):

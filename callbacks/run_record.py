@@ -121,6 +121,7 @@ class RunRecord(StepCallback[CountedModule]):
                 num_classes=self.num_classes,
                 ema=profile or "none",
                 images=module.images_seen,
+                trained_with=module.trained_with(training_data(trainer).data.augment),
             )
 
 

@@ -15,7 +15,7 @@ from ..samplers.generate import generate
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, choose_for
+from .sampler import GridName, choose_for, refuse_unfit_guidance
 
 
 class SampleGrid(PeriodicCallback[TrainingModule]):
@@ -56,6 +56,7 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {shape}; leave it out")
         choose_for("SampleGrid", module.denoiser, self.sampler)  # refuses what does not go together
+        refuse_unfit_guidance("SampleGrid", trainer, module, self.guidance)
 
     def act(self, trainer: Trainer, module: TrainingModule) -> None:
         data = training_data(trainer).data

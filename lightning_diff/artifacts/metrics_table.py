@@ -11,8 +11,8 @@ from lightning.pytorch.loggers.logger import Logger
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
+from .metrics_columns import HEADER, LATER, VERSION_0_1
 
-HEADER = ("step", "images", "metric", "value", "n", "seed", "solver", "steps", "nfe", "ema", "reference")
 Row = dict[str, str]
 
 
@@ -28,6 +28,7 @@ class MetricsTable(Logger):
         self.path = Path(path)
         self.images_seen: Callable[[], int] | None = None  # fills the column "images" of metrics that come without
         self._newest = ("", 0)  # the images of the last rows, and how many of them there are
+        self._has_all_columns = False  # once a table of version 0.1 has those of this one
         self._ahead: list[tuple[int, Row]] = []  # place in the file and row, of those that training may write again
 
     @property
@@ -61,6 +62,8 @@ class MetricsTable(Logger):
         """
         if not is_first_process():
             return
+        if not self._has_all_columns:
+            self._add_columns()
         new = []
         for row in rows:
             cells = dict.fromkeys(HEADER, "") | {name: _cell(value) for name, value in row.items()}
@@ -110,7 +113,7 @@ class MetricsTable(Logger):
 
     def _is_there(self, cells: Row) -> bool:
         """Whether an interrupted attempt wrote this row; its value becomes the new one."""
-        found = next((i for i, (_, row) in enumerate(self._ahead) if _key(row) == _key(cells)), None)
+        found = next((i for i, (_, row) in enumerate(self._ahead) if _is_same(row, cells)), None)
         if found is None:
             return False
         place, row = self._ahead.pop(found)
@@ -120,6 +123,11 @@ class MetricsTable(Logger):
             self._rewrite(rows)
         return True
 
+    def _add_columns(self) -> None:
+        if self.path.exists() and _columns(self.path) == VERSION_0_1:
+            self._rewrite(read(self.path))
+        self._has_all_columns = True
+
     def _rewrite(self, rows: Sequence[Row]) -> None:
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, HEADER)
@@ -128,13 +136,14 @@ class MetricsTable(Logger):
 
 
 def read(path: Path | str) -> list[Row]:
-    """The rows of a metrics.csv; lines that a crash cut short are left out."""
+    """The rows of a metrics.csv; lines that a crash cut short are left out, columns that version 0.1 did not have are empty."""
     try:
         with Path(path).open(newline="") as file:
             rows = csv.DictReader(file)
-            if rows.fieldnames and tuple(rows.fieldnames) != HEADER:
+            if rows.fieldnames and tuple(rows.fieldnames) not in (HEADER, VERSION_0_1):
                 raise UserError(f"{path}: its columns are not those of a table of metrics; move it away")
-            return [row for row in rows if None not in row and None not in row.values()]
+            blank = dict.fromkeys(HEADER, "")
+            return [blank | row for row in rows if None not in row and None not in row.values()]
     except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
         raise UserError(f"{path}: is no table of metrics ({error}); move it away") from error
 
@@ -143,6 +152,17 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.8g}" if isinstance(value, float) else str(value)
+
+
+def _columns(path: Path) -> tuple[str, ...]:
+    with path.open(newline="", errors="replace") as file:
+        return tuple(next(csv.reader(file), ()))
+
+
+def _is_same(row: Row, cells: Row) -> bool:
+    """Whether both are of one figure; what a row of version 0.1 does not say may be anything."""
+    known = VERSION_0_1 if not any(row[name] for name in LATER) else HEADER
+    return all(row[name] == cells[name] for name in known if name != "value")
 
 
 def _key(row: Row) -> tuple[str, ...]:

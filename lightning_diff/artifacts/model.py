@@ -21,13 +21,14 @@ from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
 from ..nets import lora
 from . import record
+from .conditions import Conditions, TrainedWith
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRecord:
+class ModelRecord(TrainedWith):
     """Description of a model, the content of `model.json`: how to rebuild it, and what its weights are.
 
     Args:
@@ -39,6 +40,7 @@ class ModelRecord:
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         sha256: of the weights' file.
+        label_dropout, guidance, augment: see `TrainedWith`.
     """
 
     net: record.Node
@@ -52,6 +54,16 @@ class ModelRecord:
     images: int
     sha256: str
 
+    @property
+    def conditions(self) -> Conditions:
+        """What its samples may be conditioned on."""
+        return Conditions(
+            kind=self.kind,
+            num_classes=int(self.net.get("num_classes", self.num_classes)),
+            takes_scale=bool(self.net.get("guided", False)),
+            trained_with=self,
+        )
+
 
 def save_denoiser(
     folder: Path | str,
@@ -63,6 +75,7 @@ def save_denoiser(
     num_classes: int = 0,
     ema: str = "none",
     images: int = 0,
+    trained_with: TrainedWith | None = None,
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
 
@@ -75,6 +88,7 @@ def save_denoiser(
         num_classes: 0 for none.
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
+        trained_with: what is known of the training; None for nothing.
 
     Returns:
         The path of the weights.
@@ -101,6 +115,7 @@ def save_denoiser(
         ema=ema,
         images=images,
         sha256=digest,
+        **asdict(trained_with or TrainedWith()),
     )
     record.write(folder / RECORD, asdict(described), FORMAT)
     return folder / WEIGHTS

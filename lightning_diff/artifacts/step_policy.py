@@ -62,7 +62,7 @@ def save_step_policy(path: Path | str, learned: LearnedPolicy) -> Path:
     """
     path = _file(Path(path))
     tensors = {name: value.detach().cpu().contiguous() for name, value in learned.policy.state_dict().items()}
-    header = _Header(learned.policy.arguments, learned.protocol, learned.model, learned.costs, _digest(tensors))
+    header = _Header(learned.policy.arguments, learned.protocol, learned.model, learned.costs, digest(tensors))
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={HEADER: record.as_json(asdict(header), FORMAT)})
@@ -92,7 +92,7 @@ def load_step_policy(path: Path | str) -> LearnedPolicy:
     except (UserError, ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
     load_weights(policy, tensors, path)
-    if _digest(tensors) != header.sha256:
+    if digest(tensors) != header.sha256:
         raise UserError(f"{path}: is damaged: its weights are not those that were saved")
     return LearnedPolicy(policy.eval(), header.protocol, header.model, header.costs)
 
@@ -114,12 +114,12 @@ def _built(arguments: Mapping[str, object]) -> StepPolicy:
         return StepPolicy(**fitting)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of all bytes: safetensors notices a file cut short, but not a bit that flipped."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
-        sha.update(tensors[name].numpy().tobytes())
+        sha.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 

@@ -29,5 +29,7 @@ def compare(
     comparing.write_table(out.with_suffix(".csv"), rows)
     print(comparing.as_text(runs, rows))
     if protocol is not None:
-        print(", ".join(f"{name} {value}" for name, value in zip(comparing.COMPARABLE, protocol, strict=True)))
+        measured = [f"{name} {value}" for name, value in zip(comparing.COMPARABLE, protocol, strict=True) if value]
+        headline = len(comparing.HEADLINE)
+        print(", ".join(measured[:headline]), ", ".join(measured[headline:]), sep="\n")
     print(f"{out}, {out.with_suffix('.csv')}")

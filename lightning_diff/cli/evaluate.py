@@ -4,7 +4,23 @@ from typing import Annotated
 
 import typer
 
-from .options import Batch, Device, Grid, Guidance, Levels, Run, ScheduleFile, Solver, Steps, noise_levels
+from .options import (
+    Batch,
+    Churn,
+    Device,
+    Grid,
+    Guidance,
+    Guide,
+    Interval,
+    Levels,
+    Run,
+    ScheduleFile,
+    SigmaMax,
+    SigmaMin,
+    Solver,
+    Steps,
+    noise_levels,
+)
 
 
 def evaluate(
@@ -20,6 +36,11 @@ def evaluate(
         typer.Option("--search", help="First find the consistency levels of least Fréchet distance, and keep them."),
     ] = False,
     guidance: Guidance = 1.0,
+    guide: Guide = None,
+    interval: Interval = (0.0, float("inf")),
+    churn: Churn = 0.0,
+    sigma_min: SigmaMin = None,
+    sigma_max: SigmaMax = None,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     feature: Annotated[
         str | None,
@@ -38,7 +59,12 @@ def evaluate(
         grid=grid,
         levels=noise_levels(levels),
         schedule=schedule,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        churn=churn,
         guidance=guidance,
+        guide=guide,
+        interval=interval,
         seed=seed,
         batch=batch,
         device=device,

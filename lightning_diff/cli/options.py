@@ -25,6 +25,13 @@ ScheduleFile = Annotated[
     ),
 ]
 Guidance = Annotated[float, typer.Option(help="Scale; 1 is none.")]
+Guide = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="A worse model to guide by; without it, this one without labels.")
+]
+Interval = Annotated[tuple[float, float], typer.Option(help="Noise levels at which to guide.")]
+Churn = Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for {churned}.")]
+SigmaMin = Annotated[float | None, typer.Option(help="Smallest noise level; default 0.002.")]
+SigmaMax = Annotated[float | None, typer.Option(help="Largest noise level; default 80.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time; the samples do not depend on it.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one.")]
 

@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from .options import Batch, Device, Grid, Guidance, Levels, Run, ScheduleFile, Solver, Steps, noise_levels
+from .options import (
+    Batch,
+    Churn,
+    Device,
+    Grid,
+    Guidance,
+    Guide,
+    Interval,
+    Levels,
+    Run,
+    ScheduleFile,
+    SigmaMax,
+    SigmaMin,
+    Solver,
+    Steps,
+    noise_levels,
+)
 
 
 def sample(
@@ -22,16 +38,11 @@ def sample(
         Path | None, typer.Option(help="PICTURE.png (a grid), FILE.npz or a folder of PNGs; default in the run folder.")
     ] = None,
     guidance: Guidance = 1.0,
-    guide: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A worse model to guide by; without it, this one without labels.")
-    ] = None,
-    interval: Annotated[tuple[float, float], typer.Option(help="Noise levels at which to guide.")] = (
-        0.0,
-        float("inf"),
-    ),
-    churn: Annotated[float, typer.Option(min=0.0, help="EDM's S_churn: fresh noise, for {churned}.")] = 0.0,
-    sigma_min: Annotated[float | None, typer.Option(help="Smallest noise level; default 0.002.")] = None,
-    sigma_max: Annotated[float | None, typer.Option(help="Largest noise level; default 80.")] = None,
+    guide: Guide = None,
+    interval: Interval = (0.0, float("inf")),
+    churn: Churn = 0.0,
+    sigma_min: SigmaMin = None,
+    sigma_max: SigmaMax = None,
     batch: Batch = 256,
     device: Device = "auto",
 ) -> None:

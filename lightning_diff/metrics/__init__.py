@@ -1,13 +1,14 @@
 """Quality of generated images: torchmetrics Metrics over named feature spaces, and the rows of a report. No run folders."""
 
 from .classifier import Classifier
-from .evaluate import Protocol, Reference, Row, evaluate
+from .evaluate import Reference, Row, evaluate
 from .features import FeatureExtractor, Pixels, feature_extractor
 from .frechet import FrechetDistance, frechet_distance
 from .kernel import KernelDistance, kernel_distance
 from .logits import ClassLogits
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from .memorisation import Memorisation, memorised
+from .protocol import Protocol
 
 __all__ = [
     "ClassLogits",

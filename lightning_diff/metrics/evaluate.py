@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,37 +14,16 @@ from tqdm import tqdm
 
 from ..data import Data, Examples
 from ..foundation import rng, stopping
+from ..foundation.processes import from_all
 from .classifier import Classifier
 from .features import FeatureName, Pixels, feature_extractor
 from .frechet import FrechetDistance
 from .kernel import KernelDistance
 from .manifold import DensityCoverage, PrecisionRecall
 from .memorisation import Memorisation
+from .protocol import Protocol
 
 Batch = tuple[Tensor, Tensor | None]  # images (b, ...), labels (b,)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Conditions under which a figure was measured: two figures compare only if these agree, up to what is being compared.
-
-    Args:
-        n: generated images (held-out images, for a floor); `evaluate` fills it in.
-        seed: of the samples.
-        solver: of the samples, by name.
-        steps: solver steps.
-        nfe: evaluations of the network for each image.
-        ema: profile of the weights that were averaged, by name.
-        reference: hash of the real images and of the feature space; `evaluate` fills it in.
-    """
-
-    n: int | None = None
-    seed: int | None = None
-    solver: str | None = None
-    steps: int | None = None
-    nfe: int | float | None = None
-    ema: str | None = None
-    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +35,8 @@ class Row:
     protocol: Protocol
 
     def record(self) -> dict[str, str | int | float | None]:
-        """The columns metric, value, n, seed, solver, steps, nfe, ema, reference."""
-        return {"metric": self.metric, "value": self.value, **asdict(self.protocol)}
+        """The columns metric, value and those of the protocol (see `Protocol.record`)."""
+        return {"metric": self.metric, "value": self.value, **self.protocol.record()}
 
 
 class Reference:
@@ -128,11 +107,11 @@ class Reference:
         for metric in (frechet, *equal_n, memorisation, count, agreeing):
             metric.to(where)
 
-        labelled = False
+        labelled, generated = False, []
         for images, labels in batches:
             features = self._features(images)
-            for metric in (frechet, *equal_n):
-                metric.update(features.to(where), real=False)
+            frechet.update(features.to(where), real=False)
+            generated.append(features.to(where))
             memorisation.update(self.pixels(images).to(where), real=False)
             count.update(len(images))
             if labels is not None and isinstance(self.extractor, Classifier) and name == "classifier":
@@ -145,8 +124,11 @@ class Reference:
         frechet.update(features, real=True)
         memorisation.update(pixels, real=True)
         rank, world = rank_and_world()
+        some = torch.cat(generated)
+        some = some[: _share_of_most(len(some), self.n, self.device)]
         for metric in equal_n:
-            metric.update(features[: len(range(rank, n, world))], real=True)
+            metric.update(some, real=False)
+            metric.update(features[: len(range(rank, min(n, self.n), world))], real=True)
 
         kernel, manifold, balls = (metric.compute() for metric in equal_n)
         values = {"frechet": frechet.compute(), "kernel": kernel, **manifold, **balls}
@@ -186,6 +168,16 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def _share_of_most(count: int, most: int, device: torch.device) -> int:
+    """How many of its `count` this process hands on, so that all together are `most`, or all there are: an equal part of each."""
+    rank, world = rank_and_world()
+    counts: list[int] = from_all(torch.tensor([count], device=device)).tolist()
+    kept = [min(here, len(range(r, most, world))) for r, here in enumerate(counts)]
+    for r, here in enumerate(counts):  # of those that have more, where others have less
+        kept[r] += min(here - kept[r], most - sum(kept))
+    return kept[rank]
+
+
 def evaluate(
     generated: Float[Tensor, "n ..."],
     reference: Reference,
@@ -197,7 +189,8 @@ def evaluate(
     With F the feature space: frechet_F, kernel_F, precision_F, recall_F, density_F, coverage_F; memorisation and
     nearest_train (both in pixels); label_agreement, the share of images that the classifier gives the label that they
     were conditioned on (feature space "classifier" only). The Fréchet distance and the two in pixels compare with the whole
-    reference; the others with n real images, the same choice every time, as their papers do.
+    reference; the others with n real images, the same choice every time, as their papers do. Of more images than the reference
+    has, they see as many as it has: recall and coverage mean something at equal numbers only.
 
     Floors are at the same n if there are so many held-out images, else at all of them; their rows say which. They leave
     the sampler's columns empty.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,12 +12,12 @@ from torch import Tensor
 from ..artifacts.pictures import to_uint8
 from ..data import Data
 from ..foundation.processes import rows_of_all
-from ..samplers import nfe
-from ..samplers.generate import generate
+from ..samplers.generate import device_of, generate
 from ..samplers.guidance import takes_scale
 from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling, choose
-from .evaluate import Protocol, Reference, Row, evaluate, rank_and_world
+from .evaluate import Reference, Row, evaluate, rank_and_world
+from .protocol import EVERYWHERE, Drawing, protocol
 
 
 def evaluate_denoiser(
@@ -26,11 +27,14 @@ def evaluate_denoiser(
     *,
     sampling: Sampling | PolicySampling | None = None,
     guidance: float = 1.0,
+    guide: Callable[..., Tensor] | None = None,
+    interval: tuple[float, float] = EVERYWHERE,
     seed: int = 0,
     ema: str | None = None,
     batch: int = 256,
     device: torch.device | str | None = None,
     progress: bool = False,
+    **solver_options: float,
 ) -> list[Row]:
     """n samples, and every metric of them with its protocol and floor (see `evaluate`).
 
@@ -42,89 +46,85 @@ def evaluate_denoiser(
         reference: what to measure against.
         n: samples; None for as many as there are held-out images, which puts figures and floors at the same n.
         sampling: solver and noise levels; None for what suits the model (see `schedules.sampling.choose`). A step policy
-            instead adds the figures steps_mean and steps_std; nfe is then the mean over the samples.
-        guidance, seed, batch, device, progress: see `generate`.
+            instead adds the figures steps_mean and steps_std; nfe is then the mean over the samples, where they are guided in an
+            interval at most that.
+        guidance, guide, interval, seed, batch, device, progress, solver_options: see `generate`.
         ema: name of the weight average in place, for the protocol.
     """
+    drawing = Drawing(
+        sampling=choose(denoiser) if sampling is None else sampling,
+        seed=seed,
+        guidance=guidance,
+        guide=guide,
+        interval=interval,
+        options=solver_options,
+    )
     data = reference.data
     if n is None:
         n = len(data.test if data.test is not None else data.train)
-    sampling = choose(denoiser) if sampling is None else sampling
     rank, world = rank_and_world()
     # All processes draw equally many, because a sharded network runs on all or none; what is beyond n is dropped.
     most = -(-n // world)
     labels = requested_labels(data, most * world)
-    images, steps = _samples(
-        denoiser,
-        data.shape,
-        range(rank, most * world, world),
-        None if labels is None else labels[rank::world],
-        sampling=sampling,
-        guidance=guidance,
-        seed=seed,
-        batch=batch,
-        device=device,
-        progress=progress,
-    )
+    device = device_of(denoiser) if device is None else torch.device(device)
+    numbers, own = range(rank, most * world, world), None if labels is None else labels[rank::world]
+    images, taken = _samples(drawing, denoiser, data.shape, numbers, own, batch=batch, device=device, progress=progress)
     mine = range(rank, n, world)
-    passes = 1 if guidance == 1 or takes_scale(denoiser) else 2
-    protocol, figures = Protocol(seed=seed, solver=sampling.name, ema=ema), {}
-    if isinstance(sampling, PolicySampling):
-        assert steps is not None
-        taken = rows_of_all(steps[: len(mine)], mine, n, reference.device)
-        figures = {"steps_mean": taken.double().mean().item(), "steps_std": taken.double().std(correction=0).item()}
-        protocol = replace(protocol, nfe=passes * sampling.policy.evaluations(taken).double().mean().item())
-    else:
-        protocol = replace(protocol, steps=sampling.steps, nfe=passes * nfe(sampling.solver, sampling.sigmas))
-    rows = evaluate(images[: len(mine)], reference, None if labels is None else labels[rank:n:world], protocol)
+    measured = replace(protocol(drawing, denoiser, None if labels is None else labels[:n], device), ema=ema)
+    figures: dict[str, float] = {}
+    if taken is not None:
+        steps, calls = (rows_of_all(each[: len(mine)], mine, n, reference.device).double() for each in taken)
+        figures = {"steps_mean": steps.mean().item(), "steps_std": steps.std(correction=0).item()}
+        measured = replace(measured, nfe=calls.mean().item())
+    rows = evaluate(images[: len(mine)], reference, None if labels is None else labels[rank:n:world], measured)
     return rows + [Row(metric, value, rows[0].protocol) for metric, value in figures.items()]
 
 
 def _samples(
+    drawing: Drawing,
     denoiser: Callable[..., Tensor],
     shape: Sequence[int],
-    seeds: range,
+    numbers: range,
     labels: Int64[Tensor, " n"] | None,
     *,
-    sampling: Sampling | PolicySampling,
-    guidance: float,
-    seed: int,
     batch: int,
-    device: torch.device | str | None,
+    device: torch.device,
     progress: bool,
-) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
-    """This process's samples, and the steps that each took, where a policy chose them."""
-    steps = None
+) -> tuple[Float[Tensor, "n ..."], tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]] | None]:
+    """This process's samples, and the steps and evaluations that each took, where a policy chose them."""
+    taken, sampling = None, drawing.sampling
+    how = _How(
+        seed=drawing.seed,
+        guidance=drawing.guidance,
+        guide=drawing.guide,
+        interval=drawing.interval,
+        batch=batch,
+        device=device,
+        progress=progress,
+    )
     if isinstance(sampling, PolicySampling):
-        images, steps = sample_with_policy(
-            denoiser,
-            shape,
-            seeds,
-            labels,
-            policy=sampling.policy,
-            guidance=guidance,
-            seed=seed,
-            batch=batch,
-            device=device,
-            progress=progress,
-        )
+        images, steps = sample_with_policy(denoiser, shape, numbers, labels, policy=sampling.policy, **how)
+        passes = 1 if drawing.guidance == 1 or takes_scale(denoiser) else 2
+        taken = steps, passes * sampling.policy.evaluations(steps)
     else:
-        images = generate(
-            denoiser,
-            shape,
-            seeds,
-            labels,
-            sigmas=sampling.sigmas,
-            solver=sampling.solver,
-            guidance=guidance,
-            seed=seed,
-            batch=batch,
-            device=device,
-            progress=progress,
-        )
+        options: dict[str, Any] = dict(drawing.options)
+        sigmas, solver = sampling.sigmas, sampling.solver
+        images = generate(denoiser, shape, numbers, labels, sigmas=sigmas, solver=solver, **how, **options)
     if len(shape) == 3 and shape[0] in (1, 3):
         images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
-    return images, steps
+    return images, taken
+
+
+class _How(TypedDict):
+    """What both ways to sample take."""
+
+    seed: int
+    guidance: float
+    guide: Callable[..., Tensor] | None
+    interval: tuple[float, float]
+    batch: int
+    device: torch.device
+    progress: bool
 
 
 def search_levels(
@@ -135,6 +135,7 @@ def search_levels(
     steps: int = 2,
     sigma_max: float = 80.0,
     guidance: float = 1.0,
+    interval: tuple[float, float] = EVERYWHERE,
     seed: int = 0,
     batch: int = 256,
     device: torch.device | str | None = None,
@@ -147,7 +148,7 @@ def search_levels(
     distance. All are tried with the same noise. Report figures from another seed than the one searched with.
 
     Args:
-        denoiser, reference, n, guidance, seed, batch, device, progress: see `evaluate_denoiser`.
+        denoiser, reference, n, guidance, interval, seed, batch, device, progress: see `evaluate_denoiser`.
         steps: of the sampler, >= 1; there are steps - 1 levels.
         sigma_max: the first level.
     """
@@ -163,6 +164,7 @@ def search_levels(
             n,
             sampling=sampling,
             guidance=guidance,
+            interval=interval,
             seed=seed,
             batch=batch,
             device=device,

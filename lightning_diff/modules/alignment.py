@@ -1,7 +1,7 @@
 """Reward fine-tuning: a trained model is trained on towards images with a higher reward (DiffusionNFT, Sol-RL)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from ..artifacts import TrainedWith
+from ..data import Augment
 from ..denoiser import Denoiser
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
@@ -78,6 +80,7 @@ class AlignmentModule(TrainingModule):
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the hash of its weights is compared
+    trains_on_images: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -141,6 +144,14 @@ class AlignmentModule(TrainingModule):
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
         """What the model's record fills into a recipe's `model` node: net, sigma_data, time."""
         return pretrained.facts(node, "model")
+
+    def trained_with(self, augment: Augment | None) -> TrainedWith:
+        """As the model that training starts from, where that is still there: the data's images are not trained on."""
+        try:
+            start = pretrained.record(self.model_path, "model")
+        except UserError:
+            return TrainedWith()
+        return TrainedWith(**{each.name: getattr(start, each.name) for each in fields(TrainedWith)})
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

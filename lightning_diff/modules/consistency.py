@@ -1,6 +1,7 @@
 """Consistency models: from a trained denoiser to one that samples in one or two evaluations (sCM)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -8,7 +9,8 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..artifacts import load_denoiser, load_weights
+from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights
+from ..data import Augment
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -22,6 +24,7 @@ from . import pretrained
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .sharding import is_sharded
+from .training_data import training_data
 
 Objective = Literal["distillation", "training"]
 
@@ -136,7 +139,8 @@ class ConsistencyModule(TrainingModule):
         own = self.denoiser
         try:
             teacher = load_denoiser(self.teacher_path)
-            self._teacher_sha256 = pretrained.record(self.teacher_path, "teacher").sha256
+            record = pretrained.record(self.teacher_path, "teacher")
+            self._teacher_sha256 = record.sha256
         except UserError as error:
             if self.objective == "distillation":
                 raise
@@ -147,6 +151,8 @@ class ConsistencyModule(TrainingModule):
                 f"model.teacher: {self.teacher_path} is a consistency model, whose output is no velocity; name a denoiser, or "
                 "take objective=training, which only starts from it"
             )
+        if self.objective == "distillation":
+            self._refuse_what_the_teacher_was_not_taught(record)
         if (teacher.sigma_data, teacher.time) != (own.sigma_data, own.time):
             raise UserError(
                 f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {self.teacher_path} "
@@ -157,6 +163,23 @@ class ConsistencyModule(TrainingModule):
             load_weights(own.net, inputs | teacher.net.state_dict(), self.teacher_path)
         if self.objective == "distillation":
             self._teacher = Frozen(teacher)
+
+    def _refuse_what_the_teacher_was_not_taught(self, teacher: ModelRecord) -> None:
+        """UserError for a velocity that it cannot give, guided or of augmented images; a remark where that is not known."""
+        if training_data(self.trainer).data.augment is not None and teacher.augment is False:
+            raise UserError(f"data.augment: {self.teacher_path} was trained without, and knows no augmented images")
+        for scale in self.guidance or ():
+            if scale == 1:
+                continue
+            if (fault := teacher.conditions.fault(scale)) is not None:
+                raise UserError(f"model.{fault[0]}: of {self.teacher_path}: {fault[1]}")
+            if (doubt := teacher.conditions.doubt(scale)) is not None:
+                if self.trainer.is_global_zero:
+                    print(f"model.guidance: of {self.teacher_path}: {doubt}", flush=True)
+                break
+
+    def trained_with(self, augment: Augment | None) -> TrainedWith:
+        return replace(super().trained_with(augment), label_dropout=0.0, guidance=self.guidance)
 
     def on_fit_start(self) -> None:
         if self._not_found is not None and not self.images_seen:

@@ -5,6 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..artifacts import Conditions, TrainedWith
+from ..data import Augment
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -12,7 +14,7 @@ from ..foundation.processes import from_all
 from ..learning_rate import LearningRate
 from ..noise import LogNormal, NoiseLaw, TrainingLaw, as_training_law, sigma_to_log_snr
 from ..weighting import Uniform, Weighting, as_weighting
-from . import sharding
+from . import conditioning, sharding
 from .base import CountedModule, Optimizer, StepOutputs
 from .training_data import training_data
 
@@ -40,6 +42,7 @@ class TrainingModule(CountedModule):
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("compile", "channels_last")
+    trains_on_images: ClassVar[bool] = True  # those of the data
 
     def __init__(
         self,
@@ -69,6 +72,28 @@ class TrainingModule(CountedModule):
         shape = tuple(getattr(self.denoiser.net, "shape", data.shape))
         if shape != data.shape:
             raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.shape}")
+        said = list(conditioning.remarks(self.denoiser.net, data, self.num_classes))
+        if self.trains_on_images:
+            conditioning.refuse_unfit(self.denoiser.net, data, self.num_classes)
+        else:
+            said += conditioning.unused_remarks(data)
+        if self.trainer.is_global_zero and said:
+            print("\n".join(said), flush=True)
+
+    def trained_with(self, augment: Augment | None) -> TrainedWith:
+        """For the model's record; `augment` is the data's."""
+        return TrainedWith(augment=augment is not None)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the model's samples may be conditioned on; after `setup`."""
+        net = self.denoiser.net
+        return Conditions(
+            kind=self.denoiser.kind,
+            num_classes=getattr(net, "num_classes", self.num_classes),
+            takes_scale=bool(getattr(net, "guided", False)),
+            trained_with=self.trained_with(training_data(self.trainer).data.augment),
+        )
 
     @property
     def _law_and_weighting(self) -> tuple[TrainingLaw, Weighting]:

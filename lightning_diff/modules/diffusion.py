@@ -1,11 +1,14 @@
 """Training a denoiser: EDM or TrigFlow time conditioning, any noise law, any weighting."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..artifacts import TrainedWith
+from ..data import Augment
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..learning_rate import Constant, LearningRate
@@ -62,6 +65,9 @@ class DiffusionModule(TrainingModule):
             channels_last=channels_last,
         )
         self.label_dropout = label_dropout
+
+    def trained_with(self, augment: Augment | None) -> TrainedWith:
+        return replace(super().trained_with(augment), label_dropout=self.label_dropout)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         self._rekey_dropout(batch_idx)

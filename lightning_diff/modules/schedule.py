@@ -100,8 +100,7 @@ class ScheduleModule(CountedModule):
         data = self.trainer.datamodule.data  # type: ignore[attr-defined]
         if self._record.shape != tuple(data.shape):
             raise UserError(f"model.model: the model is for {self._record.shape}, the data are {data.shape}")
-        if self.guidance != 1 and not self._record.num_classes:
-            raise UserError("model.guidance: this model has no classes to be guided by")
+        self._refuse_unfit_conditions(data.num_classes)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if type(callback).__name__ in AVERAGING:
                 raise UserError(
@@ -109,6 +108,23 @@ class ScheduleModule(CountedModule):
                 )
         if self._model is None:
             self._model = Frozen(load_denoiser(self.model_path))
+
+    def _refuse_unfit_conditions(self, num_classes: int) -> None:
+        """UserError for labels or guidance that the model cannot be called with; a remark where that is not known.
+
+        Args:
+            num_classes: of the data, which give the labels.
+        """
+        conditions, where = self._record.conditions, self.model_path
+        if conditions.num_classes and num_classes > conditions.num_classes:
+            raise UserError(
+                f"data: {num_classes} classes, {where} has {conditions.num_classes}; take data.model={where}"
+            )
+        labelled = num_classes > 0 or not conditions.num_classes
+        if (fault := conditions.fault(self.guidance, labelled=labelled)) is not None:
+            raise UserError(f"{'data' if fault[0] == 'labels' else 'model.guidance'}: of {where}: {fault[1]}")
+        if (doubt := conditions.doubt(self.guidance, labelled=labelled)) is not None and self.trainer.is_global_zero:
+            print(f"model.guidance: of {where}: {doubt}", flush=True)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ShardedStrategy):

@@ -255,6 +255,7 @@ def _run_under_autocast(network: nn.Module, device_type: str, dtype: torch.dtype
             return cast(Tensor, forward(*args, **kwargs))
 
     network.forward = under_autocast
+    network.autocast_dtype = dtype  # type: ignore[assignment]  # for who says in which precision a figure was measured
 
 
 def _refuse_unregistered(network: nn.Module) -> None:

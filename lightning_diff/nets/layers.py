@@ -142,7 +142,8 @@ class Conditioning(nn.Module):
         out_channels: of the result.
         num_classes: labels are 0..num_classes-1; num_classes itself, or no labels at all, means "no label" and adds the
             bias alone. With 0 classes the network is unconditional and ignores labels.
-        augment_dim: length of the augmentation vector; None stands for zeros.
+        augment_dim: length of the augmentation vector. None stands for zeros, and the layer runs all the same: a weight without
+            a gradient would stop DDP. With 0 the network has no such input, and a vector is refused.
         embedding: "positional" (DDPM++) or "fourier" (NCSN++).
         fourier_scale: standard deviation of the Fourier frequencies, in periods per unit of c_noise.
         guided: there is an input for the scale of classifier-free guidance, for consistency models that are distilled from a
@@ -184,13 +185,18 @@ class Conditioning(nn.Module):
     ) -> Float[Tensor, "b c"]:
         if guidance is not None and self.guidance is None:
             raise ValueError("this network has no input for a guidance scale; build it with guided=True")
+        if augment is not None and self.augment is None:
+            raise ValueError(
+                f"this network has no input for an augmentation vector; build it with augment_dim={augment.shape[1]}"
+            )
         dtype = self.layer0.weight.dtype
         with torch.autocast(c_noise.device.type, enabled=False):
             embedding = self.noise(c_noise.to(torch.promote_types(dtype, torch.float32))).to(dtype)
             if self.label is not None:
                 embedding = embedding + self.label(self._one_hot(c_noise, label).to(dtype))
-            if self.augment is not None and augment is not None:
-                embedding = embedding + self.augment(augment.to(dtype))
+            if self.augment is not None:
+                vector = c_noise.new_zeros(len(c_noise), self.augment.in_features) if augment is None else augment
+                embedding = embedding + self.augment(vector.to(dtype))
             if self.guidance is not None:
                 scale = torch.ones_like(c_noise) if guidance is None else guidance.to(c_noise.dtype)
                 embedding = embedding + self.guidance(scale).to(dtype)

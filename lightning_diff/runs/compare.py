@@ -10,12 +10,16 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ..artifacts import noise_levels, noise_levels_figure
+from ..artifacts.metrics_columns import PROTOCOL
 from ..artifacts.noise_levels import NoiseReport
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
 
-COMPARABLE = ("reference", "n", "solver", "nfe")  # columns of metrics.csv that two figures must share
-HEADER = ("run", "images", "metric", "value", "floor", "n", "seed", "solver", "steps", "nfe", "ema", "reference")
+HEADLINE = ("reference", "n", "solver", "nfe")
+COMPARABLE = (*HEADLINE, *(name for name in PROTOCOL if name not in (*HEADLINE, "seed")))  # what two figures must share
+HEADER = ("run", "images", "metric", "value", "floor", *PROTOCOL)
+NOTHING = "nothing recorded"
+DEFAULTS = {"ema": "none"}  # version 0.1 left it out where there were no averages
 HEATMAPS_IN_A_ROW = 4
 
 Row = dict[str, str]  # of metrics.csv
@@ -41,7 +45,7 @@ class Run:
         found: dict[Protocol, dict[str, Row]] = {}
         for row in self.metrics:
             if row["reference"] and row["solver"]:
-                protocol = tuple(row[name] for name in COMPARABLE)
+                protocol = tuple(row[name] or DEFAULTS.get(name, "") for name in COMPARABLE)
                 rows = found.pop(protocol, {})
                 found[protocol] = rows | {row["metric"]: row}
         return found
@@ -96,7 +100,9 @@ def common_protocol(runs: Sequence[Run]) -> Protocol | None:
     else:
         raise UserError("the runs have no protocol in common, though each two of them have; evaluate all of them alike")
     differences = [
-        f"{name} {a or 'none'} and {b or 'none'}" for name, a, b in zip(COMPARABLE, mine, theirs, strict=True) if a != b
+        f"{name} {a or NOTHING} and {b or NOTHING}"
+        for name, a, b in zip(COMPARABLE, mine, theirs, strict=True)
+        if a != b
     ]
     raise UserError(
         f"{first} and {other}: their figures do not compare: {', '.join(differences)}; evaluate both with the same options"

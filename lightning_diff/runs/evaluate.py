@@ -32,10 +32,11 @@ class Evaluation:
 
     def __str__(self) -> str:
         protocol = self.rows[0].protocol
+        guided = "" if protocol.guidance == 1 else f", guidance {protocol.guidance:g}"
         return (
             f"{table(self.rows)}\n"
             f"n {protocol.n}, seed {protocol.seed}, {protocol.solver}, {self.steps:.4g} steps, {protocol.nfe:.4g} "
-            f"evaluations each, weights {protocol.ema}, reference {protocol.reference}"
+            f"evaluations each{guided}, weights {protocol.ema}, reference {protocol.reference}"
         )
 
 
@@ -51,7 +52,7 @@ def evaluate(
 
     Args:
         run: run folder, name of one in runs/, or model file.
-        settings: of the sampler; neither churn nor a guide.
+        settings: of the sampler.
         n: samples; None for as many as there are held-out images.
         feature: a `FeatureName`; None for what suits the data.
         search: first find the levels of a consistency model with the least Fréchet distance, and keep them.
@@ -67,22 +68,26 @@ def evaluate(
     if feature is not None:
         refuse_unknown("--feature", feature, get_args(FeatureName))
     data = _data(home, record)
-    denoiser = model.load(settings.device)
+    settings.say_doubt(record)
+    denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
     device = next(denoiser.parameters()).device
     reference = Reference(data, feature, device=device)  # type: ignore[arg-type]
     if search:
-        sampling = _searched(model, denoiser, reference, settings, sampling.steps, n)
+        sampling = _searched(model, denoiser, reference, settings, sampling, n)
     rows = evaluate_denoiser(
         denoiser,
         reference,
         n,
         sampling=sampling,
         guidance=settings.guidance,
+        guide=guide,
+        interval=settings.interval,
         seed=settings.seed,
         ema=record.ema,
         batch=settings.batch,
         device=device,
         progress=True,
+        **settings.solver_options,
     )
     trained_for: dict[str, str | int | float | None] = {
         "step": record.images // data.batch_size,
@@ -122,14 +127,25 @@ def _searched(
     denoiser: Denoiser,
     reference: Reference,
     settings: SamplerSettings,
-    steps: int,
+    sampling: Sampling | PolicySampling,
     n: int | None,
 ) -> Sampling | PolicySampling:
     """The levels of least Fréchet distance; kept in model.json where samples without guidance would use them."""
-    guidance, seed, batch = settings.guidance, settings.seed + 1, settings.batch
-    found = search_levels(denoiser, reference, n, steps=steps, guidance=guidance, seed=seed, batch=batch)
-    kept = f"for guidance {guidance:g} alone, and not kept"
-    if guidance == 1:
+    assert isinstance(sampling, Sampling)
+    sigma_max = float(sampling.sigmas[0])
+    found = search_levels(
+        denoiser,
+        reference,
+        n,
+        steps=sampling.steps,
+        sigma_max=sigma_max,
+        guidance=settings.guidance,
+        interval=settings.interval,
+        seed=settings.seed + 1,
+        batch=settings.batch,
+    )
+    kept = "for these options alone, and not kept"
+    if settings.guidance == 1 and settings.sigma_max is None:
         keep_levels(model.path, found)
         kept = "kept in model.json"
     say(f"best levels after the first: {', '.join(f'{level:.3g}' for level in found)}; {kept}")

@@ -62,6 +62,9 @@ def export(
         num_classes=num_classes,
         ema=average.name,
         images=average.images,
+        trained_with=module.trained_with(
+            recipe.build(settings["data"].get("augment"), "data.augment", folder / "recipe.yaml")
+        ),
     )
 
 

@@ -101,6 +101,7 @@ def find(
     wanted = Schedule([], method, solver, protocol.record(), record.sha256)
     found = _kept(kept, wanted, steps)
     if found is None:
+        SamplerSettings(guidance=guidance).say_doubt(record)
         problem = _Problem(denoiser, record, protocol)
         with evaluating(denoiser):
             if method in TRAINED:

@@ -55,7 +55,8 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     target = writable(out, _default_target(model, settings, sampling), model.record.shape)
     classes = classes_of(labels, model.record.num_classes)
     settings.refuse_unfit_guidance(model.record, labelled=classes is not None)
-    denoiser, guide = model.load(settings.device), _guide(settings, model, run)
+    settings.say_doubt(model.record, labelled=classes is not None)
+    denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
     wanted = None if classes is None else classes[torch.arange(n) % len(classes)]
     samples, cost = _drawn(denoiser, guide, model.record.shape, settings, sampling, n, wanted)
     if target.suffix == ".npz":
@@ -116,9 +117,9 @@ def _drawn(
         progress=True,
     )
     if isinstance(sampling, Sampling):
-        churn: dict[str, Any] = {"S_churn": settings.churn} if settings.churn else {}  # only heun takes it
+        options: dict[str, Any] = settings.solver_options
         sigmas, solver = sampling.sigmas, sampling.solver
-        return generate(denoiser, shape, range(n), labels, sigmas=sigmas, solver=solver, **how, **churn), None
+        return generate(denoiser, shape, range(n), labels, sigmas=sigmas, solver=solver, **how, **options), None
     samples, taken = sample_with_policy(denoiser, shape, range(n), labels, policy=sampling.policy, **how)
     calls = sampling.policy.evaluations(taken).double().mean()
     guided = " and the guide's" if settings.guidance != 1 and not takes_scale(denoiser) else ""
@@ -130,12 +131,3 @@ def _default_target(model: trained.Trained, settings: SamplerSettings, sampling:
     """A name that says how the samples were drawn, without its suffix."""
     grid = "" if settings.schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
     return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}seed{settings.seed}"
-
-
-def _guide(settings: SamplerSettings, model: trained.Trained, run: Path) -> Denoiser | None:
-    if settings.guide is None:
-        return None
-    guide = trained.model(settings.guide)
-    if guide.record.shape != model.record.shape:
-        raise UserError(f"--guide: {settings.guide} makes samples of another shape than {run}")
-    return guide.load(settings.device)

@@ -20,6 +20,7 @@ from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.grids import through_angles
 from ..schedules.sampling import Sampling, choose
 from . import trained
+from .console import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,11 @@ class SamplerSettings:
     seed: int = 0
     batch: int = 256
     device: str = "auto"
+
+    @property
+    def solver_options(self) -> dict[str, float]:
+        """Further arguments of the solver."""
+        return {"S_churn": self.churn} if self.churn else {}  # only some solvers take it
 
     def sampling(self, record: ModelRecord) -> Sampling | PolicySampling:
         """The solver and its noise levels for a model, or the policy that chooses them sample by sample.
@@ -139,23 +145,21 @@ class SamplerSettings:
         return {**own, "--sigma-min": self.sigma_min, "--sigma-max": self.sigma_max}
 
     def refuse_unfit_guidance(self, record: ModelRecord, *, labelled: bool = True) -> None:
-        """UserError if the model cannot be guided so.
+        """UserError if the model cannot be sampled so.
 
         Args:
             record: of the model.
             labelled: whether the samples have labels.
         """
-        if self.guidance != 1 and self.guide is None and not (labelled and record.num_classes):
-            if not record.num_classes and labelled:
-                raise UserError("--guidance: this model has no classes to be guided by")
-            raise UserError("--guidance: needs --labels, so that the model without them can be the guide, or a --guide")
-        takes_scale = bool(record.net.get("guided", False))
-        if takes_scale and self.guide is not None:
-            raise UserError("--guide: this model takes the scale as an input and needs no guide")
-        if self.guidance != 1 and record.kind == "consistency" and not takes_scale:
-            raise UserError(
-                "--guidance: this consistency model was distilled without; model.guidance of its recipe says with what"
-            )
+        fault = record.conditions.fault(self.guidance, labelled=labelled, has_guide=self.guide is not None)
+        if fault is not None:
+            raise UserError(f"--{fault[0]}: {fault[1]}")
+
+    def say_doubt(self, record: ModelRecord, *, labelled: bool = True) -> None:
+        """Print what the model's record leaves open of its guidance; arguments as for `refuse_unfit_guidance`."""
+        doubt = record.conditions.doubt(self.guidance, labelled=labelled, has_guide=self.guide is not None)
+        if doubt is not None:
+            say(f"guidance {self.guidance:g}: {doubt}")
 
 
 def refuse_unknown(option: str, name: str, choices: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..artifacts.estimate import read_estimate
+from ..artifacts.metrics_columns import PROTOCOL
 from ..artifacts.metrics_table import read
 from ..artifacts.schedule import Schedule, load_schedule
 from ..foundation.atomic import replacing
@@ -82,12 +83,18 @@ def _qualities(axes: Axes, home: Path) -> None:
     rows = (
         [row for row in read(table) if row["metric"].startswith("frechet_") and row["nfe"]] if table.is_file() else []
     )
-    same = ("metric", "images", "n", "ema", "reference")
+    same = (
+        "metric",
+        "images",
+        *(name for name in PROTOCOL if name not in ("seed", "solver", "steps", "nfe", "sigmas")),
+    )
     rows = [row for row in rows if all(row[name] == rows[-1][name] for name in same)]
     metric = rows[-1]["metric"] if rows else None
     curves: dict[str, dict[float, float]] = defaultdict(dict)
     for row in rows:
-        curves[row["solver"]][float(row["nfe"])] = float(row["value"])
+        levels = row["sigmas"].partition(" ")[0]
+        elsewhere = "" if levels == rows[-1]["sigmas"].partition(" ")[0] else f" from {levels}"
+        curves[row["solver"] + elsewhere][float(row["nfe"])] = float(row["value"])
     for name, points in sorted(curves.items()):
         nfe = sorted(points)
         axes.plot(nfe, [points[key] for key in nfe], "o-", label=name)

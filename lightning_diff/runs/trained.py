@@ -38,6 +38,20 @@ class Trained:
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"--device: {device} cannot be used: {str(error).splitlines()[0]}") from error
 
+    def guide(self, run: Path | None, device: str) -> Denoiser | None:
+        """Another model to guide this one by (autoguidance), loaded; None for none. UserError for one that does not go with it."""
+        if run is None:
+            return None
+        guide = model(run)
+        own, other = self.record.conditions, guide.record.conditions
+        if guide.record.shape != self.record.shape:
+            raise UserError(f"--guide: {run} makes samples of another shape than {self.path}")
+        if other.num_classes not in (0, own.num_classes):
+            raise UserError(f"--guide: {run} has {other.num_classes} classes, {self.path} {own.num_classes}")
+        if other.kind != own.kind:
+            raise UserError(f"--guide: {run} is a {other.kind} model, {self.path} a {own.kind} model")
+        return guide.load(device)
+
 
 def find(run: Path) -> Path:
     """The folder or model file that a person means. UserError with the nearest name in runs/ if there is none."""

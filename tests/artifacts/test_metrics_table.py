@@ -1,5 +1,6 @@
 from lightning.pytorch import Callback
 
+from lightning_diff.artifacts.metrics_columns import VERSION_0_1
 from lightning_diff.artifacts.metrics_table import HEADER, MetricsTable, read
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
@@ -114,3 +115,31 @@ def test_what_self_log_records_has_its_step_and_images_and_outlives_a_resume(tmp
             ("6", "48"),
             ("8", "64"),
         ]
+
+
+OLD_HEADER = ",".join(VERSION_0_1)
+OLD = [OLD_HEADER, "1,10,train/loss,1,,,,,,,", "2,20,frechet_x,3.5,500,0,heun,18,35,ema,abc"]
+
+
+def test_a_table_of_version_0_1_is_read_and_gets_the_later_columns_when_a_row_is_added(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("\n".join([*OLD, ""]))
+    rows = read(path)
+    assert all(tuple(row) == HEADER for row in rows)
+    assert (rows[1]["ema"], rows[1]["guidance"]) == ("ema", "")
+    assert path.read_text().splitlines()[0] == OLD_HEADER
+    MetricsTable(path).log_rows([{"step": 2, "images": 20, "metric": "frechet_x", "value": 3.0, "guidance": 1.5}])
+    assert read(path)[:2] == rows
+    assert [row["guidance"] for row in read(path)] == ["", "", "1.5"]
+    assert path.read_text().splitlines()[0] == ",".join(HEADER)
+
+
+def test_a_figure_that_version_0_1_was_interrupted_after_takes_its_old_place(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("\n".join([*OLD, ""]))
+    table = MetricsTable(path)
+    table.go_back(20, 0)
+    columns = {"n": 500, "seed": 0, "solver": "heun", "steps": 18, "nfe": 35, "ema": "ema", "reference": "abc"}
+    table.log_rows([{"step": 2, "images": 20, "metric": "frechet_x", "value": 3.25, "guidance": 1.0} | columns])
+    assert [(row["metric"], row["value"]) for row in read(path)] == [("train/loss", "1"), ("frechet_x", "3.25")]
+    assert read(path)[1]["guidance"] == "1"

@@ -1,5 +1,7 @@
 """Pictures from the same noise every time: what changes between two is the model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -73,3 +75,10 @@ def test_a_picture_has_a_row_for_each_class_or_the_rows_asked_for(train, conditi
 def test_what_is_no_image_is_refused_before_training(train):
     with pytest.raises(UserError, match=r"SampleGrid: .*\(2,\)"):
         train("points", "callbacks=[{_target_: lightning_diff.callbacks.SampleGrid}]")
+
+
+def test_guidance_that_the_model_will_never_have_is_refused_before_training(train):
+    with pytest.raises(UserError, match=r"SampleGrid: guidance: .*label_dropout"):
+        draw(train, "guided", grid="guidance: 2.0")
+    assert not list(Path("runs/guided").glob("checkpoints/*"))
+    assert pictures(draw(train, "dropping", "model.label_dropout=0.5", grid="guidance: 2.0"))

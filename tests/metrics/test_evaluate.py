@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,34 @@ def test_two_processes_measure_what_one_does(digits, two_processes, on_second):
         for row, (metric, value, n) in zip(alone, results, strict=True):
             assert (metric, n) == (row.metric, row.protocol.n)
             assert value == pytest.approx(row.value, rel=1e-5, abs=1e-7), metric
+
+
+def test_beyond_the_reference_recall_sees_as_many_of_both(digits):
+    """More generated images than real ones would cover more of them, whatever they are like."""
+    images, _ = _all(digits.train)
+    limited = Reference(digits, limit=300)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
+    more = images[order[:900]]
+    found, first = (dict(limited.measure(part)[1]) for part in (more, more[:300]))
+    for name in ("recall", "coverage", "precision", "density", "kernel"):
+        assert found[f"{name}_{SPACE}"] == first[f"{name}_{SPACE}"]
+    assert found[f"frechet_{SPACE}"] != first[f"frechet_{SPACE}"]  # which takes all
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "kept"),
+    [
+        ([100, 100], 60, [30, 30]),
+        ([101, 100], 61, [31, 30]),  # of images dealt out one by one, the first 61
+        ([200, 0], 60, [60, 0]),
+        ([10, 190], 60, [10, 50]),
+        ([20, 20], 60, [20, 20]),
+        ([70], 60, [60]),
+    ],
+)
+def test_every_process_gives_its_part_of_the_first_images(monkeypatch, counts, most, kept):
+    module = sys.modules["lightning_diff.metrics.evaluate"]
+    monkeypatch.setattr(module, "from_all", lambda own: torch.tensor(counts))
+    for rank, count in enumerate(counts):
+        monkeypatch.setattr(module, "rank_and_world", lambda rank=rank: (rank, len(counts)))
+        assert module._share_of_most(count, most, torch.device("cpu")) == kept[rank]

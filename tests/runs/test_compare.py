@@ -78,6 +78,9 @@ def test_the_table_has_every_runs_newest_figures_with_their_floor_and_protocol(m
         ({"solver": "euler", "nfe": 18}, "solver heun and euler, nfe 35 and 18"),
         ({"steps": 9, "nfe": 17}, "nfe 35 and 17"),
         ({"reference": "xyz"}, "reference abc and xyz"),
+        ({"ema": "sigma_rel=0.05"}, "ema ema and sigma_rel=0.05"),
+        ({"guidance": 3.0}, "guidance nothing recorded and 3"),
+        ({"sigmas": "20-0.002 1f3a9c04"}, "sigmas nothing recorded and 20-0.002 1f3a9c04"),
     ],
 )
 def test_figures_of_another_protocol_are_not_compared(make, capsys, changes, words):
@@ -155,3 +158,18 @@ def test_mistakes_are_one_line(make, capsys):
     assert fails(capsys, "alpha", "empty").startswith("runs/empty/noise_levels.csv: ")
     assert fails(capsys, "alpha", "--out", "picture.jpg").startswith("--out: picture.jpg")
     assert not list(Path().glob("picture*"))
+
+
+@pytest.mark.parametrize("column", [name for name in compare.COMPARABLE if name != "n"])
+def test_every_column_but_the_seed_sets_figures_apart(make, capsys, column):
+    for name in ("a", "b"):
+        make(name, (1000, 3.5, {column: f"one{name}"}))
+    assert f"{column} onea and oneb" in fails(capsys, "a", "b")
+    make("c", (1000, 3.5, {column: "onea", "seed": 9}))
+    assert cli.main(["compare", "a", "c"]) == 0
+
+
+def test_the_last_steps_own_weights_are_what_version_0_1_left_blank(make):
+    make("old", (1000, 3.5, {"ema": ""}))
+    make("new", (1000, 2.5, {"ema": "none"}))
+    assert cli.main(["compare", "old", "new"]) == 0

@@ -1,0 +1,63 @@
+"""What the stream of examples supplies against what a network takes: nothing goes missing on the way without a word."""
+
+import inspect
+from collections.abc import Iterator
+
+from torch import nn
+
+from ..data import Data
+from ..foundation.errors import UserError
+
+
+def augment_dim(net: nn.Module) -> int | None:
+    """Length of the augmentation vector that a network takes, 0 for none; None if it takes one and does not tell its length."""
+    if (dim := getattr(net, "augment_dim", None)) is not None:
+        return int(dim)
+    takes = inspect.signature(net.forward).parameters
+    takes_it = "augment" in takes or any(each.kind is each.VAR_KEYWORD for each in takes.values())
+    return None if takes_it else 0
+
+
+def refuse_unfit(net: nn.Module, data: Data, num_classes: int) -> None:
+    """UserError for augmentation that the network is not told of, and for labels beyond those that it knows.
+
+    Args:
+        net: trained on the images of `data`.
+        data: the source.
+        num_classes: of the training module.
+    """
+    if data.augment is not None and (own := augment_dim(net)) is not None and own != data.augment.dim:
+        if own == 0:
+            raise UserError(
+                "data.augment: the network has no input for the augmentation vector, and would learn to generate turned and "
+                f"shifted images; leave data.augment out, or train a network with augment_dim={data.augment.dim}"
+            )
+        raise UserError(
+            f"model.net.augment_dim: the network takes {own} numbers, data.augment gives {data.augment.dim}; leave it out"
+        )
+    if num_classes and data.num_classes > num_classes:
+        raise UserError(
+            f"model.num_classes: {num_classes}, and the data have {data.num_classes} classes; leave it out, or take fewer data"
+        )
+    if num_classes and not data.num_classes:
+        raise UserError(
+            f"model.num_classes: {num_classes}, and the data have no labels; leave it out, or take labelled data"
+        )
+
+
+def remarks(net: nn.Module, data: Data, num_classes: int) -> Iterator[str]:
+    """A line for each thing that the data have and the training does not use."""
+    if not data.num_classes:
+        return
+    if not num_classes or getattr(net, "num_classes", num_classes) == 0:
+        where = "the module" if not num_classes else "the network"
+        yield f"model: {where} has no classes, so that the data's {data.num_classes} are not used; its samples have no label"
+    elif data.num_classes < num_classes:
+        yield f"model: {num_classes} classes, of which the data have {data.num_classes}; the others are not trained"
+
+
+def unused_remarks(data: Data) -> Iterator[str]:
+    """A line for what is to be done to images that are not trained on."""
+    for name in ("flip", "augment"):
+        if getattr(data, name):
+            yield f"data.{name}: is not used; this module trains on what its model draws, not on the images"
