@@ -10,6 +10,8 @@ from .record import Recipe, naming
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
 
+LONGEST = 200  # bytes of a run's name: most systems allow 255, and files beside the folder add to its name
+
 _STEPS = "training is counted in optimiser steps; set trainer.max_steps"
 _STREAM = "the stream of examples is addressed by position and does not change"
 MANAGED = {
@@ -54,10 +56,18 @@ def _check_names(recipe: Recipe) -> None:
         bind(recipe["generator"], Literal[1, 2], "generator")
     bind(recipe["runs_dir"], str, "runs_dir")
     bind(recipe["resume"], str, "resume")
-    if Path(recipe["name"]).name != recipe["name"] or recipe["name"] in ("", ".."):
-        raise UserError(f"name: {recipe['name']!r} is not the name of a folder")
+    _check_folder_name(recipe["name"])
     if recipe["seed"] < 0:
         raise UserError(f"seed: expected a number of at least 0, got {recipe['seed']}")
+
+
+def _check_folder_name(name: str) -> None:
+    if Path(name).name != name or name in ("", ".."):
+        raise UserError(f"name: {name!r} is not the name of a folder")
+    if not name.isprintable():  # a line break, or a byte that is no UTF-8: reports and logs are lines of UTF-8
+        raise UserError(f"name: {name!a} holds what cannot be printed; a run's folder needs another name")
+    if (size := len(name.encode())) > LONGEST:
+        raise UserError(f"name: {size} bytes long; a run's folder has at most {LONGEST}")
 
 
 def _check_trainer(trainer: Node) -> None:
