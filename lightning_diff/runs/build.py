@@ -1,12 +1,10 @@
 """From a recipe to what trains: data, training module, callbacks, loggers, Trainer."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -20,6 +18,7 @@ from ..foundation.processes import is_first_process
 from ..modules.sharding import ShardedStrategy
 from . import recipe
 from .folder import folder_of
+from .loggers import loggers
 from .recipe import Node, Recipe
 
 DEFAULT_CALLBACKS = (FiniteGuard, Throughput, Progress, Checkpoint)
@@ -90,7 +89,7 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
         trainer = Trainer(
             max_epochs=-1,
             callbacks=callbacks,
-            logger=[MetricsTable(folder / "metrics.csv"), *_loggers(logger, folder)],
+            logger=[MetricsTable(folder / "metrics.csv"), *loggers(logger, folder)],
             default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -98,7 +97,13 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
             num_sanity_val_steps=0,
             **options,
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:  # Lightning's ways to refuse
+    except (
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # Lightning's refusals
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
     trainer.strategy.checkpoint_io = CheckpointFiles()
     environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -115,18 +120,3 @@ def in_order(chosen: list[Callback], record: RunRecord) -> list[Callback]:
     return sorted(
         everything, key=lambda callback: (not isinstance(callback, FiniteGuard), not isinstance(callback, EMA))
     )
-
-
-def _loggers(choice: object, folder: Path) -> Iterator[Logger]:
-    for node in choice if isinstance(choice, list) else [choice]:
-        if node == "tensorboard":
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            yield TensorBoardLogger(folder, name="", version="tensorboard")
-        elif node == "wandb":
-            from lightning.pytorch.loggers import WandbLogger
-
-            # The run's id is its folder's name, so that a resumed run continues the same curves.
-            yield WandbLogger(name=folder.name, id=folder.name, save_dir=folder, resume="allow")
-        elif isinstance(node, Logger):
-            yield node

@@ -22,6 +22,7 @@ from .console import quieten, say
 from .describe import summary
 from .finished import end_again, is_finished, mark_finished
 from .folder import claim, folder_of, held, write_record
+from .loggers import identify, refused_by_wandb, release
 from .recipe import Recipe
 from .resume import Start, find_start
 
@@ -50,10 +51,12 @@ def train(settings: Recipe, source: Path | str) -> None:
         if is_first_process():
             _set_aside(folder, start)
             write_record(folder, settings)
+            identify(trainer.loggers, folder)
             say(summary(settings, module, trainer))
         with _explained(source, folder, data, trainer):
             trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
         _finish(folder, module, trainer)
+        release(trainer.loggers)
 
 
 def _examples(data: Data, seed: int, start: Start) -> TrainingData:
@@ -102,8 +105,10 @@ def _explained(source: Path | str, folder: Path, data: Data, trainer: Trainer) -
             f"{source}: out of memory with {data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)} "
             "images at a time; trainer.accumulate_grad_batches takes fewer, and trains the same"
         ) from error
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except Exception as error:
+        if refusal := refused_by_wandb(error):
+            raise UserError(f"{source}: {refusal}") from error
+        if not isinstance(error, OSError) or error.errno not in NO_ROOM:
             raise
         last = checkpoints.newest(folder / "checkpoints")
         resumes = f"the same command resumes from {last}" if last else "there is no checkpoint to resume from"

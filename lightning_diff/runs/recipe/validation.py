@@ -1,11 +1,11 @@
 """Whether a recipe is right: every node is imported and bound before anything is built."""
 
-import importlib.util
 from pathlib import Path
 from typing import Literal
 
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
+from ...foundation.extras import how_to_install, is_installed
 from .record import Recipe, naming
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
@@ -82,8 +82,8 @@ def _check_trainer(trainer: Node) -> None:
     name_of = Literal["tensorboard", "wandb"]
     logger = bind(trainer.get("logger"), name_of | Logger | bool | list[name_of | Logger] | None, "trainer.logger")
     for name in logger if isinstance(logger, list) else [logger]:
-        if isinstance(name, str) and importlib.util.find_spec(name) is None:
-            raise UserError(f"trainer.logger: {name} is not installed; pip install 'lightning_diff[{name}]'")
+        if isinstance(name, str) and not is_installed(name):
+            raise UserError(f"trainer.logger: {name} is not installed: {how_to_install(name)}")
     options = {name: value for name, value in trainer.items() if name != "logger"}
     bind({"_target_": "lightning.Trainer", **options}, Trainer, "trainer")
     if not isinstance(options.get("max_steps"), int) or options["max_steps"] < 1:
