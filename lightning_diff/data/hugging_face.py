@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ..foundation.errors import UserError
+from ..foundation.extras import required
 from .decode import count_channels, decode, some
 from .image_set import ImageSet
 from .source import Data
@@ -51,10 +52,8 @@ class HuggingFace(Data):
 
     def _encoded(self, split: str) -> tuple[dict[str, bytes], Int64[Tensor, " n"] | None]:
         """Encoded images by the names of their rows, and labels."""
-        try:
-            from pyarrow import ArrowException, parquet
-        except ImportError:
-            raise UserError("HuggingFace: reading parquet files needs pyarrow: pip install pyarrow") from None
+        parquet = required("pyarrow.parquet", "HuggingFace")
+        ArrowException = required("pyarrow", "HuggingFace").ArrowException
         images: list[object] = []
         labels: list[object] = []
         columns = [self.image_column] + ([self.label_column] if self.label_column else [])

@@ -162,6 +162,13 @@ def seed_generator(generator: torch.Generator, seed: int, purpose: str, position
     return generator
 
 
+def start(generator: torch.Generator, seed: int, purpose: str) -> torch.Generator:
+    """`seed_generator` where version 0.1 gave the seed itself to torch: numbers of a plain int below 2^32 are as they were."""
+    if generator_of(seed) == 1 and 0 <= seed < 2**32:
+        return generator.manual_seed(seed)
+    return seed_generator(generator, Seed(seed, 2), purpose)
+
+
 def permutation(seed: int, purpose: str, epoch: int, n: int) -> Int64[np.ndarray, " n"]:
     """A permutation of range(n) for this epoch: the order of n random keys."""
     sub_seed = key(seed, purpose, epoch)

@@ -105,7 +105,7 @@ def load_or_train(
     """
     steps = steps or (400 if max(data.shape[1:]) <= 16 else 1200)
     with torch.random.fork_rng(devices=[]):  # initial weights take torch's global generator, which is the run's
-        torch.manual_seed(seed)
+        rng.start(torch.default_generator, seed, "feature network")
         net = Classifier(data.shape, data.train.num_classes if task == "classifier" else 4, task).to(device)
     settings = (VERSION, task, data.fingerprint, data.shape, net, steps, seed, BATCH, LEARNING_RATE, WEIGHT_DECAY)
     path = cache_folder() / f"{task}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}.safetensors"

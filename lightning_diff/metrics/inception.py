@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..foundation.errors import UserError
+from ..foundation.extras import required
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 ENVIRONMENT = "LIGHTNING_DIFF_INCEPTION"
@@ -69,14 +70,9 @@ def _checked(path: str | Path | None) -> bytes:
 
 def _network(content: bytes) -> nn.Module:
     """torch-fidelity's extractor, frozen: bytes (n, 3, h, w) -> a tuple with the 2048 features."""
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
-        raise UserError(
-            f"feature space 'fid_inception' needs torch-fidelity ({error}): pip install 'lightning_diff[metrics]', "
-            "with torchvision from where torch came from"
-        ) from None
-    network: nn.Module = FeatureExtractorInceptionV3(
+    name, hint = "torch_fidelity.feature_extractor_inceptionv3", ", with torchvision from where torch came from"
+    library = required(name, "feature space 'fid_inception'", hint)
+    network: nn.Module = library.FeatureExtractorInceptionV3(
         Inception.name, [str(Inception.dim)], feature_extractor_weights_path=BytesIO(content)
     )
     return network

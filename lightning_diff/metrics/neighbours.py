@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..foundation import stopping
 
-ROWS = 1024  # rows of a distance matrix held at once: 50,000 columns of float64 are 0.4 GB
+ROWS = 1024  # rows of a distance matrix held at once: with float64 and 50,000 columns, and what cdist needs, 1.2 GiB measured
 
 
 def distance_rows(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Iterator[tuple[int, Float[Tensor, "rows m"]]]:

@@ -64,7 +64,10 @@ class TrainingModule(CountedModule):
         self.weighting = weighting if weighting is not None else Uniform()
         self.num_classes, self.compile_net = num_classes, compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self._losses: list[tuple[Tensor, ...]] = []  # (position, log_snr, loss, weight) of the step under way
+        self._losses: list[
+            tuple[Tensor, ...]
+        ] = []  # (position, log_snr, loss, weight, importance) of the step under way
+        self._prepared_for: object = ()  # the revision of the noise law that the weighting was prepared for
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -108,10 +111,21 @@ class TrainingModule(CountedModule):
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile_net and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
             self._compile()
+        self._prepared_for = ()
+        self._prepare_weighting()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._prepare_weighting()  # a sharded model's checkpoint is loaded after on_fit_start
+
+    def _prepare_weighting(self) -> None:
+        """Show the weighting the law that the loss is averaged over, unless it is as it was."""
         law, weighting = self._law_and_weighting
+        if (revision := law.revision) == self._prepared_for:
+            return
         u = (torch.arange(4096, dtype=torch.float64, device=self.device) + 0.5) / 4096
-        # Importance carries an adaptive law's draws back to its base law.
-        weighting.prepare(sigma_to_log_snr(law.base_law().icdf(u), self.denoiser.sigma_data))
+        weighting.prepare(sigma_to_log_snr(law.objective_law().icdf(u), self.denoiser.sigma_data))
+        self._prepared_for = revision
 
     def _compile(self) -> None:
         self.denoiser.net.compile()
@@ -133,7 +147,7 @@ class TrainingModule(CountedModule):
         importance, weight = law.importance(sigma), weighting(log_snr, measured)
         objective = importance * (weight * loss + weighting.penalty(log_snr, measured))
         if law.learns or weighting.learns:
-            self._losses.append((batch["position"], log_snr, measured, weight.detach()))
+            self._losses.append((batch["position"], log_snr, measured, weight.detach(), importance))
         return {
             "loss": objective.mean(),
             "per_sample_loss": measured,
@@ -160,7 +174,8 @@ class TrainingModule(CountedModule):
         position, *parts = (from_all(torch.cat(parts)) for parts in zip(*self._losses, strict=True))
         self._losses.clear()
         order = position.argsort()
-        log_snr, loss, weight = (part[order] for part in parts)
+        log_snr, loss, weight, importance = (part[order] for part in parts)
         law, weighting = self._law_and_weighting
-        weighting.update(log_snr, loss)
+        weighting.update_from(log_snr, loss, importance)
         law.update(log_snr, loss, weight)
+        self._prepare_weighting()

@@ -63,6 +63,15 @@ class BinnedNoise(TrainingLaw, nn.Module):
     def base_law(self) -> NoiseLaw:
         return self.base
 
+    @property
+    def revision(self) -> object:
+        return self._masses_version if self.objective_law() is self else None
+
+    @property
+    def _masses_version(self) -> tuple[int, int]:
+        """Of the masses: another one after each change."""
+        return self.masses._version, self.masses.data_ptr()
+
     def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         edges, ratios = self._tables()
         segment = torch.searchsorted(edges, u.double()).clamp(max=len(edges) - 1)
@@ -85,10 +94,9 @@ class BinnedNoise(TrainingLaw, nn.Module):
 
     def _tables(self) -> tuple[Float[Tensor, " edges"], Float[Tensor, " segments"]]:
         """Upper edges in this law's u, and densities over the base law's; made anew only when the masses have changed."""
-        key = (self.masses._version, self.masses.data_ptr())
-        if self._tabled is None or self._tabled[0] != key:
+        if self._tabled is None or self._tabled[0] != self._masses_version:
             ratios = torch.where(self.base_masses > 0, self.masses / self.base_masses.clamp(min=1e-300), 1.0)
-            self._tabled = key, self.masses.cumsum(0), ratios
+            self._tabled = self._masses_version, self.masses.cumsum(0), ratios
         return self._tabled[1:]
 
     @torch.no_grad()

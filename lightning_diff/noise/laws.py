@@ -97,8 +97,20 @@ class TrainingLaw:
         return type(self).update is not TrainingLaw.update
 
     def base_law(self) -> NoiseLaw:
-        """The law that it started from, under which weights average to one; itself if it does not learn."""
+        """The law that it started from; itself if it does not learn."""
         return self
+
+    def objective_law(self) -> NoiseLaw:
+        """The law that the loss is averaged over: the base law where importance carries draws back to it, else the law itself.
+
+        Weights of mean one have that mean here.
+        """
+        return self.base_law() if type(self).importance is not TrainingLaw.importance else self
+
+    @property
+    def revision(self) -> object:
+        """Equal between two moments only if `objective_law` was the same at both; one that learns on its own should say more."""
+        return object() if self.learns and self.objective_law() is self else None
 
 
 def as_training_law(law: NoiseLaw) -> TrainingLaw:
@@ -131,6 +143,13 @@ class _Completed(TrainingLaw):
 
     def base_law(self) -> NoiseLaw:
         return cast(NoiseLaw, getattr(self.law, "base", self.law))
+
+    def objective_law(self) -> NoiseLaw:
+        return self.base_law() if hasattr(self.law, "importance") else self.law
+
+    @property
+    def revision(self) -> object:
+        return object() if self.learns and self.objective_law() is self.law else None
 
 
 class LogNormal(TrainingLaw):

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Literal, get_args
 
 import torch
 
 from ..foundation.errors import UserError
+from ..foundation.extras import is_installed, required
 from . import formats
 from .products import Emulated, Float8, Int8, Product, TorchAO
 
@@ -62,7 +60,7 @@ def _fastest(kind: Kind, device: torch.device) -> Kernel:
         return "emulated"
     if kind != "nvfp4":
         return "torch"
-    return "emulated" if find_spec("torchao") is None else "torchao"
+    return "torchao" if is_installed("torchao") else "emulated"
 
 
 def _capable(kind: Kind, device: torch.device) -> bool:
@@ -82,21 +80,15 @@ def _require(kind: Kind, kernel: Kernel, device: torch.device) -> None:
         )
 
 
+_KERNEL = ("the kernel torchao", ", or take the kernel auto")
+
+
 def _torchao(kind: Kind) -> object:
     """The configuration that `torchao.quantization.quantize_` takes."""
-    quantization = _module("torchao.quantization")
+    quantization = required("torchao.quantization", *_KERNEL)
     if kind == "int8":
         return quantization.Int8DynamicActivationInt8WeightConfig()
     if kind == "fp8":
         return quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
-    formats = _module("torchao.prototype.mx_formats")
-    return formats.NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=find_spec("mslk") is not None)
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"torchao cannot be imported ({error}): pip install 'lightning_diff[torchao]', or take the kernel auto."
-        ) from error
+    formats = required("torchao.prototype.mx_formats", *_KERNEL)
+    return formats.NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=is_installed("mslk"))

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..foundation.errors import UserError
+from ..foundation.extras import required
 from ..nets.frozen import Frozen
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -112,14 +113,9 @@ def _embedding(output: Tensor | Pooled) -> Float[Tensor, "n d"]:
 
 
 def _loaded(name: str, prompts: list[str]) -> Loaded:
+    library = required("transformers", "ClipReward")
     try:
-        from transformers import AutoModel, AutoProcessor
-    except ImportError as error:
-        raise UserError(
-            f"ClipReward needs transformers ({error}): pip install 'lightning_diff[transformers]'."
-        ) from error
-    try:
-        model, processor = AutoModel.from_pretrained(name), AutoProcessor.from_pretrained(name)
+        model, processor = library.AutoModel.from_pretrained(name), library.AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(f"ClipReward: {name} cannot be loaded as a model with words and pictures: {error}") from error
     has_mask = "attention_mask" in processor.tokenizer.model_input_names

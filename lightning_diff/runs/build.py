@@ -1,14 +1,12 @@
 """From a recipe to what trains: data, training module, callbacks, loggers, Trainer."""
 
 import logging
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..artifacts.checkpoints.io import CheckpointFiles
@@ -23,6 +21,7 @@ from ..modules.sharding import GATHERED, ShardedStrategy
 from . import recipe
 from .folder import folder_of
 from .launch import choose_environment, settle
+from .loggers import loggers
 from .recipe import Node, Recipe
 
 # What of Lightning's says what it was brought to say by its log, where nothing else is heard.
@@ -99,7 +98,7 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
         trainer = Trainer(
             max_epochs=-1,
             callbacks=callbacks,
-            logger=[MetricsTable(folder / "metrics.csv"), *_loggers(logger, folder)],
+            logger=[MetricsTable(folder / "metrics.csv"), *loggers(logger, folder)],
             default_root_dir=folder,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             enable_model_summary=False,
@@ -114,7 +113,7 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
         TypeError,
         RuntimeError,
         ImportError,
-    ) as error:  # Lightning's ways to refuse
+    ) as error:  # Lightning's refusals
         raise UserError(f"{source}: trainer: {str(error).splitlines()[0]}") from error
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
@@ -153,18 +152,3 @@ def in_order(chosen: list[Callback], record: RunRecord) -> list[Callback]:
             isinstance(callback, PeriodicCallback),
         ],
     )
-
-
-def _loggers(choice: object, folder: Path) -> Iterator[Logger]:
-    for node in choice if isinstance(choice, list) else [choice]:
-        if node == "tensorboard":
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            yield TensorBoardLogger(folder, name="", version="tensorboard")
-        elif node == "wandb":
-            from lightning.pytorch.loggers import WandbLogger
-
-            # The run's id is its folder's name, so that a resumed run continues the same curves.
-            yield WandbLogger(name=folder.name, id=folder.name, save_dir=folder, resume="allow")
-        elif isinstance(node, Logger):
-            yield node

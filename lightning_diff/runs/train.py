@@ -23,6 +23,7 @@ from .describe import summary
 from .finished import early_end, end_again, is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
+from .loggers import identify, refused_by_wandb, release
 from .recipe import Recipe
 from .resume import Start, find_start, refuse_unfit
 
@@ -59,6 +60,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
         claim(folder, never=settings["resume"] == "never", checkpoint=start.checkpoint)
         if is_first_process():
             _set_aside(folder, start)
+            identify(trainer.loggers, folder)
             say(summary(settings, module, trainer))
         with (
             recorded(folder, settings, lambda: trainer.global_step > start.step),
@@ -66,6 +68,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
         ):
             trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
         _finish(folder, module, trainer)
+        release(trainer.loggers)
 
 
 def _examples(data: Data, seed: int, start: Start) -> TrainingData:
@@ -114,13 +117,10 @@ def _explained(source: Path | str, folder: Path, data: Data, trainer: Trainer) -
             f"{source}: out of memory with {data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)} "
             "images at a time; trainer.accumulate_grad_batches takes fewer, and trains the same"
         ) from error
-    except RuntimeError as error:
-        said = _said(error)
-        if not said:
-            raise
-        raise UserError(f"{source}: {said}") from error
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except Exception as error:
+        if said := refused_by_wandb(error) or (_said(error) if isinstance(error, RuntimeError) else ""):
+            raise UserError(f"{source}: {said}") from error
+        if not isinstance(error, OSError) or error.errno not in NO_ROOM:
             raise
         last = checkpoints.newest(folder / "checkpoints")
         resumes = f"the same command resumes from {last}" if last else "there is no checkpoint to resume from"

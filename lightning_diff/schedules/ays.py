@@ -5,6 +5,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm import tqdm
 
+from ..foundation import rng
 from .gits import cheapest
 from .grids import karras
 from .trajectories import Labels, Model, parts, path
@@ -64,7 +65,7 @@ def _distances(
 ) -> Float64[Tensor, "m m"]:
     """E |D(x_i; sigma_i) - D(x_j; sigma_j)|^2 along paths of noise."""
     m, total = len(sigmas), torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
+    generator = rng.start(torch.Generator(), seed, "ays")
     silent = None if progress else True
     rows = list(parts(denoiser, noise, labels, batch))
     with tqdm(total=len(rows) * m, desc="bound", leave=False, disable=silent) as bar:

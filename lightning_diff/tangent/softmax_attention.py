@@ -12,27 +12,30 @@ from .forward_mode import at_least_float32, dual, mode
 def attention(
     q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads m d"], v: Float[Tensor, "b heads m d"]
 ) -> Float[Tensor, "b heads n d"]:
-    """softmax(q k^T / sqrt(d)) v. The fused kernel stores no (n, m) matrix; a tangent needs some while it lasts."""
+    """softmax(q k^T / sqrt(d)) v. The fused kernel stores no (n, m) matrix; a tangent needs some while it lasts.
+
+    Logits and softmax are float32 in the tangent even where q and k are narrower, as they are inside the fused kernel: rounded to
+    16 bits, logits of 8 are off by 1/64, and with them the weights by as much.
+    """
     how = mode()
     if how == "native":
         return F.scaled_dot_product_attention(q, k, v)
     scale = q.shape[-1] ** -0.5
     if how == "plain":
-        return torch.softmax((q * scale) @ k.transpose(-2, -1), -1).to(v.dtype) @ v
+        with torch.autocast(q.device.type, enabled=False):  # which would round the products again
+            logits = (at_least_float32(q) * scale) @ at_least_float32(k).transpose(-2, -1)
+        return torch.softmax(logits, -1).to(v.dtype) @ v
     shape = q.shape
     (q, dq), (k, dk), (v, dv) = (forward_ad.unpack_dual(each) for each in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v)
     if dq is None and dk is None and dv is None:
         return y
-    with torch.no_grad():
-        dq, dk, dv = (
-            torch.zeros_like(each) if d is None else d.to(each.dtype) for each, d in ((q, dq), (k, dk), (v, dv))
-        )
-        q, dq = (scale * each.flatten(0, 1) for each in (q, dq))
-        k, dk = (each.flatten(0, 1).mT for each in (k, dk))
-        v, dv = (each.flatten(0, 1) for each in (v, dv))
-        p = torch.softmax(at_least_float32(q @ k), -1)
-        ds = at_least_float32(torch.baddbmm(q @ dk, dq, k))
-        dp = torch._softmax_backward_data(ds, p, -1, p.dtype)
+    with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+        dq, dk, dv = (torch.zeros_like(each) if d is None else d for each, d in ((q, dq), (k, dk), (v, dv)))
+        q, dq = (scale * at_least_float32(each).flatten(0, 1) for each in (q, dq))
+        k, dk = (at_least_float32(each).flatten(0, 1).mT for each in (k, dk))
+        v, dv = (each.to(y.dtype).flatten(0, 1) for each in (v, dv))
+        p = torch.softmax(q @ k, -1)
+        dp = torch._softmax_backward_data(torch.baddbmm(q @ dk, dq, k), p, -1, p.dtype)
         dy = torch.baddbmm(p.to(v.dtype) @ dv, dp.to(v.dtype), v).reshape(shape)
     return dual(y, dy)

@@ -21,7 +21,10 @@ class Weighting(nn.Module):
         return torch.zeros_like(loss)
 
     def prepare(self, levels: Float[Tensor, " n"]) -> None:
-        """Once before training: log-SNR at equally likely draws of the noise law (of the base law, if it adapts)."""
+        """Log-SNR at equally likely draws of the law that training averages over (`TrainingLaw.objective_law`).
+
+        Before training, and again whenever that law has changed. Nothing may depend on how often it is called.
+        """
 
     def update(self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> None:
         """After each optimiser step: its unweighted losses, over all devices, in order of position.
@@ -29,6 +32,12 @@ class Weighting(nn.Module):
         Losses that are not finite are to be left out. What is learned here depends neither on the number of processes nor on
         accumulation.
         """
+
+    def update_from(
+        self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"], importance: Float[Tensor, " n"]
+    ) -> None:
+        """What training calls: `update`, unless averages over levels matter, which count samples by their importance."""
+        self.update(log_snr, loss)
 
     @property
     def learns(self) -> bool:

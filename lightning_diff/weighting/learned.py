@@ -64,6 +64,11 @@ class LearnedVariance(Weighting):
     def update(self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> None:
         as_weighting(self.outer).update(log_snr, loss)
 
+    def update_from(
+        self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"], importance: Float[Tensor, " n"]
+    ) -> None:
+        as_weighting(self.outer).update_from(log_snr, loss, importance)
+
     @property
     def learns(self) -> bool:
         return as_weighting(self.outer).learns

@@ -15,7 +15,8 @@ class LossZScore(Weighting):
 
     It raises hard samples, the opposite of their bell. Published over the batch. Under accumulation the batch's statistics are
     not known until its last backward pass, so in training they come from the steps before, as bias-corrected running moments of
-    whole global batches; the first step has weights 1. Without `prepare` the batch given is the whole one.
+    whole global batches, in which samples count by their importance; the first step has weights 1. Without `prepare` the batch
+    given is the whole one.
 
     Args:
         alpha: >= 0.
@@ -38,7 +39,7 @@ class LossZScore(Weighting):
         self.is_training_run = True
 
     def forward(self, log_snr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        count, first, second = self.sums if self.is_training_run else _sums(loss.detach())
+        count, first, second = self.sums if self.is_training_run else _sums(loss.detach(), torch.ones_like(loss))
         mean = first / count.clamp(min=1e-30)
         # With n - 1 below, as torch.std has it. Where nothing is known, an infinite std makes every z-score 0.
         variance = (second / count.clamp(min=1e-30) - mean**2).clamp(min=0) * count / (count - 1).clamp(min=1e-30)
@@ -48,7 +49,13 @@ class LossZScore(Weighting):
 
     @torch.no_grad()
     def update(self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> None:
-        self.sums.mul_(self.beta).add_(_sums(loss))
+        self.update_from(log_snr, loss, torch.ones_like(loss))
+
+    @torch.no_grad()
+    def update_from(
+        self, log_snr: Float[Tensor, " n"], loss: Float[Tensor, " n"], importance: Float[Tensor, " n"]
+    ) -> None:
+        self.sums.mul_(self.beta).add_(_sums(loss, importance))
 
 
 class MeasuredVariance(Weighting):
@@ -60,8 +67,8 @@ class MeasuredVariance(Weighting):
     centres weights are interpolated.
 
     gamma = 0 is EDM; gamma = 1 gives the weighted loss the same standard deviation at every level; gamma = 2 divides by the
-    variance, as weighted least squares does. Weights average to one under the noise law, and under its base law if it adapts,
-    because importance carries its draws back there.
+    variance, as weighted least squares does. Weights times importance average to one over the law's own draws, whatever it learns:
+    under the base law where importance carries draws back to it, else under the law as it has become.
 
     Args:
         bins: bins of log-SNR over [low, high].
@@ -104,6 +111,8 @@ class MeasuredVariance(Weighting):
         self.register_buffer("weights", torch.ones(bins))  # at the centres of the bins
         self.share: Tensor
         self.register_buffer("share", torch.full((bins,), 1 / bins, dtype=torch.float64), persistent=False)
+        self.scale: Tensor  # of `weights`, from the law of their last refresh to the law as it is
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64), persistent=False)
         self.images, self.updates = 0, 0  # plain numbers: reading a tensor's value would stall a GPU at every step
 
     def prepare(self, levels: Float[Tensor, " n"]) -> None:
@@ -111,10 +120,11 @@ class MeasuredVariance(Weighting):
         left, place = self._place(levels.to(self.share))
         share = torch.zeros_like(self.share).index_add(0, left, 1 - place).index_add(0, left + 1, place)
         self.share = share / len(levels)  # of each bin's weight in the average
+        self._rescale()
 
     def forward(self, log_snr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         left, place = self._place(log_snr.to(loss.dtype))
-        weights = self.weights.to(loss.dtype)
+        weights = (self.weights * self.scale).to(loss.dtype)
         return torch.lerp(weights[left], weights[left + 1], place)
 
     @torch.no_grad()
@@ -130,6 +140,12 @@ class MeasuredVariance(Weighting):
             log_std = 0.5 * self.moments.relative(self.moments.variance, self.share)
             weights = (-gamma * log_std).clamp(-limit, limit).exp()
             self.weights.copy_(weights / (self.share * weights).sum())
+            self._rescale()
+
+    def _rescale(self) -> None:
+        """A function of weights and law alone, so that a resumed run has the same; exactly 1 where only rounding is left."""
+        mean = (self.share * self.weights).sum()
+        self.scale = torch.where((mean - 1).abs() < 1e-6, 1.0, 1 / mean)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"images": self.images, "updates": self.updates}
@@ -145,8 +161,8 @@ class MeasuredVariance(Weighting):
         return left, place - left
 
 
-def _sums(loss: Float[Tensor, " n"]) -> Float[Tensor, "3"]:
-    """(number, sum, sum of squares) of the finite losses, in float64."""
-    finite = loss.isfinite()
+def _sums(loss: Float[Tensor, " n"], importance: Float[Tensor, " n"]) -> Float[Tensor, "3"]:
+    """(number, sum, sum of squares) of the finite losses, each counted by its importance, in float64."""
+    finite, importance = loss.isfinite(), importance.double()
     loss = torch.where(finite, loss, 0.0).double()
-    return torch.stack([finite.double().sum(), loss.sum(), (loss**2).sum()])
+    return torch.stack([(finite * importance).sum(), (loss * importance).sum(), (loss**2 * importance).sum()])

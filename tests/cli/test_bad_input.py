@@ -149,7 +149,7 @@ OPTIMIZER = "model.optimizer={_target_: torch.optim.Adam, _partial_: true, %s}"
         ("model.net=null", "tiny.yaml: model.net: ... Module ... null"),
         (OPTIMIZER % "lr: fast", "tiny.yaml: model.optimizer.lr: ... float or Tensor ... 'fast'"),
         ("model.optimizer={_target_: torch.optim.Adam}", "tiny.yaml: model.optimizer: ... Callable ... torch.optim.Adam ... _partial_: true"),
-        ("name=5", "tiny.yaml: name: ... str ... 5"),
+        ("name=a\nb", "tiny.yaml: name: ... holds"),
         ("name=..", "tiny.yaml: name: ... '..' ... folder"),
         # values out of range
         ("trainer.max_steps=0", "tiny.yaml: trainer.max_steps: ... missing"),

@@ -121,6 +121,16 @@ def test_a_generator_is_started_by_address_alone_and_says_uniforms_and_normals()
     assert kstest(u.numpy(), "uniform").pvalue > 1e-4
 
 
+def test_a_generator_that_was_given_the_seed_itself_has_its_numbers_still_and_knows_all_bits():
+    def drawn(seed):
+        return torch.randn(4, generator=rng.start(torch.Generator(), seed, "ays"))
+
+    assert torch.equal(drawn(5), torch.randn(4, generator=torch.Generator().manual_seed(5)))
+    assert not torch.equal(drawn(5), drawn(5 + 2**32))
+    assert not torch.equal(drawn(5), drawn(new(5)))
+    assert not torch.equal(drawn(-1), drawn(2**32 - 1))
+
+
 def test_noise_of_a_position_does_not_depend_on_how_many_are_drawn_at_once():
     many = rng.normal(new(0), "noise", range(300), (3, 32, 32))
     assert torch.equal(many[123:124], rng.normal(new(0), "noise", [123], (3, 32, 32)))

@@ -6,10 +6,11 @@ Every message is one line: `FILE: dotted.key: what is wrong; what to do`.
 
 from ...foundation.binding import Node, is_node
 from .comparison import LEFT_OUT, Change, changes
-from .composition import compose, is_override, load, make_importable, merge
+from .composition import compose, load, make_importable
 from .files import find, read_yaml, save, to_yaml
 from .lightning_parts import check_built
 from .objects import build, fill_facts
+from .overrides import is_override, merge
 from .record import KEYS, Recipe, naming, seed_of
 from .validation import check
 

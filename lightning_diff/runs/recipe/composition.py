@@ -4,26 +4,19 @@
 changes is replaced whole, because the other keys belonged to the old target. `key=value` overrides come last.
 """
 
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from ...foundation.binding import nearest
+from ...foundation.binding import Node, nearest
 from ...foundation.errors import UserError
 from ...foundation.moved import modern
 from .files import Raw, find, read, resolved
+from .overrides import as_written, merge, override
 from .record import KEYS, Recipe, naming
 from .validation import check
-
-OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=", re.ASCII)
-
-
-def is_override(argument: str) -> bool:
-    """Whether a word of the command line is `dotted.key=value` rather than a recipe."""
-    return OVERRIDE.match(argument) is not None
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -36,7 +29,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: the recipe, or something in it, is not right.
     """
-    recipe = compose(path, overrides)
+    recipe = cast(Recipe, as_written(cast(Node, compose(path, overrides)), overrides))
     check(recipe, find(path))
     return recipe
 
@@ -52,7 +45,7 @@ def compose(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = _on_its_base(_modern(read(source), source), source)
     # A changed target drops the old target's keys, so it has to come before the overrides that set the new one's.
     for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("._target_")):
-        recipe = _override(recipe, text)
+        recipe = override(recipe, text)
     with naming(source):
         for key in recipe:
             if key == "extends":
@@ -94,43 +87,3 @@ def make_importable(*folders: Path) -> None:
     for folder in folders:
         if (entry := str(folder.resolve())) not in sys.path:
             sys.path.insert(0, entry)
-
-
-def merge(base: object, over: object) -> object:
-    """`over` on top of `base`: mappings by key; all else, and nodes whose `_target_` changes, replaced."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
-        return over
-    if "_target_" in over and over["_target_"] != base.get("_target_"):
-        return over
-    return base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
-
-
-def _override(recipe: Raw, text: str) -> Raw:
-    from omegaconf import OmegaConf
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise UserError(f"command line: {text}: expected dotted.key=value")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)["value"]  # type: ignore[index,call-overload]
-    except YAMLError as error:
-        raise UserError(f"command line: {text}: the value is not YAML; quote it") from error
-    return cast(Raw, _replaced(recipe, key.split("."), parsed, key))
-
-
-def _replaced(tree: object, path: list[str], value: object, key: str) -> object:
-    """A copy of `tree` with the value merged in at the path."""
-    name, *rest = path
-    done = ".".join(key.split(".")[: -len(path)])
-    if isinstance(tree, list):
-        if not name.isdigit() or int(name) > len(tree):
-            raise UserError(f"command line: {key}: {done} has {len(tree)} entries, numbered from 0; no entry {name}")
-        position = int(name)
-        old = tree[position] if position < len(tree) else None
-        new = _replaced(old, rest, value, key) if rest else merge(old, value)
-        return [*tree[:position], new, *tree[position + 1 :]]
-    if tree is not None and not isinstance(tree, dict):
-        raise UserError(f"command line: {key}: {done} is {tree!r}, which has no keys")
-    tree = tree or {}
-    return tree | {name: _replaced(tree.get(name), rest, value, key)} if rest else merge(tree, {name: value})

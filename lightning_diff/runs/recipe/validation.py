@@ -1,15 +1,17 @@
 """Whether a recipe is right: every node is imported and bound before anything is built."""
 
-import importlib.util
 from pathlib import Path
 from typing import Literal
 
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
+from ...foundation.extras import how_to_install, is_installed
 from .lightning_parts import check_parts
 from .record import Recipe, naming
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
+
+LONGEST = 200  # bytes of a run's name: most systems allow 255, and files beside the folder add to its name
 
 
 def check(recipe: Recipe, source: Path | str) -> None:
@@ -38,10 +40,18 @@ def _check_names(recipe: Recipe) -> None:
         bind(recipe["generator"], Literal[1, 2], "generator")
     bind(recipe["runs_dir"], str, "runs_dir")
     bind(recipe["resume"], str, "resume")
-    if Path(recipe["name"]).name != recipe["name"] or recipe["name"] in ("", ".."):
-        raise UserError(f"name: {recipe['name']!r} is not the name of a folder")
+    _check_folder_name(recipe["name"])
     if recipe["seed"] < 0:
         raise UserError(f"seed: expected a number of at least 0, got {recipe['seed']}")
+
+
+def _check_folder_name(name: str) -> None:
+    if Path(name).name != name or name in ("", ".."):
+        raise UserError(f"name: {name!r} is not the name of a folder")
+    if not name.isprintable():  # a line break, or a byte that is no UTF-8: reports and logs are lines of UTF-8
+        raise UserError(f"name: {name!a} holds what cannot be printed; a run's folder needs another name")
+    if (size := len(name.encode())) > LONGEST:
+        raise UserError(f"name: {size} bytes long; a run's folder has at most {LONGEST}")
 
 
 def _check_trainer(trainer: Node) -> None:
@@ -52,8 +62,8 @@ def _check_trainer(trainer: Node) -> None:
     name_of = Literal["tensorboard", "wandb"]
     logger = bind(trainer.get("logger"), name_of | Logger | bool | list[name_of | Logger] | None, "trainer.logger")
     for name in logger if isinstance(logger, list) else [logger]:
-        if isinstance(name, str) and importlib.util.find_spec(name) is None:
-            raise UserError(f"trainer.logger: {name} is not installed; pip install 'lightning_diff[{name}]'")
+        if isinstance(name, str) and not is_installed(name):
+            raise UserError(f"trainer.logger: {name} is not installed: {how_to_install(name)}")
     options = {name: value for name, value in trainer.items() if name != "logger"}
     bind({"_target_": "lightning.Trainer", **options}, Trainer, "trainer")
     if not isinstance(options.get("max_steps"), int) or options["max_steps"] < 1:

@@ -1,0 +1,60 @@
+"""Packages that are no part of the plain installation: whether one is there, and the sentence for one that is not."""
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+from .errors import UserError
+
+# By the name that is imported; the extras of pyproject.toml say the same (tests/foundation/test_extras.py).
+EXTRAS = {
+    "pyarrow": "huggingface",
+    "tensorboard": "tensorboard",
+    "torch_fidelity": "metrics",
+    "torchao": "torchao",
+    "transformers": "transformers",
+    "wandb": "wandb",
+}
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; a folder of its name beside the run, without code in it, is none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # ValueError: a module without a spec, as tests put in a package's place
+        return sys.modules.get(package) is not None
+    return spec is not None and spec.origin is not None  # None of a folder without code
+
+
+def required(package: str, of: str, hint: str = "") -> ModuleType:
+    """The package, imported.
+
+    Args:
+        package: the name that is imported, "torchao" or "pyarrow.parquet".
+        of: who needs it, which begins the message.
+        hint: what ends it.
+
+    Raises:
+        UserError: it is not there, or cannot be imported.
+    """
+    try:
+        return importlib.import_module(package)
+    except (
+        ImportError,
+        RuntimeError,
+        OSError,
+        AttributeError,
+    ) as error:  # not there, half there, or built for another torch
+        top = package.partition(".")[0]
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{of} needs {top}, which cannot be imported ({reason}): {how_to_install(top)}{hint}"
+        ) from error
+
+
+def how_to_install(package: str) -> str:
+    """The command for a package that is not there."""
+    extra = EXTRAS.get(package)
+    what = f"'lightning_diff[{extra}]'" if extra else package
+    return f"pip install {what}"

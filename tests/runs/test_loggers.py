@@ -1,0 +1,77 @@
+"""A W&B run is the run folder's own, whatever the folder is called."""
+
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.loggers import WandbLogger
+from messages import tells
+
+from lightning_diff.runs.loggers import WANDB_ID, identify, loggers, refused_by_wandb, release
+
+
+@pytest.fixture(autouse=True)
+def wandb(monkeypatch):
+    """Lightning's logger asks whether the package is there, and imports it when something is logged."""
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
+
+
+def started(folder, choice="wandb"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (logger,) = loggers(choice, folder)
+    identify([logger], folder)
+    return logger._wandb_init
+
+
+def test_each_run_folder_has_an_id_of_its_own_and_keeps_it(tmp_path):
+    first, other, moved = (started(tmp_path / name) for name in ("runs/a", "elsewhere/a", "runs/edm,lr=0.001"))
+    ids = {first["id"], other["id"], moved["id"]}
+    assert len(ids) == 3
+    assert all(id.isalnum() for id in ids)
+    assert (first["name"], moved["name"]) == ("a", "edm,lr=0.001")
+    assert started(tmp_path / "runs/a")["id"] == first["id"]
+    assert (tmp_path / "runs/a" / WANDB_ID).read_text() == first["id"] + "\n"
+    (tmp_path / "runs/a").rename(tmp_path / "runs/a.1")  # resume=never
+    assert started(tmp_path / "runs/a")["id"] not in ids
+    assert started(tmp_path / "runs/a.1")["id"] == first["id"]
+
+
+def test_curves_of_version_0_1_go_on_under_the_folders_name(tmp_path):
+    (tmp_path / "a" / "wandb" / "offline-run-20260101_000000-a").mkdir(parents=True)
+    assert started(tmp_path / "a")["id"] == "a"
+    (tmp_path / "b" / "wandb" / "run-20260101_000000-x7").mkdir(parents=True)
+    assert started(tmp_path / "b")["id"] not in ("b", "x7")
+
+
+def test_a_logger_object_has_it_too_unless_it_names_one(tmp_path):
+    theirs = started(tmp_path / "a", WandbLogger(project="mine", save_dir=str(tmp_path)))
+    assert theirs["id"] == started(tmp_path / "a")["id"]
+    assert started(tmp_path / "a", WandbLogger(id="chosen", save_dir=str(tmp_path)))["id"] == "chosen"
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert started(tmp_path / "a")["id"] is None
+    assert not list(Path(tmp_path / "a").iterdir())
+
+
+def test_a_run_ends_with_its_training(tmp_path):
+    class Run:
+        ended = 0
+
+        def finish(self):
+            self.ended += 1
+
+    (logger,) = loggers(["wandb"], tmp_path)
+    release([logger])  # nothing was logged
+    logger._experiment = run = Run()
+    release([logger])
+    assert run.ended == 1
+
+
+def test_what_wandb_refuses_is_a_sentence():
+    usage = type("UsageError", (Exception,), {"__module__": "wandb.errors.errors"})
+    assert tells(
+        refused_by_wandb(usage("api_key not\nconfigured")),
+        "trainer.logger: wandb: api_key not configured ... WANDB_MODE=offline",
+    )
+    assert refused_by_wandb(ValueError("x")) is None
