@@ -6,7 +6,7 @@ from typing import ClassVar, TypedDict
 
 from ..foundation.errors import UserError
 from .augment import Augment
-from .image_set import Examples
+from .image_set import Examples, Origin
 
 
 class Facts(TypedDict):
@@ -108,6 +108,21 @@ class Data:
             "augment_dim": 0 if self.augment is None else self.augment.dim,
         }
 
+    def summary(self) -> str:
+        """One line: how many examples, of what size, with which classes and from where, and what was passed over."""
+        train, test = self._sets
+        origin = getattr(train, "origin", Origin())
+        parts = [f"{len(train):,} {_kind(train.shape)}" + (f" from {origin.where}" if origin.where else "")]
+        if train.labelled:
+            used = f"{train.num_classes} classes" if self.conditional else "labels not used"
+            parts.append(used + (f" by {origin.labels}" if origin.labels else ""))
+        else:
+            parts.append("no labels" + (f" by {origin.labels}" if origin.labels else ""))
+        if test is not None:
+            parts.append(f"{len(test):,} held out")
+        held_out = [f"held out: {note}" for note in getattr(test, "origin", Origin()).notes if note not in origin.notes]
+        return f"{self.name}: {'; '.join([*parts, *origin.notes, *held_out])}"
+
     @cached_property
     def _sets(self) -> tuple[Examples, Examples | None]:
         train, test = self.load()
@@ -124,3 +139,10 @@ class Data:
                     f"{self.name}: the test images have {test.num_classes} classes, training has {train.num_classes}"
                 )
         return train, test
+
+
+def _kind(shape: tuple[int, ...]) -> str:
+    if len(shape) != 3:
+        return f"examples of shape {shape}"
+    channels, height, width = shape
+    return f"images of {width}x{height}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}"
