@@ -34,7 +34,9 @@ def gaps(name: str, labels: Collection[int], classes: int) -> tuple[str, ...]:
     if set(labels) != set(range(1, classes)) or classes < 2:
         return ()
     text = f"class 0 of {classes} has no image: labels seem to count from 1"
-    warnings.warn(f"{name}: {text}; number them from 0 ({RELABEL}), or set classes={classes} to keep them", stacklevel=2)
+    warnings.warn(
+        f"{name}: {text}; number them from 0 ({RELABEL}), or set classes={classes} to keep them", stacklevel=2
+    )
     return (text,)
 
 

@@ -118,7 +118,7 @@ def _put(where: str, out: Pixels | None, n: int, i: int, image: Pixels) -> Pixel
 
 
 def _values(x: Pixels) -> Float32[np.ndarray, "..."]:
-    return x.astype(np.float32) / np.float32(127.5) - 1  # type: ignore[no-any-return]
+    return x.astype(np.float32) / np.float32(127.5) - 1
 
 
 def _is_grey(name: str, read: Read) -> bool:

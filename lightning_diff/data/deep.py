@@ -4,7 +4,7 @@ import re
 from io import BytesIO
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
@@ -24,10 +24,7 @@ def deep_colour(image: Image.Image) -> UInt16[np.ndarray, "h w c"] | None:
     """
     if not isinstance(image, ImageFile) or not image.tile:
         return None
-    rawmodes = {str(tile.args if isinstance(tile.args, str) else (tile.args or [""])[0]) for tile in image.tile}
-    if image.format == "PPM" and image.mode == "RGB" and isinstance(image.tile[0].args, tuple):
-        if int(image.tile[0].args[1]) > 255:
-            rawmodes = {"RGB;16B"}
+    rawmodes = _rawmodes(image)
     if "I;12" in rawmodes:
         raise ImageError("has 12 bits per value; save it with 8 or 16")
     if image.format == "TIFF" and image.mode[0] in "IF" and image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
@@ -37,6 +34,23 @@ def deep_colour(image: Image.Image) -> UInt16[np.ndarray, "h w c"] | None:
     if image.format != "PNG":
         raise ImageError(f"has colours of 16 bits per channel in {image.format}; save it as PNG, or with 8 bits")
     return _both_bytes(_content(image), rawmodes.pop())
+
+
+def is_deep_grey(image: Image.Image) -> bool:
+    """Whether it is grey with alpha, 16 bits each, which Pillow reads as RGBA."""
+    return isinstance(image, ImageFile) and any(rawmode.startswith("LA;16") for rawmode in _rawmodes(image))
+
+
+def _rawmodes(image: ImageFile) -> set[str]:
+    """How the file holds its pixels, in Pillow's words."""
+    arguments = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
+    if (
+        image.format == "PPM"
+        and image.mode == "RGB"
+        and any(len(args) > 1 and int(args[1]) > 255 for args in arguments)
+    ):
+        return {"RGB;16B"}
+    return {str(args[0]) for args in arguments if args}
 
 
 def _both_bytes(content: bytes, rawmode: str) -> UInt16[np.ndarray, "h w c"]:
@@ -50,7 +64,7 @@ def _both_bytes(content: bytes, rawmode: str) -> UInt16[np.ndarray, "h w c"]:
     return x
 
 
-def _read_as(content: bytes, mode: str, rawmode: str) -> UInt16[np.ndarray, "h w c"]:
+def _read_as(content: bytes, mode: str, rawmode: str) -> UInt8[np.ndarray, "h w c"]:
     image = Image.open(BytesIO(content), formats=["PNG"])
     image._mode = mode  # what `Image.open` sets from the header, and decoding reads
     image.tile = [tile._replace(args=rawmode) for tile in image.tile]

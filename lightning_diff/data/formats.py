@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, UnidentifiedImageError
 
-from .deep import ImageError
+from .deep import ImageError, is_deep_grey
 from .pixels import GREY_MODES
 
 Read = Callable[[str], bytes]
@@ -28,7 +28,7 @@ def opened(name: str, content: bytes) -> Image.Image | Shaped[np.ndarray, "..."]
     if not content:
         raise ImageError("is empty")
     if name.lower().endswith(".npy"):
-        array: Shaped[np.ndarray, "..."] = np.load(BytesIO(content), allow_pickle=False)
+        array: Shaped[np.ndarray, ...] = np.load(BytesIO(content), allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.ndim not in (2, 3):
             raise ImageError(f"has shape {getattr(array, 'shape', None)}; expected (H, W), (H, W, C) or (C, H, W)")
         return array
@@ -55,4 +55,4 @@ def is_grey(name: str, content: bytes) -> bool:
     image = opened(name, content)
     if isinstance(image, Image.Image):
         return image.mode in GREY_MODES
-    return image.ndim == 2 or 3 not in (image.shape[0], image.shape[2]) and 4 not in (image.shape[0], image.shape[2])
+    return image.ndim == 2 or (3 not in (image.shape[0], image.shape[2]) and 4 not in (image.shape[0], image.shape[2]))

@@ -47,7 +47,9 @@ class HuggingFace(ImageSource):
         train = self._decoded(encoded, labels, labels or [], channels, self.split)
         if self.test_split is None:
             return train, None
-        held_out = self._decoded(*self._encoded(self.test_split), labels or [], channels, self.test_split, train.num_classes)
+        held_out = self._decoded(
+            *self._encoded(self.test_split), labels or [], channels, self.test_split, train.num_classes
+        )
         return train, held_out
 
     def _encoded(self, split: str) -> tuple[dict[str, bytes], list[int] | None]:

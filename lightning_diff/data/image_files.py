@@ -99,8 +99,8 @@ class ImageFiles:
         shared = self.depth
         if any(len(parent) == shared for parent in parents):
             return None
-        level = [parent[shared] for parent in parents]
-        return None if not shards and self._are_shards(level) else level
+        folders = [parent[shared] for parent in parents]
+        return None if not shards and self._are_shards(folders) else folders
 
     def _are_shards(self, folders: list[str]) -> bool:
         """Whether folders are numbered ones of a tool that puts so many images into each (EDM's, FFHQ's, img2dataset's).

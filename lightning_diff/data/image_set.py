@@ -22,6 +22,9 @@ class Origin(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+NOWHERE = Origin()
+
+
 @runtime_checkable
 class Examples(Protocol):
     """What a stream, a metric or a picture reads: images in [-1, 1] (other units for what is no image) and labels.
@@ -63,7 +66,7 @@ class ImageSet:
         labels: Int64[Tensor, " n"] | None = None,
         name: str = "images",
         num_classes: int = 0,
-        origin: Origin = Origin(),
+        origin: Origin = NOWHERE,
     ):
         if len(pixels) == 0:
             raise UserError(f"{name}: there are no images")

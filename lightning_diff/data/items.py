@@ -1,6 +1,7 @@
 """The items of a map-style dataset as examples, each read when it is needed, and checked against those that were looked at."""
 
 import hashlib
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,17 +44,14 @@ class Items:
         UserError: no items, or one that cannot be used; its index is named.
     """
 
-    def __init__(
-        self, dataset: MapStyle, reading: Reading, image_key: str, label_key: str, classes: int, look_at: int
-    ):
+    def __init__(self, dataset: MapStyle, reading: Reading, image_key: str, label_key: str, classes: int, look_at: int):
         self.dataset, self.name, self.reading = dataset, type(dataset).__name__, reading
         self.image_key, self.label_key = image_key, label_key
         if len(dataset) == 0:
             raise UserError(f"{self.name}: there are no images")
         self.num_classes = 0
-        self.origin = Origin()
-        first = np.unique(np.linspace(0, len(dataset) - 1, min(look_at, len(dataset))).astype(np.int64))
-        self._look(first, classes)
+        indices = np.unique(np.linspace(0, len(dataset) - 1, min(look_at, len(dataset))).astype(np.int64))
+        self._know(self._look(indices) or self._look(indices), classes)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -85,22 +83,26 @@ class Items:
         """sha256 of the number of items and of those that were looked at."""
         return self._fingerprint
 
-    def _look(self, indices: Int64[np.ndarray, " n"], classes: int) -> None:
-        """Read these items, and start again if the first is grey and another one is not."""
+    def _look(self, indices: Int64[np.ndarray, " n"]) -> "_Seen | None":
+        """Read these items; None, and `reading` with 3 channels, if the first is grey and another one is not."""
         first, label, _ = self._read(0)
         self.shape, self.labelled = tuple(first.shape), label is not None
-        if self._has_channels(first, 3):
+        if _is_coloured(first):
             self.reading = replace(self.reading, channels=3)
         seen = _Seen(f"{len(self.dataset)} {self.shape} {self.labelled}")
         for i in indices.tolist():
             image, label, span = self._read(i)
-            if self.reading.channels is None and len(self.shape) == 3 and self._has_channels(image, 3):
+            if self.shape[0] == 1 and self.reading.channels is None and _is_coloured(image):
                 self.reading = replace(self.reading, channels=3)
-                return self._look(indices, classes)
+                return None
             self._check(image, label, i)
             seen.add(image, label, span)
+        return seen
+
+    def _know(self, seen: "_Seen | None", classes: int) -> None:
+        """Keep what the items that were looked at tell."""
+        assert seen is not None  # with channels given there is no other way
         seen.span.check(self.name, self.reading)
-        notes = tuple(seen.span.notes(self.reading))
         if not torch.equal(self._read(0)[0], self._read(0)[0]):
             seen.digest = hashlib.sha256(seen.begin)  # another run would see other values
             warnings.warn(
@@ -109,11 +111,12 @@ class Items:
                 stacklevel=2,
             )
         self._std, self._fingerprint = seen.std(), seen.digest.hexdigest()
+        notes = tuple(seen.span.notes(self.reading))
         if seen.labels:
             self.num_classes = counted(self.name, seen.labels, classes)
             notes += () if classes else gaps(self.name, seen.labels, self.num_classes)
-        if len(indices) < len(self):
-            notes += (f"{len(indices):,} were looked at",)
+        if seen.images < len(self):
+            notes += (f"{seen.images:,} of them were looked at",)
         self.origin = Origin(self.name, "", notes)
 
     def _like_the_others(self, i: int) -> tuple[Float32[Tensor, "..."], int | None]:
@@ -123,7 +126,7 @@ class Items:
 
     def _check(self, image: Float32[Tensor, "..."], label: int | None, i: int) -> None:
         if image.shape != self.shape:
-            if len(self.shape) == 3 and self.shape[0] == 1 and self._has_channels(image, 3):
+            if self.shape[0] == 1 and _is_coloured(image):
                 raise UserError(
                     f"{self.name}: image {i} is coloured, and those that were looked at are grey; set channels to 3 to train "
                     "with colours, to 1 to train with grey"
@@ -136,9 +139,6 @@ class Items:
                 f"{self.name}: label {label} of item {i} is not in 0..{self.num_classes - 1}; "
                 "set classes to their number"
             )
-
-    def _has_channels(self, image: Float32[Tensor, "..."], channels: int) -> bool:
-        return image.ndim == 3 and len(image) == channels
 
     def _read(self, i: int) -> tuple[Float32[Tensor, "..."], int | None, Span]:
         """Image and label of item i, and the span of its values."""
@@ -184,17 +184,22 @@ class Items:
         return label
 
 
+def _is_coloured(image: Float32[Tensor, "..."]) -> bool:
+    return image.ndim == 3 and len(image) == 3
+
+
 class _Seen:
     """Sums over the items that were looked at."""
 
     def __init__(self, begin: str):
         self.begin = begin.encode()
         self.digest = hashlib.sha256(self.begin)
-        self.count, self.total, self.squares, self.span = 0, 0.0, 0.0, Span()
+        self.images, self.count, self.total, self.squares, self.span = 0, 0, 0.0, 0.0, Span()
         self.labels: list[int] = []
 
     def add(self, image: Float32[Tensor, "..."], label: int | None, span: Span) -> None:
         values = image.double()
+        self.images += 1
         self.count += values.numel()
         self.total += float(values.sum())
         self.squares += float(values.square().sum())
@@ -205,4 +210,4 @@ class _Seen:
         self.digest.update(str(label).encode())
 
     def std(self) -> float:
-        return max(self.squares / self.count - (self.total / self.count) ** 2, 0.0) ** 0.5
+        return math.sqrt(max(self.squares / self.count - (self.total / self.count) ** 2, 0.0))

@@ -16,7 +16,7 @@ Stored: TypeAlias = Shaped[np.ndarray, "..."]
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 COLOURS = (1, 3)  # channels that tell (C, H, W) from (H, W, C)
-LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow's L
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's L
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,8 @@ class Reading:
         low, high = self.value_range
         margin = 0.01 * (high - low)  # of resized images
         if x.min() < low - margin or x.max() > high + margin:
-            raise ImageError(
-                f"has values from {x.min():g} to {x.max():g}, outside value_range ({low:g}, {high:g})"
-            )
-        return (x - low) * (2 / (high - low)) - 1  # type: ignore[no-any-return]
+            raise ImageError(f"has values from {x.min():g} to {x.max():g}, outside value_range ({low:g}, {high:g})")
+        return (x - low) * (2 / (high - low)) - 1
 
     def _from_integers(self, x: Stored) -> Float32[np.ndarray, "..."]:
         white = self.white or (65535 if x.dtype == np.uint16 else None)
@@ -92,7 +90,7 @@ class Reading:
             )
         if x.size and (x.min() < 0 or x.max() > white):
             raise ImageError(f"has values from {x.min()} to {x.max()}, outside 0 to white={white}")
-        return (x / (white / 2) - 1).astype(np.float32)  # type: ignore[no-any-return]
+        return (x / (white / 2) - 1).astype(np.float32)
 
 
 def with_channels(x: Pixels, channels: int) -> Pixels:
@@ -174,17 +172,18 @@ def _is_channels_last(x: Stored) -> bool:
         ImageError: it could be both, and the image would be another.
     """
     first, middle, last = x.shape
-    if first in COLOURS and last in COLOURS and middle > 1 and max(first, last) > 1:
-        raise ImageError(f"has shape {x.shape}, which may be (C, H, W) or (H, W, C): set layout to CHW or HWC")
-    if first in COLOURS:
+    layers = (2, 4) if x.dtype.kind == "u" else ()  # grey or RGB with alpha, which floats seldom have
+    both = (first in COLOURS and last in COLOURS and middle > 1 and max(first, last) > 1) or (
+        first in layers and last in layers
+    )
+    if both:
+        raise ImageError(f"has shape {x.shape}, which may be (C, H, W) or (H, W, C); set layout to CHW or HWC")
+    if first in COLOURS or first in layers:
         return False
-    if last in COLOURS:
+    if last in COLOURS or last in layers:
         return True
-    if last in (2, 4) and first > 4:
-        if x.dtype.kind == "u":
-            return True
-        if first == middle != last:
-            raise ImageError(f"has shape {x.shape}, which looks like (H, W, C): set layout to HWC, or to CHW if it is not")
+    if last in (2, 4) and first == middle != last:
+        raise ImageError(f"has shape {x.shape}, which looks like (H, W, C); set layout to HWC, or to CHW if it is not")
     return False
 
 
@@ -194,7 +193,7 @@ def _on_white(x: Pixels) -> Pixels:
         layers = Image.fromarray(np.ascontiguousarray(x.transpose(1, 2, 0)))
         return np.moveaxis(np.atleast_3d(_of_pil(layers)), 2, 0)
     alpha = (x[-1:] + 1) / 2
-    return x[:-1] * alpha + (1 - alpha)  # type: ignore[no-any-return]
+    return x[:-1] * alpha + (1 - alpha)
 
 
 def _shrunk(x: Pixels, size: int) -> Pixels:

@@ -6,7 +6,7 @@ from typing import ClassVar, TypedDict
 
 from ..foundation.errors import UserError
 from .augment import Augment
-from .image_set import Examples, Origin
+from .image_set import NOWHERE, Examples, Origin
 
 
 class Facts(TypedDict):
@@ -110,18 +110,18 @@ class Data:
 
     def summary(self) -> str:
         """One line: how many examples, of what size, with which classes and from where, and what was passed over."""
-        train, test = self._sets
-        origin = getattr(train, "origin", Origin())
-        parts = [f"{len(train):,} {_kind(train.shape)}" + (f" from {origin.where}" if origin.where else "")]
+        (train, test), words = self._sets, _origin(self.train)
+        labels = "no labels"
         if train.labelled:
-            used = f"{train.num_classes} classes" if self.conditional else "labels not used"
-            parts.append(used + (f" by {origin.labels}" if origin.labels else ""))
-        else:
-            parts.append("no labels" + (f" by {origin.labels}" if origin.labels else ""))
+            labels = f"{train.num_classes} classes" if self.conditional else "labels not used"
+        parts = [
+            f"{len(train):,} {_kind(train.shape)}" + (f" from {words.where}" if words.where else ""),
+            labels + (f" by {words.labels}" if words.labels else ""),
+        ]
+        parts += words.notes
         if test is not None:
-            parts.append(f"{len(test):,} held out")
-        held_out = [f"held out: {note}" for note in getattr(test, "origin", Origin()).notes if note not in origin.notes]
-        return f"{self.name}: {'; '.join([*parts, *origin.notes, *held_out])}"
+            parts += [f"{len(test):,} held out", *(note for note in _origin(test).notes if note not in words.notes)]
+        return f"{self.name}: {'; '.join(parts)}"
 
     @cached_property
     def _sets(self) -> tuple[Examples, Examples | None]:
@@ -139,6 +139,11 @@ class Data:
                     f"{self.name}: the test images have {test.num_classes} classes, training has {train.num_classes}"
                 )
         return train, test
+
+
+def _origin(examples: Examples) -> Origin:
+    origin: Origin = getattr(examples, "origin", NOWHERE)  # a class of the user's may say nothing
+    return origin
 
 
 def _kind(shape: tuple[int, ...]) -> str:

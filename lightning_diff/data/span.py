@@ -30,11 +30,7 @@ class Span:
         span = float(pixels.min()), float(pixels.max())
         if pixels.dtype == np.uint8:
             return cls(bytes=span, count=1)
-        if isinstance(stored, Image.Image):
-            is_float = stored.mode == "F"
-        else:
-            is_float = "float" in str(getattr(stored, "dtype", "float"))
-        return cls(floats=span, count=1) if is_float else cls(wide=span, count=1)
+        return cls(floats=span, count=1) if _holds_floats(stored) else cls(wide=span, count=1)
 
     def add(self, other: "Span") -> None:
         self.floats, self.wide, self.bytes = (
@@ -65,7 +61,14 @@ class Span:
         notes = []
         if self.wide[0] <= self.wide[1] and reading.white is None and (self.wide[1] + 1) / 2 <= DIM:
             most = round((self.wide[1] + 1) / 2 * 65535)
-            notes.append(f"no value above {most:,} of 65,535: if {most.bit_length()} bits are white, set white={2 ** most.bit_length() - 1}")
+            white = 2 ** most.bit_length() - 1
+            notes.append(f"no value above {most:,} of 65,535: if {white} is white, set white={white}")
         if self.bytes[0] <= self.bytes[1] <= 1:
             notes.append("no byte above 1 of 255: the images are nearly black; give bool, or multiply by 255")
         return notes
+
+
+def _holds_floats(stored: object) -> bool:
+    if isinstance(stored, Image.Image):
+        return stored.mode == "F"
+    return "float" in str(getattr(stored, "dtype", "float"))

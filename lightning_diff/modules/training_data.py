@@ -47,12 +47,14 @@ class TrainingData(LightningDataModule):
         return cast(CountedModule, self.trainer.lightning_module)
 
     def state_dict(self) -> dict[str, str]:
-        return {"fingerprint": self.data.fingerprint}
+        return {"fingerprint": self.data.fingerprint, "summary": self.data.summary()}
 
     def load_state_dict(self, state_dict: dict[str, str]) -> None:
         if state_dict.get("fingerprint") != self.data.fingerprint:
+            then = f" ({state_dict['summary']})" if "summary" in state_dict else ""
             raise UserError(
-                f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never"
+                f"{self.data.name}: the training images are not those of the checkpoint{then}, but {self.data.summary()}; "
+                "choose another name or resume=never"
             )
 
 

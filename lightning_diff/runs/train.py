@@ -50,7 +50,7 @@ def train(settings: Recipe, source: Path | str) -> None:
         if is_first_process():
             _set_aside(folder, start)
             write_record(folder, settings)
-            say(summary(settings, module, trainer))
+            say(f"{data.summary()}\n{summary(settings, module, trainer)}")
         with _explained(source, folder, data, trainer):
             trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
         _finish(folder, module, trainer)
