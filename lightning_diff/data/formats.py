@@ -54,5 +54,5 @@ def is_grey(name: str, content: bytes) -> bool:
     """Whether it has no colours, without reading its pixels."""
     image = opened(name, content)
     if isinstance(image, Image.Image):
-        return image.mode in GREY_MODES
-    return image.ndim == 2 or (3 not in (image.shape[0], image.shape[2]) and 4 not in (image.shape[0], image.shape[2]))
+        return image.mode in GREY_MODES or is_deep_grey(image)
+    return image.ndim == 2 or not {3, 4} & {image.shape[0], image.shape[2]}

@@ -10,7 +10,7 @@ from .source import Data
 
 @dataclass(eq=False, kw_only=True)
 class ImageSource(Data):
-    """A source whose images may come in any form of the table in docs/images.md; a subclass says from where.
+    """A source whose images may come in any form of the table in docs/data.md; a subclass says from where.
 
     Args:
         channels: 3 makes grey images coloured, 1 makes coloured ones grey; None: grey if all are, else 3.
@@ -39,8 +39,6 @@ class ImageSource(Data):
             raise ValueError(f"{self.name}: channels must be at least 1, got {self.channels}")
         if self.white is not None and self.white < 1:
             raise ValueError(f"{self.name}: white must be at least 1, got {self.white}")
-        if self.layout not in (None, "CHW", "HWC"):
-            raise ValueError(f"{self.name}: layout must be CHW or HWC, got {self.layout}")
         if self.classes < 0:
             raise ValueError(f"{self.name}: classes must not be negative, got {self.classes}")
 

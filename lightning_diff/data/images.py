@@ -20,7 +20,7 @@ from .image_source import ImageSource
 
 @dataclass(eq=False, kw_only=True)
 class Images(ImageSource):
-    """Image files of one size: PNG, JPEG, WebP, BMP, GIF, TIFF or arrays (.npy); docs/images.md says how each is read.
+    """Image files of one size: PNG, JPEG, WebP, BMP, GIF, TIFF or arrays (.npy); docs/data.md says how each is read.
 
     Labels come from `dataset.json`, {"labels": [[name, class], ...]}, as EDM's dataset tool writes it, at the top or in a
     folder that all images share; without one, the folders at the top are the classes, in alphabetical order, if there are
@@ -58,8 +58,6 @@ class Images(ImageSource):
             raise ValueError(f"Images: limit must be at least 1, got {self.limit}")
         if self.size is not None and self.size < 1:
             raise ValueError(f"Images: size must be at least 1, got {self.size}")
-        if self.labels not in ("auto", "file", "folders"):
-            raise ValueError(f"Images: labels must be auto, file or folders, got {self.labels}")
 
     def load(self) -> tuple[ImageSet, ImageSet | None]:
         files = ImageFiles(self.path)

@@ -21,7 +21,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's L
 
 @dataclass(frozen=True)
 class Reading:
-    """How the numbers of images become pixels: one for all images of a source (docs/images.md has the table).
+    """How the numbers of images become pixels: one for all images of a source (docs/data.md has the table).
 
     Args:
         channels: convert grey to 3 equal channels, or colours to grey; None leaves each image as it is.

@@ -1,4 +1,4 @@
-"""Every row of the tables in docs/images.md: a form in which images are held, and its pixels in every source."""
+"""Every row of the tables in docs/data.md: a form in which images are held, and its pixels in every source."""
 
 import re
 import struct
@@ -15,7 +15,7 @@ from PIL import Image
 from lightning_diff.data import HuggingFace, Images, MapDataset
 from lightning_diff.foundation.errors import UserError
 
-PAGE = (Path(__file__).parents[2] / "docs/images.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text()
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
 GREY[0, :2] = 0, 255
@@ -125,6 +125,7 @@ GREY_ON_WHITE = np.asarray(
     Image.alpha_composite(Image.new("RGBA", (8, 6), "white"), Image.fromarray(GREY_LAYERS).convert("RGBA")).convert("L")
 )
 CMYK, YCBCR, HSV = (Image.fromarray(RGB).convert(mode) for mode in ("CMYK", "YCbCr", "HSV"))
+JPEG = saved(Image.fromarray(RGB), "JPEG")
 
 # Files: by row of the page, (suffix, content, values).
 FILES = {
@@ -160,6 +161,8 @@ FILES = {
     "animated WebP": (".webp", frames("WEBP"), in_bytes(RGB)),
     "GIF": (".gif", saved(Image.fromarray(GREY), "GIF"), in_bytes(np.dstack([GREY] * 3))),
     "TIFF of several pages": (".tif", frames("TIFF"), in_bytes(RGB)),
+    "JPEG": (".jfif", JPEG, in_bytes(Image.open(BytesIO(JPEG)))),
+    "JPEG, CMYK": (".jpg", saved(CMYK, "JPEG"), in_bytes(Image.open(BytesIO(saved(CMYK, "JPEG"))).convert("RGB"))),
     "WebP": (".webp", saved(Image.fromarray(RGB), "WEBP", lossless=True), in_bytes(RGB)),
     ".npy, uint8 (H, W, 3)": (".npy", npy(RGB), in_bytes(RGB)),
     ".npy, float (3, H, W)": (".npy", npy(UNIT.transpose(2, 0, 1)), UNIT.transpose(2, 0, 1)),
