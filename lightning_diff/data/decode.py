@@ -16,7 +16,7 @@ from ..foundation.errors import UserError
 from .deep import ImageError
 from .formats import Read, has_frames, is_grey, opened
 from .pixels import Pixels, Reading
-from .span import Span
+from .span import Kind, Span, kind_of
 
 CHUNK = 64  # images per task of the thread pool
 
@@ -29,10 +29,10 @@ class Decoded(NamedTuple):
 
 
 class _One(NamedTuple):
-    """Pixels of one image, or what is wrong with it; its lowest and highest value; whether it has several frames."""
+    """Pixels of one image, or what is wrong with it; how it was stored; whether it has several frames."""
 
     pixels: Pixels | str
-    span: Span
+    kind: Kind = "bytes"
     has_frames: bool = False
 
 
@@ -71,7 +71,8 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
                 continue
             if one.has_frames:
                 frames.append(name)
-            span.add(one.span)
+            if one.kind != "bytes":
+                span.add(one.kind, float(one.pixels.min()), float(one.pixels.max()))
             sizes[one.pixels.shape] += 1
             example.setdefault(one.pixels.shape, name)
             if len(sizes) == 1:
@@ -85,6 +86,9 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
             "remove the odd ones, or set size to crop and shrink all to one"
         )
     assert out is not None
+    span.count = len(out)
+    if out.dtype == np.uint8:  # at once, because it is faster
+        span.add("bytes", -1.0, int(out.max()) / 127.5 - 1)
     span.check(where, reading)
     notes = [f"the first frame of {some(frames)}"] if frames else []
     return Decoded(torch.from_numpy(out), (*notes, *span.notes(reading)))
@@ -133,10 +137,10 @@ def _decode(name: str, read: Read, reading: Reading) -> _One:
         image = opened(name, read(name))
         has_several = has_frames(image)
         pixels = reading.pixels(image)
-        if pixels.ndim != 3:
-            return _One(f"has shape {pixels.shape}", Span())
-        return _One(pixels, Span.of(pixels, image), has_several)
+        if pixels.ndim != 3 or pixels.size == 0:
+            return _One(f"has shape {pixels.shape}")
+        return _One(pixels, kind_of(pixels, image), has_several)
     except ImageError as error:
-        return _One(str(error), Span())
+        return _One(str(error))
     except Exception as error:  # decoders raise all kinds
-        return _One(str(error).split("\n")[0] or type(error).__name__, Span())
+        return _One(str(error).split("\n")[0] or type(error).__name__)

@@ -18,7 +18,7 @@ from .deep import ImageError
 from .formats import opened
 from .image_set import Indices, Origin
 from .pixels import Reading
-from .span import Span
+from .span import Kind, Span, kind_of
 
 
 @runtime_checkable
@@ -91,12 +91,12 @@ class Items:
             self.reading = replace(self.reading, channels=3)
         seen = _Seen(f"{len(self.dataset)} {self.shape} {self.labelled}")
         for i in indices.tolist():
-            image, label, span = self._read(i)
+            image, label, kind = self._read(i)
             if self.shape[0] == 1 and self.reading.channels is None and _is_coloured(image):
                 self.reading = replace(self.reading, channels=3)
                 return None
             self._check(image, label, i)
-            seen.add(image, label, span)
+            seen.add(image, label, kind)
         return seen
 
     def _know(self, seen: "_Seen | None", classes: int) -> None:
@@ -115,8 +115,8 @@ class Items:
         if seen.labels:
             self.num_classes = counted(self.name, seen.labels, classes)
             notes += () if classes else gaps(self.name, seen.labels, self.num_classes)
-        if seen.images < len(self):
-            notes += (f"{seen.images:,} of them were looked at",)
+        if seen.span.count < len(self):
+            notes += (f"{seen.span.count:,} of them were looked at",)
         self.origin = Origin(self.name, "", notes)
 
     def _like_the_others(self, i: int) -> tuple[Float32[Tensor, "..."], int | None]:
@@ -140,8 +140,8 @@ class Items:
                 "set classes to their number"
             )
 
-    def _read(self, i: int) -> tuple[Float32[Tensor, "..."], int | None, Span]:
-        """Image and label of item i, and the span of its values."""
+    def _read(self, i: int) -> tuple[Float32[Tensor, "..."], int | None, Kind]:
+        """Image and label of item i, and how the image was stored."""
         try:
             item, label = self.dataset[i], None
         except UserError:
@@ -158,10 +158,10 @@ class Items:
             if not item:
                 raise UserError(f"{self.name}: item {i} is empty")
             item, label = item[0], item[1] if len(item) > 1 else None
-        image, span = self._image(item, i)
-        return image, None if label is None else self._class(label, i), span
+        image, kind = self._image(item, i)
+        return image, None if label is None else self._class(label, i), kind
 
-    def _image(self, image: object, i: int) -> tuple[Float32[Tensor, "..."], Span]:
+    def _image(self, image: object, i: int) -> tuple[Float32[Tensor, "..."], Kind]:
         try:
             if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):  # undecoded, by `datasets`
                 image = image["bytes"]
@@ -174,7 +174,7 @@ class Items:
             what = " ".join(str(error).split())
             raise UserError(f"{self.name}: image {i} cannot be read: {type(error).__name__}: {what}") from error
         x = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
-        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, Span.of(pixels, image)
+        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, kind_of(pixels, image)
 
     def _class(self, label: object, i: int) -> int:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
@@ -194,16 +194,17 @@ class _Seen:
     def __init__(self, begin: str):
         self.begin = begin.encode()
         self.digest = hashlib.sha256(self.begin)
-        self.images, self.count, self.total, self.squares, self.span = 0, 0, 0.0, 0.0, Span()
+        self.count, self.total, self.squares, self.span = 0, 0.0, 0.0, Span()
         self.labels: list[int] = []
 
-    def add(self, image: Float32[Tensor, "..."], label: int | None, span: Span) -> None:
+    def add(self, image: Float32[Tensor, "..."], label: int | None, kind: Kind) -> None:
         values = image.double()
-        self.images += 1
         self.count += values.numel()
         self.total += float(values.sum())
         self.squares += float(values.square().sum())
-        self.span.add(span)
+        self.span.count += 1
+        if image.numel():
+            self.span.add(kind, float(image.min()), float(image.max()))
         if label is not None:
             self.labels.append(label)
         self.digest.update(image.contiguous().numpy().tobytes())

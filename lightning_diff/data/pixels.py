@@ -144,20 +144,22 @@ def _of_pil(image: Image.Image) -> Stored:
         clear = image.info.get("transparency")
         return x if clear is None else np.where(x == clear, np.uint16(65535), x)
     if image.mode in ("I", "F"):
-        return np.array(image)
+        return np.asarray(image)
     is_grey = image.mode in GREY_MODES
     try:
         if image.has_transparency_data:
             image = image.convert("LA") if image.mode == "La" else image
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("L" if is_grey else "RGB"))
+        return np.asarray(image.convert("L" if is_grey else "RGB"))
     except (ValueError, ImportError) as error:
         raise ImageError(f"has mode {image.mode}, which Pillow does not convert to RGB: {error}") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Turned and mirrored as its EXIF (or XMP) orientation says; a damaged EXIF block says nothing."""
+    if not image.info and image.format != "TIFF":  # whose notes are among its tags; asking costs as much as a small image
+        return image
     try:
         turned = image.getexif().get(0x0112, 1) != 1
     except Exception:  # of struct, of the TIFF reader, of the XML parser
@@ -206,4 +208,6 @@ def _shrunk(x: Pixels, size: int) -> Pixels:
     def shrink(image: Image.Image) -> Stored:
         return np.asarray(image.resize((size, size), Image.Resampling.BOX, box=(left, top, left + side, top + side)))
 
+    if x.dtype == np.uint8 and len(x) == 3:
+        return shrink(Image.fromarray(np.ascontiguousarray(x.transpose(1, 2, 0)))).transpose(2, 0, 1)
     return np.stack([shrink(Image.fromarray(np.ascontiguousarray(plane))) for plane in x])
