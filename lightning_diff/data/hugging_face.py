@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from ..foundation.errors import UserError
 from ..foundation.extras import required
-from .decode import count_channels, decode, some
-from .image_set import ImageSet
-from .source import Data
+from .classes import counted, gaps, relabelled
+from .decode import count_channels, decode, shown, some
+from .image_set import ImageSet, Origin
+from .image_source import ImageSource
 
 
 @dataclass(eq=False, kw_only=True)
-class HuggingFace(Data):
+class HuggingFace(ImageSource):
     """Parquet files as the Hugging Face hub keeps them, read without its `datasets` library; needs pyarrow.
 
     Nothing is downloaded here: fetch the files first (`hf download --repo-type dataset OWNER/NAME --local-dir FOLDER`). For
@@ -30,9 +29,10 @@ class HuggingFace(Data):
         split: in a folder, train with the files whose name or folder begins with this word.
         test_split: likewise for the held-out images; None for none.
         size: crop images to their central squares and average them down to size x size; None leaves them as they are.
+        relabel: number the labels 0, 1, ... in increasing order: for ids, and labels that count from 1.
     """
 
-    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path",)  # the images themselves are compared
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path", "relabel")  # the images themselves are compared
 
     path: str | Path
     image_column: str = "image"
@@ -40,17 +40,20 @@ class HuggingFace(Data):
     split: str = "train"
     test_split: str | None = None
     size: int | None = None
+    relabel: bool = False
 
     def load(self) -> tuple[ImageSet, ImageSet | None]:
-        train = self._encoded(self.split)
-        channels = count_channels(list(train[0]), train[0].__getitem__)
-        test = None if self.test_split is None else self._encoded(self.test_split)
-        return (
-            self._decoded(*train, channels, self.split),
-            None if test is None else self._decoded(*test, channels, f"{self.test_split}"),
+        encoded, labels = self._encoded(self.split)
+        channels = self.channels or count_channels(list(encoded), encoded.__getitem__)
+        train = self._decoded(encoded, labels, labels or [], channels, self.split)
+        if self.test_split is None:
+            return train, None
+        held_out = self._decoded(
+            *self._encoded(self.test_split), labels or [], channels, self.test_split, train.num_classes
         )
+        return train, held_out
 
-    def _encoded(self, split: str) -> tuple[dict[str, bytes], Int64[Tensor, " n"] | None]:
+    def _encoded(self, split: str) -> tuple[dict[str, bytes], list[int] | None]:
         """Encoded images by the names of their rows, and labels."""
         parquet = required("pyarrow.parquet", "HuggingFace")
         ArrowException = required("pyarrow", "HuggingFace").ArrowException
@@ -76,7 +79,7 @@ class HuggingFace(Data):
             return encoded, None
         if wrong := [f"{split} row {i} ({x!r})" for i, x in enumerate(labels) if not isinstance(x, int) or x < 0]:
             raise UserError(f"{self.path}: column {self.label_column!r} holds no whole number >= 0 in {some(wrong)}")
-        return encoded, torch.tensor(labels, dtype=torch.int64)
+        return encoded, [int(label) for label in labels if isinstance(label, int)]
 
     def _files(self, split: str) -> list[Path]:
         path = Path(self.path).expanduser()
@@ -93,9 +96,25 @@ class HuggingFace(Data):
         return chosen
 
     def _decoded(
-        self, encoded: dict[str, bytes], labels: Int64[Tensor, " n"] | None, channels: int, split: str
+        self,
+        encoded: dict[str, bytes],
+        labels: list[int] | None,
+        training: list[int],
+        channels: int,
+        split: str,
+        classes: int = 0,
     ) -> ImageSet:
-        name = f"{Path(self.path).name} {split}"
+        """One split; `training` and `classes` are the training set's labels and, for another split, their number."""
+        name = f"{shown(Path(self.path).name)} {split}"
         if not encoded:
             raise UserError(f"{name}: there are no images")
-        return ImageSet(decode(name, list(encoded), encoded.__getitem__, channels, self.size), labels, name)
+        pixels, notes = decode(name, list(encoded), encoded.__getitem__, self.reading(channels, self.size))
+        count = 0
+        if labels is not None:
+            if self.relabel:
+                labels = relabelled(name, labels, sorted(set(training)))
+            count = counted(name, labels, classes or self.classes)
+            if not (classes or self.classes):
+                notes += gaps(name, labels, count)
+        origin = Origin(shown(str(self.path)), f"column {self.label_column}" if labels else "", notes)
+        return ImageSet(pixels, None if labels is None else torch.tensor(labels), name, count, origin)

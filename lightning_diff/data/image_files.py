@@ -1,20 +1,19 @@
 """Image files in a folder or a zip: their names, their bytes, their labels."""
 
-import json
-import os
 import re
 import zipfile
+import zlib
 from itertools import takewhile
 from pathlib import Path
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from ..foundation.errors import UserError
-from .decode import SUFFIXES, some
+from .decode import shown
+from .formats import SUFFIXES
+from .label_file import LabelFile
+from .listing import LABEL_FILE, of_folder, of_zip
 
-LABEL_FILE = "dataset.json"
+MOST_BYTES = 2**31  # of one file of a zip, unpacked
+UNREADABLE = (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class ImageFiles:
@@ -30,69 +29,88 @@ class ImageFiles:
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
         self.zip: zipfile.ZipFile | None = None
+        self.where = shown(str(self.path))
         try:
             if self.path.is_dir():
-                every = _walk(self.path)
+                self.listing = of_folder(self.path)
             else:
                 self.zip = zipfile.ZipFile(self.path)
-                every = self.zip.namelist()
+                self.listing = of_zip(self.zip)
         except FileNotFoundError:
-            raise UserError(f"{self.path}: no such folder or zip (looked for it in {Path.cwd()})") from None
+            raise UserError(f"{self.where}: no such folder or zip (looked for it in {Path.cwd()})") from None
         except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{self.path}: cannot be read as a folder or a zip of images: {error}") from None
-        self.names = sorted(name for name in every if name.lower().endswith(SUFFIXES) and not _hidden(name))
-        self.has_label_file = LABEL_FILE in every
+            raise UserError(f"{self.where}: cannot be read as a folder or a zip of images: {error}") from None
+        self.names = self.listing.images
         if not self.names:
-            raise UserError(f"{self.path}: holds no images ({', '.join(SUFFIXES)})")
+            there = "".join(f"; {note}" for note in self.listing.notes())
+            raise UserError(f"{self.where}: holds no images ({', '.join(SUFFIXES)}){there}")
 
     def bytes(self, name: str) -> bytes:
-        return (self.path / name).read_bytes() if self.zip is None else self.zip.read(name)
+        if self.zip is None:
+            return (self.path / name).read_bytes()
+        stored = self.listing.stored.get(name, name)
+        if (size := self.zip.getinfo(stored).file_size) > MOST_BYTES:
+            raise ValueError(f"would take {size:,} bytes unpacked")
+        return self.zip.read(stored)
 
-    def labels(self) -> tuple[Int64[Tensor, " n"], int] | None:
-        """The class of each image from `dataset.json`, and the number of classes; None if there are no labels."""
-        if not self.has_label_file:
-            return None
-        where = f"{self.path}: {LABEL_FILE}"
-        try:
-            entries = json.loads(self.bytes(LABEL_FILE))["labels"]
-            pairs = {str(name).replace("\\", "/"): label for name, label in entries or []}
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f'{where} is not of the form {{"labels": [[name, class], ...]}}: {error!r}') from None
-        if entries is None:
-            return None
-        if missing := [name for name in self.names if name not in pairs]:
-            raise UserError(f"{where} has no label for {some(missing)} (of {len(self.names)} images)")
-        if wrong := [name for name in self.names if not _is_class(pairs[name])]:
-            named = [f"{name} ({pairs[name]!r})" for name in wrong]
-            raise UserError(f"{where} has labels that are no whole numbers >= 0: {some(named)}")
-        labels = torch.tensor([pairs[name] for name in self.names])
-        return labels, int(labels.max()) + 1
-
-    def folders(self) -> list[str] | None:
-        """The folder of each image, below what all share; None unless there are several and each image lies in one."""
-        if all(re.fullmatch(r"\d{5}/img\d{8}\.\w+", name) for name in self.names):
-            return None  # EDM's numbered folders are no classes
+    @property
+    def depth(self) -> int:
+        """How many folders all images share."""
         parents = [name.split("/")[:-1] for name in self.names]
-        shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False)))
+        return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False)))
+
+    def label_file(self) -> LabelFile | None:
+        """The dataset.json at the top or in a folder that all images share; None if there is none.
+
+        Raises:
+            UserError: there are some only in folders that hold a part of the images; it cannot be read.
+        """
+        there, shared = self.listing.label_files, self.names[0].split("/")[: self.depth]
+        for depth in range(len(shared) + 1):
+            if (name := "/".join([*shared[:depth], LABEL_FILE])) in there:
+                return self._read(name, depth)
+        if not there:
+            return None
+        first = shown(there[0].rpartition("/")[0])
+        others = f" and {len(there) - 1} more label files are" if len(there) > 1 else " is"
+        raise UserError(
+            f"{self.where}: {first}/{LABEL_FILE}{others} in a folder that does not hold all images; set path to "
+            f"{self.where}/{first} for these alone, or labels to folders"
+        )
+
+    def _read(self, name: str, depth: int) -> LabelFile:
+        try:
+            content = self.bytes(name)
+        except (*UNREADABLE, ValueError) as error:
+            raise UserError(f"{self.where}: {shown(name)} is damaged or cannot be read: {error}") from None
+        return LabelFile(self.where, shown(name), content, depth)
+
+    def folders(self, known: frozenset[str] = frozenset(), *, shards: bool = False) -> list[str] | None:
+        """The folder of each image, below what all share; None unless there are several and each image lies in one.
+
+        Args:
+            known: names that folders of the training set have: the first level that has no others is taken.
+            shards: take numbered folders, too, which hold so many images each.
+        """
+        parents = [name.split("/")[:-1] for name in self.names]
+        for level in zip(*parents, strict=False):
+            if known and set(level) <= known:
+                return list(level)
+        shared = self.depth
         if any(len(parent) == shared for parent in parents):
             return None
-        return [parent[shared] for parent in parents]
+        folders = [parent[shared] for parent in parents]
+        return None if not shards and self._are_shards(folders) else folders
 
+    def _are_shards(self, folders: list[str]) -> bool:
+        """Whether folders are numbered ones of a tool that puts so many images into each (EDM's, FFHQ's, img2dataset's).
 
-def _walk(root: Path) -> list[str]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    return [
-        (Path(folder) / file).relative_to(root).as_posix()
-        for folder, _, files in os.walk(root, onerror=fail, followlinks=True)
-        for file in files
-    ]
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-
-
-def _is_class(label: object) -> bool:
-    return isinstance(label, int) and not isinstance(label, bool) and label >= 0
+        Their names are numbers of five or more digits, and no name of a file occurs in two of them or begins with its
+        folder's, as those of numbered classes do.
+        """
+        if not all(re.fullmatch(r"\d{5,}", folder) for folder in set(folders)):
+            return False
+        stems = [Path(name).stem for name in self.names]
+        if len(set(stems)) < len(stems):
+            return False
+        return not all(re.match(rf"{folder}\D", stem) for folder, stem in zip(folders, stems, strict=True))

@@ -1,7 +1,7 @@
 """Examples in memory: pixels and labels, addressed by index."""
 
 import hashlib
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,8 +9,20 @@ from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ..foundation.errors import UserError
+from .classes import counted
 
 Indices = Int64[np.ndarray, " n"] | Int64[Tensor, " n"]
+
+
+class Origin(NamedTuple):
+    """Where examples come from, for the line that a run begins with: folder or file, what labels were read from, remarks."""
+
+    where: str = ""
+    labels: str = ""
+    notes: tuple[str, ...] = ()
+
+
+NOWHERE = Origin()
 
 
 @runtime_checkable
@@ -42,6 +54,7 @@ class ImageSet:
         labels: int64 (N,) in 0..num_classes-1, or None.
         name: what messages and reports call it.
         num_classes: 0 counts the labels: the greatest + 1.
+        origin: where they come from.
 
     Raises:
         UserError: no examples, pixels that are not finite, labels out of range; the first index is named.
@@ -53,17 +66,18 @@ class ImageSet:
         labels: Int64[Tensor, " n"] | None = None,
         name: str = "images",
         num_classes: int = 0,
+        origin: Origin = NOWHERE,
     ):
         if len(pixels) == 0:
             raise UserError(f"{name}: there are no images")
         if pixels.is_floating_point() and not (finite := pixels.flatten(1).isfinite().all(1)).all():
             raise UserError(f"{name}: image {int((~finite).nonzero()[0])} holds NaN or infinite values")
-        self.pixels, self.labels, self.name = pixels.contiguous(), labels, name
+        self.pixels, self.labels, self.name, self.origin = pixels.contiguous(), labels, name, origin
         self.shape = tuple(pixels.shape[1:])
         self.labelled = labels is not None
         self.num_classes = 0
         if labels is not None:
-            self.num_classes = num_classes or int(labels.max()) + 1
+            self.num_classes = num_classes or counted(name, labels.tolist())
             wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
             if len(wrong):
                 i = int(wrong[0])

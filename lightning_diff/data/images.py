@@ -8,23 +8,24 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor
 
 from ..foundation import rng
 from ..foundation.errors import UserError
-from .decode import count_channels, decode
+from .decode import count_channels, decode, shown
 from .image_files import ImageFiles
-from .image_set import ImageSet
-from .source import Data
+from .image_labels import Labelled, Where, labelled
+from .image_set import ImageSet, Origin
+from .image_source import ImageSource
 
 
 @dataclass(eq=False, kw_only=True)
-class Images(Data):
-    """Image files of one size: PNG, JPEG, WebP, BMP, or uint8 arrays (.npy) of shape (H, W), (H, W, C) or (C, H, W).
+class Images(ImageSource):
+    """Image files of one size: PNG, JPEG, WebP, BMP, GIF, TIFF or arrays (.npy); docs/data.md says how each is read.
 
-    Labels come from `dataset.json`, {"labels": [[name, class], ...]}, as EDM's dataset tool writes it; without one, the
-    folders at the top are the classes, in alphabetical order, if there are two or more and every image lies in one;
-    else there are none. Images are grey if all are, else RGB; what is transparent lies on white.
+    Labels come from `dataset.json`, {"labels": [[name, class], ...]}, as EDM's dataset tool writes it, at the top or in a
+    folder that all images share; without one, the folders at the top are the classes, in alphabetical order, if there are
+    two or more and every image lies in one; else there are none. Numbered folders that hold so many images each (00000/,
+    01000/) are no classes. Images are grey if all are, else RGB; what is transparent lies on white.
 
     Args:
         path: the folder or zip.
@@ -33,15 +34,19 @@ class Images(Data):
             images moves none.
         limit: train with at most this many images, a random choice that is always the same; None for all.
         size: crop images to their central squares and average them down to size x size; None leaves them as they are.
+        labels: "folders" takes folders as classes whatever their names; "file" wants a dataset.json.
+        relabel: number the labels of a dataset.json 0, 1, ... in increasing order: for ids, and labels that count from 1.
     """
 
-    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path",)  # the images themselves are compared
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path", "labels", "relabel")  # images and labels are compared
 
     path: str | Path
     test_path: str | Path | None = None
     test_fraction: float = 0.0
     limit: int | None = None
     size: int | None = None
+    labels: Where = "auto"
+    relabel: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,44 +61,35 @@ class Images(Data):
 
     def load(self) -> tuple[ImageSet, ImageSet | None]:
         files = ImageFiles(self.path)
-        classes = sorted(set(files.folders() or []))
+        labels = self._labelled(files)
         held_out = np.array([_hash(name) < self.test_fraction for name in files.names])
         if held_out.all():
-            raise UserError(f"{files.path}: test_fraction={self.test_fraction} leaves no image to train with")
+            raise UserError(f"{files.where}: test_fraction={self.test_fraction} leaves no image to train with")
         chosen = np.flatnonzero(~held_out)
         if self.limit is not None:
             chosen = np.sort(chosen[rng.permutation(0, "limit", 0, len(chosen))[: self.limit]])
-        channels = count_channels(files.names, files.bytes)
-        train = self._read(files, chosen, classes, channels, "train")
+        channels = self.channels or count_channels(files.names, files.bytes)
+        train = self._read(files, chosen, labels, channels, "train")
         if self.test_path is not None:
             files = ImageFiles(self.test_path)
-            return train, self._read(files, np.arange(len(files.names)), classes, channels, "test")
-        return train, self._read(files, np.flatnonzero(held_out), classes, channels, "test") if held_out.any() else None
+            every = np.arange(len(files.names))
+            return train, self._read(files, every, self._labelled(files, labels), channels, "test")
+        rest = np.flatnonzero(held_out)
+        return train, self._read(files, rest, labels, channels, "test") if len(rest) else None
 
     def _read(
-        self, files: ImageFiles, chosen: Int64[np.ndarray, " n"], classes: list[str], channels: int, split: str
+        self, files: ImageFiles, chosen: Int64[np.ndarray, " n"], labels: Labelled, channels: int, split: str
     ) -> ImageSet:
-        labels, num_classes = _labels(files, classes)
         names = [files.names[i] for i in chosen.tolist()]
-        pixels = decode(str(files.path), names, files.bytes, channels, self.size)
-        chosen_labels = None if labels is None else labels[torch.from_numpy(chosen)]
-        return ImageSet(pixels, chosen_labels, f"{files.path.name} {split}", num_classes)
+        pixels, notes = decode(files.where, names, files.bytes, self.reading(channels, self.size))
+        classes = None if labels.classes is None else torch.tensor([labels.classes[i] for i in chosen.tolist()])
+        origin = Origin(files.where, labels.source, (*labels.notes, *notes, *files.listing.notes()))
+        return ImageSet(pixels, classes, f"{shown(files.path.name)} {split}", labels.count, origin)
 
-
-def _labels(files: ImageFiles, classes: list[str]) -> tuple[Int64[Tensor, " n"] | None, int]:
-    """Of all the files, and the number of classes; `classes` are the names of the training set's folders."""
-    if files.has_label_file:
-        return files.labels() or (None, 0)
-    folders = files.folders()
-    if folders is None:
-        return None, 0
-    if unknown := sorted(set(folders) - set(classes)):
-        raise UserError(
-            f"{files.path}: the training images have no class {unknown[0]!r}; they have {', '.join(classes)}"
-        )
-    return torch.tensor([classes.index(folder) for folder in folders]), len(classes)
+    def _labelled(self, files: ImageFiles, training: Labelled | None = None) -> Labelled:
+        return labelled(files, self.labels, self.classes, relabel=self.relabel, training=training)
 
 
 def _hash(name: str) -> float:
     """Uniform in [0, 1), a function of the name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48

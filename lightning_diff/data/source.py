@@ -6,7 +6,7 @@ from typing import ClassVar, TypedDict
 
 from ..foundation.errors import UserError
 from .augment import Augment
-from .image_set import Examples
+from .image_set import NOWHERE, Examples, Origin
 
 
 class Facts(TypedDict):
@@ -108,6 +108,21 @@ class Data:
             "augment_dim": 0 if self.augment is None else self.augment.dim,
         }
 
+    def summary(self) -> str:
+        """One line: how many examples, of what size, with which classes and from where, and what was passed over."""
+        (train, test), words = self._sets, _origin(self.train)
+        labels = "no labels"
+        if train.labelled:
+            labels = f"{train.num_classes} classes" if self.conditional else "labels not used"
+        parts = [
+            f"{len(train):,} {_kind(train.shape)}" + (f" from {words.where}" if words.where else ""),
+            labels + (f" by {words.labels}" if words.labels else ""),
+        ]
+        parts += words.notes
+        if test is not None:
+            parts += [f"{len(test):,} held out", *(note for note in _origin(test).notes if note not in words.notes)]
+        return f"{self.name}: {'; '.join(parts)}"
+
     @cached_property
     def _sets(self) -> tuple[Examples, Examples | None]:
         train, test = self.load()
@@ -124,3 +139,15 @@ class Data:
                     f"{self.name}: the test images have {test.num_classes} classes, training has {train.num_classes}"
                 )
         return train, test
+
+
+def _origin(examples: Examples) -> Origin:
+    origin: Origin = getattr(examples, "origin", NOWHERE)  # a class of the user's may say nothing
+    return origin
+
+
+def _kind(shape: tuple[int, ...]) -> str:
+    if len(shape) != 3:
+        return f"examples of shape {shape}"
+    channels, height, width = shape
+    return f"images of {width}x{height}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}"

@@ -53,12 +53,18 @@ class TrainingData(LightningDataModule):
         return cast(CountedModule, self.trainer.lightning_module)
 
     def state_dict(self) -> dict[str, str | int]:
-        return {"fingerprint": self.data.fingerprint, "generator": rng.generator_of(self.seed)}
+        return {
+            "fingerprint": self.data.fingerprint,
+            "summary": self.data.summary(),
+            "generator": rng.generator_of(self.seed),
+        }
 
     def load_state_dict(self, state_dict: dict[str, str | int]) -> None:
         if state_dict.get("fingerprint") != self.data.fingerprint:
+            then = f" ({state_dict['summary']})" if "summary" in state_dict else ""
             raise UserError(
-                f"{self.data.name}: the training images are not those of the checkpoint; choose another name or resume=never"
+                f"{self.data.name}: the training images are not those of the checkpoint{then}, but {self.data.summary()}; "
+                "choose another name or resume=never"
             )
         if not isinstance(self.seed, rng.Seed):
             self.seed = rng.Seed(self.seed, int(state_dict["generator"]))

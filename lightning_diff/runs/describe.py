@@ -22,17 +22,18 @@ from .recipe import Recipe
 def describe(settings: Recipe, source: Path | str) -> str:
     """The resolved recipe and what follows from it, without training: what `--dry-run` prints."""
     quieten()
-    facts, lacking = _known_facts(settings, source)
+    facts, remark = _known_facts(settings, source)
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source, on_meta=True)
-    lines = [summary(settings, module, trainer), *lacking, _memory(settings, facts["shape"], module, trainer)]
+    lines = [remark, summary(settings, module, trainer), _memory(settings, facts["shape"], module, trainer)]
     return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(lines), '# ')}"
 
 
-def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, list[str]]:
-    """The facts of the data; if these are not here, the recipe's own, and the reason, if it gives them."""
+def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str]:
+    """The facts of the data, and these in a line; if they are not here, the recipe's own, and the reason, if it gives them."""
     try:
-        return build_data(settings, source).facts(), []
+        data = build_data(settings, source)
+        return data.facts(), data.summary()
     except UserError as error:
         model, net = settings["model"], settings["model"].get("net") or {}
         if not ({"shape", "num_classes"} <= net.keys() and "sigma_data" in model):
@@ -46,7 +47,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, list[str]
             sigma_data=model["sigma_data"],
             augment_dim=augment.dim if augment else 0,
         )
-        return facts, [f"{error}: described by the recipe's own facts"]
+        return facts, f"{error}: described by the recipe's own facts"
 
 
 def summary(settings: Recipe, module: LightningModule, trainer: Trainer) -> str:

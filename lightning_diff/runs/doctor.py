@@ -39,7 +39,7 @@ def examine(folder: Path) -> list[Finding]:
         warnings.simplefilter("ignore")  # they are named above
         newest = checkpoints.newest(folder / "checkpoints")
     state = _state(newest)
-    findings += [_recipe(folder, state), *_model(folder, state), *_metrics(folder), *_snapshots(folder)]
+    findings += [*_data(state), _recipe(folder, state), *_model(folder, state), *_metrics(folder), *_snapshots(folder)]
     findings += _room(folder, newest)
     findings += _left_over(folder)
     return [_whole(folder, newest, state), *findings]
@@ -108,6 +108,12 @@ def _state(path: Path | None) -> checkpoints.Checkpoint | None:
         return None if path is None else checkpoints.read(path)
     except UserError:
         return None
+
+
+def _data(state: checkpoints.Checkpoint | None) -> Iterator[Finding]:
+    """What it was trained on, as far as the newest checkpoint says."""
+    if state is not None and "summary" in (of_data := state.get("TrainingData", {})):
+        yield Finding("ok", "data", str(of_data["summary"]))
 
 
 def _recipe(folder: Path, state: checkpoints.Checkpoint | None) -> Finding:

@@ -61,7 +61,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
         if is_first_process():
             _set_aside(folder, start)
             identify(trainer.loggers, folder)
-            say(summary(settings, module, trainer))
+            say(f"{data.summary()}\n{summary(settings, module, trainer)}")
         with (
             recorded(folder, settings, lambda: trainer.global_step > start.step),
             _explained(source, folder, data, trainer),

@@ -76,3 +76,13 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="pyarrow"):
         HuggingFace(2, path=tmp_path).setup()
+
+
+def test_ids_are_numbered_as_in_training_on_demand(tmp_path):
+    parquet(tmp_path / "train.parquet", [0, 1, 2], [10**9, 7, 10**9], image="image")
+    parquet(tmp_path / "test.parquet", [3], [10**9], image="image")
+    with pytest.raises(UserError, match=r"1,000,000,000.* ids.*relabel"):
+        HuggingFace(2, path=tmp_path).setup()
+    data = HuggingFace(2, path=tmp_path, test_split="test", relabel=True)
+    assert (data.train.labels.tolist(), data.test.labels.tolist(), data.num_classes) == ([1, 0, 1], [1], 2)
+    assert "2 classes by column label" in data.summary()

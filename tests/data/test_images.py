@@ -183,9 +183,9 @@ def small(root):
     save(root / "c.png", size=(4, 9))
 
 
-def sixteen_bits(root):
+def whole_numbers(root):
     folder(root, ["a.png"])
-    Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(root / "b.png")
+    Image.fromarray(np.full((6, 8), 1000, np.int32)).save(root / "b.tif")
 
 
 def labelled(*labels):
@@ -194,6 +194,11 @@ def labelled(*labels):
         label_file(root, labels)
 
     return build
+
+
+def two_label_files(root):
+    for name in "ab":
+        label_file(folder(root / name, ["1.png"]), [["1.png", 0]])
 
 
 def not_json(root):
@@ -208,8 +213,17 @@ def not_json(root):
         (truncated, {}, r"1 of 2 images .*: short.png \("),
         (mixed, {}, r"size.* 3 of 8x6 .*a.png, 1 of 4x4 .*d.png"),
         (small, {"size": 8}, r"c.png \(4x9 .*size=8\)"),
-        (sixteen_bits, {}, r"b.png \(mode I.*8 bits"),
-        (lambda root: np.save(root / "a.npy", np.zeros((4, 4))), {}, r"a.npy \(float64 array of shape \(4, 4\)"),
+        (whole_numbers, {}, r"b.tif \(.*int32.*white"),
+        (lambda root: np.save(root / "a.npy", np.zeros((4, 4))), {}, r"value_range \(-1, 1\)"),
+        (lambda root: np.save(root / "a.npy", np.zeros(4)), {}, r"a.npy \(.*shape \(4,\)"),
+        (lambda root: (root / "a.png").write_bytes(b""), {}, r"a.png \(is empty"),
+        (lambda root: (root / "a.tga").write_bytes(b"x"), {}, r"no images .*1 \.tga"),
+        (labelled(["a.png", 0], ["b.png", 1], ["a.png", 1]), {}, "two labels for a.png"),
+        (labelled(["a.png", 0], ["b.png", 10**30]), {}, r"dataset\.json.* ids.*relabel"),
+        (labelled(["a.png", 0], ["b.png", 3]), {"classes": 3}, r"label 3.* 0\.\.2"),
+        (lambda root: folder(root, ["a/1.png", "b/2.png", "3.png"]), {"labels": "folders"}, "folders .*no classes"),
+        (lambda root: folder(root, ["a/1.png", "b/2.png"]), {"labels": "file"}, r"dataset\.json"),
+        (two_label_files, {}, r"a/dataset\.json and 1 more .*path .*labels"),
         (lambda root: None, {}, "holds no images"),
         (labelled(["a.png", 0]), {}, "no label .*b.png"),
         (labelled(["a.png", 0], ["b.png", [0.5, 0.5]]), {}, r"no whole numbers >= 0: b.png \(\[0.5, 0.5\]\)"),
@@ -240,6 +254,10 @@ def test_a_path_that_is_nothing_or_no_zip_is_named(tmp_path):
         ({"test_fraction": 0.1, "test_path": "x"}, "not both"),
         ({"limit": 0}, "limit"),
         ({"size": 0}, "size"),
+        ({"white": 0}, "white"),
+        ({"channels": 0}, "channels"),
+        ({"classes": -1}, "classes"),
+        ({"value_range": (1, 0)}, "value_range"),
     ],
 )
 def test_options_are_checked_before_anything_is_read(options, message):

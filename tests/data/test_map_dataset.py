@@ -122,7 +122,7 @@ def changed(i, item):
         ([], {}, "no images"),
         (changed(5, (torch.full((3, 6, 8), math.nan), 0)), {}, "image 5 holds NaN"),
         (changed(5, (BYTES[5].float(), 0)), {}, r"image 5 .* 25.* value_range \(-1, 1\)"),
-        (changed(5, (BYTES[5].long(), 0)), {}, "image 5 is torch.int64"),
+        (changed(5, (BYTES[5].long(), 0)), {}, "image 5 is int64.*white"),
         (changed(5, (BYTES[5, :, :4], 0)), {}, r"image 5 is \(3, 4, 8\), image 0 is \(3, 6, 8\)"),
         (changed(5, (BYTES[5], -1)), {}, "label -1 of item 5"),
         (changed(5, (BYTES[5], 0.5)), {}, "label 0.5 of item 5"),
@@ -135,6 +135,74 @@ def changed(i, item):
 def test_what_is_wrong_with_an_item_is_said_with_its_index(items, options, message):
     with pytest.raises(UserError, match=message):
         MapDataset(4, dataset=Listed(items), **options).setup()
+
+
+def test_grey_items_among_colours_are_colours_wherever_they_stand():
+    for where in (0, 5, 19):
+        items = list(BYTES)
+        items[where] = BYTES[where, :1]
+        for look_at in (1, 3, 20):
+            if where == 0 and look_at == 1:
+                continue
+            data = MapDataset(4, dataset=Listed(items), look_at=look_at)
+            assert data.shape == (3, 6, 8)
+            grey, colour = data.train.images(np.array([where, 7]))
+            assert torch.equal(grey, IN_RANGE[where, :1].expand(3, -1, -1))
+            assert torch.equal(colour, IN_RANGE[7])
+
+
+def test_a_colour_among_grey_items_that_nobody_looked_at_names_the_option():
+    items = list(BYTES[:, :1])
+    items[5] = BYTES[5]
+    data = MapDataset(4, dataset=Listed(items), look_at=2)
+    data.setup()
+    with pytest.raises(UserError, match=r"image 5 .*channels to 3"):
+        data.train.take(np.array([4, 5]))
+    assert MapDataset(4, dataset=Listed(items), look_at=2, channels=3).train.take(np.array([5]))[0].shape == (
+        1,
+        3,
+        6,
+        8,
+    )
+
+
+def test_an_item_that_cannot_be_read_is_named_and_its_error_kept():
+    class Broken(Listed):
+        def __getitem__(self, i):
+            if i == 5:
+                raise OSError("image file is truncated")
+            return super().__getitem__(i)
+
+    with pytest.raises(UserError, match=r"Broken: item 5 .*OSError: image file is truncated") as caught:
+        MapDataset(4, dataset=Broken(BYTES)).setup()
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_labels_that_are_ids_or_count_from_one():
+    ids = Listed([(x, 10**9 + i) for i, x in enumerate(BYTES)])
+    with pytest.raises(UserError, match=r"1,000,000,019.* ids"):
+        MapDataset(4, dataset=ids).setup()
+    from_one = Listed([(x, 1 + i % 3) for i, x in enumerate(BYTES)])
+    with pytest.warns(UserWarning, match="class 0 of 4 has no image"):
+        assert MapDataset(4, dataset=from_one).num_classes == 4
+    assert MapDataset(4, dataset=from_one, classes=4).num_classes == 4
+
+
+def test_arrays_of_any_strides_and_byte_order():
+    for change in (lambda x: x[..., ::-1], lambda x: x.astype(">f4"), lambda x: x.astype(np.float16)):
+        given = [change(x) for x in IN_RANGE.numpy()]
+        assert torch.allclose(
+            MapDataset(4, dataset=Listed(given)).train.images(np.arange(20)),
+            torch.from_numpy(np.stack(given).astype(np.float32)),
+        )
+
+
+def test_the_line_says_what_was_looked_at():
+    data = MapDataset(4, dataset=Listed(zip(BYTES, LABELS, strict=True)), look_at=6)
+    summary = data.summary()
+    assert all(words in summary for words in ("20 images of 8x6, RGB from Listed", "4 classes", "6 of them"))
+    dark = MapDataset(4, dataset=Listed(BYTES // 255)).summary()
+    assert "nearly black" in dark
 
 
 def test_a_held_out_dataset_shares_the_classes():

@@ -1,0 +1,87 @@
+"""The classes of image files: from dataset.json, else from their folders, else none."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..foundation.errors import UserError
+from .classes import counted, gaps, relabelled
+from .decode import shown
+from .image_files import ImageFiles
+from .listing import LABEL_FILE
+
+Where = Literal["auto", "file", "folders"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The class of each file (None: unlabelled), and how that is known.
+
+    Args:
+        classes: of the files, in their order.
+        count: how many classes there are.
+        source: where they come from, in words.
+        names: of the folders that are the classes, in their order.
+        occurring: the labels of the file that became 0, 1, ...
+        notes: what else there is to say.
+    """
+
+    classes: list[int] | None = None
+    count: int = 0
+    source: str = ""
+    names: tuple[str, ...] = ()
+    occurring: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def labelled(
+    files: ImageFiles, where: Where, classes: int = 0, *, relabel: bool = False, training: Labelled | None = None
+) -> Labelled:
+    """The classes of all the files; of held-out ones in the terms of the training set's.
+
+    Raises:
+        UserError: labels that are none, or that training lacks.
+    """
+    file = None if where == "folders" else files.label_file()
+    if file is not None:
+        labels = file.labels(files.names, files.depth)
+        if labels is None:
+            return Labelled(source=file.name)
+        return _numbered(file.where, labels, classes, file.name, relabel=relabel, training=training)
+    if where == "file":
+        raise UserError(f"{files.where}: has no {LABEL_FILE}, which labels=file asks for")
+    known = frozenset(training.names if training else ())
+    folders = files.folders(known, shards=where == "folders")
+    if folders is not None:
+        return _by_folder(files, folders, classes, training)
+    if where == "folders":
+        raise UserError(f"{files.where}: its folders are no classes: there is one alone, or images lie beside folders")
+    if shards := files.folders(shards=True):
+        return Labelled(notes=(f"folders {min(shards)} to {max(shards)} are taken for numbered parts, no classes",))
+    return Labelled()
+
+
+def _numbered(
+    where: str, labels: list[int], classes: int, source: str, *, relabel: bool, training: Labelled | None
+) -> Labelled:
+    """From the numbers of a label file."""
+    occurring: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    if relabel:
+        occurring = training.occurring if training else tuple(sorted(set(labels)))
+        if occurring != tuple(range(len(occurring))):
+            notes = (f"labels {occurring[0]:,} to {occurring[-1]:,} are numbered 0 to {len(occurring) - 1}",)
+        labels = relabelled(where, labels, occurring)
+    count = counted(where, labels, training.count if training else classes)
+    if training is None and not classes:
+        notes += gaps(where, labels, count)
+    return Labelled(labels, count, source, occurring=occurring, notes=notes)
+
+
+def _by_folder(files: ImageFiles, folders: list[str], classes: int, training: Labelled | None) -> Labelled:
+    names = training.names if training else tuple(sorted(set(folders)))
+    if unknown := sorted(set(folders) - set(names)):
+        there = ", ".join(map(shown, names)) or "none"
+        raise UserError(f"{files.where}: the training images have no class {shown(unknown[0])!r}; they have {there}")
+    places = {name: place for place, name in enumerate(names)}
+    labels = [places[folder] for folder in folders]
+    return Labelled(labels, counted(files.where, labels, classes or len(names)), "its folders", names)

@@ -1,0 +1,214 @@
+"""The items of a map-style dataset as examples, each read when it is needed, and checked against those that were looked at."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from ..foundation.errors import UserError
+from .classes import counted, gaps
+from .deep import ImageError
+from .formats import opened
+from .image_set import Indices, Origin
+from .pixels import Reading
+from .span import Kind, Span, kind_of
+
+
+@runtime_checkable
+class MapStyle(Protocol):
+    """What torch calls a map-style dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+class Items:
+    """The examples of a map-style dataset.
+
+    Args:
+        dataset: of images, (image, label, ...), or mappings.
+        reading: how images are read; without `channels`, those that are looked at tell whether all are grey.
+        image_key: of the image in a mapping.
+        label_key: of the label in a mapping.
+        classes: number of classes; 0 counts them.
+        look_at: how many items, evenly spaced, are looked at.
+
+    Raises:
+        UserError: no items, or one that cannot be used; its index is named.
+    """
+
+    def __init__(self, dataset: MapStyle, reading: Reading, image_key: str, label_key: str, classes: int, look_at: int):
+        self.dataset, self.name, self.reading = dataset, type(dataset).__name__, reading
+        self.image_key, self.label_key = image_key, label_key
+        if len(dataset) == 0:
+            raise UserError(f"{self.name}: there are no images")
+        self.num_classes = 0
+        indices = np.unique(np.linspace(0, len(dataset) - 1, min(look_at, len(dataset))).astype(np.int64))
+        self._know(self._look(indices) or self._look(indices), classes)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
+        """Images and labels (None if unlabelled).
+
+        Raises:
+            UserError: an item that cannot be read, is not like the others or not finite; its index is named.
+        """
+        items = [self._like_the_others(i) for i in indices.tolist()]
+        images = torch.stack([image for image, _ in items]) if items else torch.empty(0, *self.shape)
+        return images, torch.tensor([label for _, label in items], dtype=torch.int64) if self.labelled else None
+
+    def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
+        return self.take(indices)[0]
+
+    def label(self, indices: Indices) -> Int64[Tensor, " n"]:
+        labels = self.take(indices)[1]
+        if labels is None:
+            raise UserError(f"{self.name}: these images have no labels")
+        return labels
+
+    def std(self) -> float:
+        """Standard deviation over all values of the items that were looked at."""
+        return self._std
+
+    def fingerprint(self) -> str:
+        """sha256 of the number of items and of those that were looked at."""
+        return self._fingerprint
+
+    def _look(self, indices: Int64[np.ndarray, " n"]) -> "_Seen | None":
+        """Read these items; None, and `reading` with 3 channels, if the first is grey and another one is not."""
+        first, label, _ = self._read(0)
+        self.shape, self.labelled = tuple(first.shape), label is not None
+        if _is_coloured(first):
+            self.reading = replace(self.reading, channels=3)
+        seen = _Seen(f"{len(self.dataset)} {self.shape} {self.labelled}")
+        for i in indices.tolist():
+            image, label, kind = self._read(i)
+            if self.shape[0] == 1 and self.reading.channels is None and _is_coloured(image):
+                self.reading = replace(self.reading, channels=3)
+                return None
+            self._check(image, label, i)
+            seen.add(image, label, kind)
+        return seen
+
+    def _know(self, seen: "_Seen | None", classes: int) -> None:
+        """Keep what the items that were looked at tell."""
+        assert seen is not None  # with channels given there is no other way
+        seen.span.check(self.name, self.reading)
+        if not torch.equal(self._read(0)[0], self._read(0)[0]):
+            seen.digest = hashlib.sha256(seen.begin)  # another run would see other values
+            warnings.warn(
+                f"{self.name}: item 0 differs between two readings, so that a resumed run would see other images; "
+                "leave random transforms to flip and augment",
+                stacklevel=2,
+            )
+        self._std, self._fingerprint = seen.std(), seen.digest.hexdigest()
+        notes = tuple(seen.span.notes(self.reading))
+        if seen.labels:
+            self.num_classes = counted(self.name, seen.labels, classes)
+            notes += () if classes else gaps(self.name, seen.labels, self.num_classes)
+        if seen.span.count < len(self):
+            notes += (f"{seen.span.count:,} of them were looked at",)
+        self.origin = Origin(self.name, "", notes)
+
+    def _like_the_others(self, i: int) -> tuple[Float32[Tensor, "..."], int | None]:
+        image, label, _ = self._read(i)
+        self._check(image, label, i)
+        return image, label
+
+    def _check(self, image: Float32[Tensor, "..."], label: int | None, i: int) -> None:
+        if image.shape != self.shape:
+            if self.shape[0] == 1 and _is_coloured(image):
+                raise UserError(
+                    f"{self.name}: image {i} is coloured, and those that were looked at are grey; set channels to 3 to train "
+                    "with colours, to 1 to train with grey"
+                )
+            raise UserError(f"{self.name}: image {i} is {tuple(image.shape)}, image 0 is {self.shape}")
+        if (label is not None) != self.labelled:
+            raise UserError(f"{self.name}: item {i} has {'a' if label is not None else 'no'} label, unlike item 0")
+        if label is not None and self.num_classes and label >= self.num_classes:
+            raise UserError(
+                f"{self.name}: label {label} of item {i} is not in 0..{self.num_classes - 1}; "
+                "set classes to their number"
+            )
+
+    def _read(self, i: int) -> tuple[Float32[Tensor, "..."], int | None, Kind]:
+        """Image and label of item i, and how the image was stored."""
+        try:
+            item, label = self.dataset[i], None
+        except UserError:
+            raise
+        except Exception as error:
+            what = " ".join(str(error).split())
+            raise UserError(f"{self.name}: item {i} cannot be read: {type(error).__name__}: {what}") from error
+        if isinstance(item, Mapping):
+            if self.image_key not in item:
+                keys = ", ".join(map(str, item))
+                raise UserError(f"{self.name}: item {i} has no {self.image_key!r}; its keys are {keys}: set image_key")
+            item, label = item[self.image_key], item.get(self.label_key)
+        elif isinstance(item, (tuple, list)):
+            if not item:
+                raise UserError(f"{self.name}: item {i} is empty")
+            item, label = item[0], item[1] if len(item) > 1 else None
+        image, kind = self._image(item, i)
+        return image, None if label is None else self._class(label, i), kind
+
+    def _image(self, image: object, i: int) -> tuple[Float32[Tensor, "..."], Kind]:
+        try:
+            if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):  # undecoded, by `datasets`
+                image = image["bytes"]
+            if isinstance(image, bytes):
+                image = opened("", image)
+            pixels = self.reading.pixels(image)
+        except ImageError as error:
+            raise UserError(f"{self.name}: image {i} {error}") from error
+        except Exception as error:  # decoders raise all kinds
+            what = " ".join(str(error).split())
+            raise UserError(f"{self.name}: image {i} cannot be read: {type(error).__name__}: {what}") from error
+        x = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
+        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, kind_of(pixels, image)
+
+    def _class(self, label: object, i: int) -> int:
+        if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
+            label = label.item()
+        if not isinstance(label, int) or label < 0:
+            raise UserError(f"{self.name}: label {label!r} of item {i} is no whole number >= 0")
+        return label
+
+
+def _is_coloured(image: Float32[Tensor, "..."]) -> bool:
+    return image.ndim == 3 and len(image) == 3
+
+
+class _Seen:
+    """Sums over the items that were looked at."""
+
+    def __init__(self, begin: str):
+        self.begin = begin.encode()
+        self.digest = hashlib.sha256(self.begin)
+        self.count, self.total, self.squares, self.span = 0, 0.0, 0.0, Span()
+        self.labels: list[int] = []
+
+    def add(self, image: Float32[Tensor, "..."], label: int | None, kind: Kind) -> None:
+        values = image.double()
+        self.count += values.numel()
+        self.total += float(values.sum())
+        self.squares += float(values.square().sum())
+        self.span.count += 1
+        if image.numel():
+            self.span.add(kind, float(image.min()), float(image.max()))
+        if label is not None:
+            self.labels.append(label)
+        self.digest.update(image.contiguous().numpy().tobytes())
+        self.digest.update(str(label).encode())
+
+    def std(self) -> float:
+        return math.sqrt(max(self.squares / self.count - (self.total / self.count) ** 2, 0.0))
