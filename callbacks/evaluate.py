@@ -83,6 +83,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
                 sampling=sampling,
                 guidance=self.guidance,
                 seed=rng.alike(self.seed, module.seed),
+                progress=trainer.is_global_zero,
                 ema=profile,
                 batch=self.batch,
                 device=module.device,

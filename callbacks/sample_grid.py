@@ -73,6 +73,7 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
                 solver=sampling.solver,
                 guidance=self.guidance,
                 seed=rng.alike(self.seed, module.seed),
+                progress=trainer.is_global_zero,
                 device=module.device,
             )
         if trainer.is_global_zero:
