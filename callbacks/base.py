@@ -78,6 +78,10 @@ class StepCallback(Callback, Generic[M]):
         """Whether this step is the last."""
         return trainer.global_step == trainer.max_steps
 
+    def shows_progress(self, trainer: Trainer) -> bool:
+        """Whether this process draws bars on a terminal: the first one does, unless a bar of Lightning's is there."""
+        return trainer.is_global_zero and trainer.progress_bar_callback is None
+
     # --- Lightning's hooks; one that is overridden has to call the one here ---
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -98,6 +98,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
                 sampling=sampling,
                 guidance=self.guidance,
                 seed=rng.alike(self.seed, module.seed),
+                progress=self.shows_progress(trainer),
                 ema=profile or "none",
                 batch=self.batch,
                 device=module.device,

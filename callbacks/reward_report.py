@@ -131,6 +131,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
                 sigmas=sampling.sigmas,
                 solver=sampling.solver,
                 seed=rng.alike(self.seed, module.seed),
+                progress=self.shows_progress(trainer),
                 batch=self.batch,
                 device=module.device,
             )

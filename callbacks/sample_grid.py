@@ -74,6 +74,7 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
                 solver=sampling.solver,
                 guidance=self.guidance,
                 seed=rng.alike(self.seed, module.seed),
+                progress=self.shows_progress(trainer),
                 device=module.device,
             )
         if trainer.is_global_zero:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from ..foundation.errors import UserError
+from ..foundation.progress import stage
 from .deep import ImageError
 from .formats import Read, has_frames, is_grey, opened
 from .pixels import Pixels, Reading
@@ -60,12 +60,11 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
     span = Span()
     sizes: Counter[tuple[int, ...]] = Counter()
     example: dict[tuple[int, ...], str] = {}
-    bar = tqdm(total=len(names), desc=shown(where), unit=" images", disable=None if len(names) > 1000 else True)
-    with bar, ThreadPoolExecutor() as pool:
+    with stage("decoding", len(names), "image", shown=len(names) > 1000) as bar, ThreadPoolExecutor() as pool:
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
         decoded = pool.map(lambda chunk: [_decode(name, read, reading) for name in chunk], chunks)
         for i, (name, one) in enumerate(zip(names, chain.from_iterable(decoded), strict=True)):
-            bar.update()
+            bar.advance()
             if isinstance(one.pixels, str):
                 broken.append(f"{shown(name)} ({one.pixels})")
                 continue

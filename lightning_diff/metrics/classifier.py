@@ -20,11 +20,12 @@ from jaxtyping import Float, Int64
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
-from tqdm import tqdm
 
 from ..data import Data, Examples
 from ..foundation import rng
 from ..foundation.atomic import replacing
+from ..foundation.processes import is_first_process
+from ..foundation.progress import each
 
 Task = Literal["classifier", "rotation"]
 
@@ -137,7 +138,7 @@ def train(net: Classifier, images: Examples, steps: int, seed: int = SEED) -> No
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     net.train()
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        for step in tqdm(range(steps), desc=f"{net.name} features", unit="step", leave=False, disable=None):
+        for step in each(range(steps), f"training {net.name} features", steps, "step", shown=is_first_process()):
             x, target = _batch(net.name, images, np.arange(step * BATCH, (step + 1) * BATCH), seed)
             loss = F.cross_entropy(net.logits(net(x.to(device))), target.to(device))
             optimizer.zero_grad()

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, distributed
 from torchmetrics import Metric
 from torchmetrics.aggregation import SumMetric
-from tqdm import tqdm
 
 from ..data import Data, Examples
 from ..foundation import rng, stopping
-from ..foundation.processes import from_all
+from ..foundation.processes import from_all, is_first_process
+from ..foundation.progress import each
 from .classifier import Classifier
 from .features import FeatureName, Pixels, feature_extractor
 from .frechet import FrechetDistance
@@ -130,7 +130,8 @@ class Reference:
             metric.update(some, real=False)
             metric.update(features[: len(range(rank, min(n, self.n), world))], real=True)
 
-        kernel, manifold, balls = (metric.compute() for metric in equal_n)
+        compared = each(equal_n, "comparing with real images", len(equal_n), "figure", shown=is_first_process())
+        kernel, manifold, balls = (metric.compute() for metric in compared)
         values = {"frechet": frechet.compute(), "kernel": kernel, **manifold, **balls}
         values = {f"{metric}_{name}": value for metric, value in values.items()} | memorisation.compute()
         if labelled:
@@ -143,7 +144,8 @@ class Reference:
         if share not in self._real:
             order = rng.permutation(0, "reference", 0, len(self.data.train))[: self.n]
             batches = self._batches(self.data.train, order, labels=False)
-            bar = tqdm(batches, desc=f"{self.extractor.name} features of real images", leave=False, disable=None)
+            count = -(-len(order) // (self.batch * share[1]))
+            bar = each(batches, "measuring real images", count, "batch", shown=is_first_process())
             real = [(self._features(x), self.pixels(x)) for x, _ in bar]
             self._real = {share: (torch.cat([f for f, _ in real]), torch.cat([p for _, p in real]))}
         return self._real[share]

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from tqdm import tqdm
 
 from ..artifacts import ModelRecord, read_record
 from ..artifacts.estimate import Measurement, resumed_measurement, save_measurement
@@ -23,6 +22,7 @@ from ..artifacts.schedule import Schedule, load_schedule, save_schedule
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.errors import UserError
+from ..foundation.progress import stage
 from ..samplers import ODE_SOLVERS, ode_solver
 from ..samplers.generate import evaluating
 from ..samplers.guidance import guided
@@ -186,8 +186,7 @@ def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: 
     key |= {"model": problem.record.sha256, "solver": solver, "nodes": NODES}
     measured = resumed_measurement(path, key, total)
     done = 0 if measured is None else measured.estimate.trajectories
-    bar = tqdm(total=total, initial=done, desc=f"monitor of {solver}", leave=False, disable=None if progress else True)
-    with bar:
+    with stage(f"monitor of {solver}", total, "trajectory", shown=progress, start=done) as bar:
         while measured is None or done < total:
             stop, began = min(done + PART, total), time.perf_counter()
             problem.calls = 0
@@ -209,7 +208,7 @@ def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: 
                 seconds=so_far.seconds + time.perf_counter() - began,
                 calls=so_far.calls + problem.calls,
             )
-            bar.update(stop - done)
+            bar.advance(stop - done)
             done = stop
             save_measurement(path, key, measured)
     return measured

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..foundation import rng, stopping
+from ..foundation.progress import Stage, stage
 from . import Denoise, Sampler, named, nfe
 from .guidance import guided
 
@@ -63,10 +63,7 @@ def generate(
     samples = torch.empty(len(seeds), *shape)
     batches = range(0, len(seeds), batch)
     calls = len(batches) * nfe(solve, sigmas, **solver_options)
-    with (
-        evaluating(denoiser, guide),
-        tqdm(total=calls, desc="sampling", unit="call", leave=False, disable=None if progress else True) as bar,
-    ):
+    with evaluating(denoiser, guide), stage("sampling", calls, "call", shown=progress) as bar:
         for start in batches:
             stopping.check("batch")
             numbers = seeds[start : start + batch]
@@ -87,12 +84,12 @@ def check_request(name: str, seeds: rng.Positions, labels: Tensor | None, batch:
         raise ValueError(f"{name}: need one label for each sample, got {len(labels)} for {len(seeds)} seeds")
 
 
-def _counted(denoise: Denoise, bar: "tqdm[NoReturn]") -> Denoise:
+def _counted(denoise: Denoise, bar: Stage) -> Denoise:
     """The same denoiser, every call shown on the bar."""
 
     def counted(x: Tensor, sigma: Tensor) -> Tensor:
         stopping.check()
-        bar.update()
+        bar.advance()
         return denoise(x, sigma)
 
     return counted

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
-from tqdm import tqdm
 
 from ..foundation import rng, stopping
+from ..foundation.progress import stage
 from ..samplers.generate import check_request, device_of, evaluating
 from ..samplers.guidance import guided
 from . import StepPolicy
@@ -68,8 +68,7 @@ def sample_with_policy(
     check_request("sample_with_policy", seeds, labels, batch)
     device = device_of(denoiser) if device is None else torch.device(device)
     samples, steps = torch.empty(len(seeds), *shape), torch.empty(len(seeds), dtype=torch.int64)
-    bar = tqdm(total=len(seeds), desc="sampling", unit="sample", leave=False, disable=None if progress else True)
-    with evaluating(denoiser, guide), bar:
+    with evaluating(denoiser, guide), stage("sampling", len(seeds), "sample", shown=progress) as bar:
         for start in range(0, len(seeds), batch):
             stopping.check("batch")
             numbers = seeds[start : start + batch]
@@ -77,7 +76,7 @@ def sample_with_policy(
 
             def called(x: Tensor, sigma: Tensor, label: Tensor | None, stop: int = stop) -> Tensor:
                 stopping.check()
-                bar.update(stop - len(x) - bar.n)  # the others have ended
+                bar.reach(stop - len(x))  # the others have ended
                 return guided(denoiser, label, scale=guidance, guide=guide, interval=interval)(x, sigma)
 
             eps = rng.normal(seed, "sample", numbers, shape).to(device, torch.float32)

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from tqdm import tqdm
 
+from ..foundation.progress import stage
 from ..samplers import Denoise, Node, ode_solver
 from .costs import heun_step, local_error
 from .grids import karras
@@ -146,16 +146,12 @@ def estimate(
     levels = karras(nodes, sigma_min, sigma_max)[:-1].to(noise.device)
     measure = _eulers if solver == "euler" else _measured
     total = torch.zeros(nodes if solver == "euler" else nodes - 1, dtype=torch.float64)
-    silent = None if progress else True
     rows = list(parts(denoiser, noise, labels, batch))
-    with (
-        torch.no_grad(),
-        tqdm(total=len(rows) * len(total), desc="monitor", leave=False, disable=silent) as bar,
-    ):
+    with torch.no_grad(), stage("monitor", len(rows) * len(total), "level", shown=progress) as bar:
         for denoise, part in rows:
             for i, loss in enumerate(measure(denoise, sigma_max * part, levels, solver, derivative)):
                 total[i] += loss.double().sum().item()
-                bar.update()
+                bar.advance()
     sigmas = levels.cpu() if solver == "euler" else (levels[:-1] * levels[1:]).sqrt().cpu()
     return Estimate(sigmas, total / len(noise), order, len(noise), sigma_max)
 

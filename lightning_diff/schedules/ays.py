@@ -3,9 +3,9 @@
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from tqdm import tqdm
 
 from ..foundation import rng
+from ..foundation.progress import stage
 from .gits import cheapest
 from .grids import karras
 from .trajectories import Labels, Model, parts, path
@@ -66,9 +66,8 @@ def _distances(
     """E |D(x_i; sigma_i) - D(x_j; sigma_j)|^2 along paths of noise."""
     m, total = len(sigmas), torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
     generator = rng.start(torch.Generator(), seed, "ays")
-    silent = None if progress else True
     rows = list(parts(denoiser, noise, labels, batch))
-    with tqdm(total=len(rows) * m, desc="bound", leave=False, disable=silent) as bar:
+    with stage("bound", len(rows) * m, "level", shown=progress) as bar:
         for denoise, part in rows:
             start, end = float(sigmas[0]), float(sigmas[-1])
             x = path(denoise, start * part, karras(25, end, start).to(part.device))[-1].x
@@ -77,7 +76,7 @@ def _distances(
                 fresh = torch.randn(part.shape, generator=generator, dtype=part.dtype).to(part.device)
                 x, variance = x + (sigma**2 - variance) ** 0.5 * fresh, sigma**2
                 outputs.append(denoise(x, x.new_full((), sigma)).flatten(1).double())
-                bar.update()
+                bar.advance()
             D = torch.stack(outputs[::-1])
             for i in range(m):
                 total[i] += (D - D[i]).square().sum((1, 2)).cpu()

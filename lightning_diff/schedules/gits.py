@@ -3,8 +3,8 @@
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from tqdm import tqdm
 
+from ..foundation.progress import each
 from ..samplers import Node
 from .grids import karras
 from .trajectories import Labels, Model, parts, path
@@ -72,9 +72,8 @@ def _costs(
 ) -> Float64[Tensor, "m m"]:
     """c_ij averaged over the rows of noise."""
     total = torch.zeros(len(levels), len(levels), dtype=torch.float64)
-    silent = None if progress else True
     rows = list(parts(denoiser, noise, labels, batch))
-    for denoise, part in tqdm(rows, desc="trajectories", leave=False, disable=silent):
+    for denoise, part in each(rows, "trajectories", len(rows), "batch", shown=progress):
         points = path(denoise, levels[0].item() * part, levels.to(part.device))
         exact = torch.stack([point.x.flatten(1) for point in points])
         own = _off_the_chord(points, exact)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from tqdm import tqdm
 
+from ..foundation.progress import each
 from ..samplers import check_sigmas, named
 from .grids import karras, log_snr
 from .trajectories import Labels, Model, parts, path
@@ -74,7 +74,7 @@ def _descend(
     best, least = start.double(), problem.distance(start)
     optimizer = torch.optim.Adam([logits], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(iterations, 1), eta_min=rate / 10)
-    for k in tqdm(range(iterations), desc="descent", leave=False, disable=None if progress else True):
+    for k in each(range(iterations), "descent", iterations, "step", shown=progress):
         loss = problem.loss(problem.nodes(logits), k % len(problem.rows))
         (logits.grad,) = torch.autograd.grad(loss, logits)
         # Errors differ by orders of magnitude among batches and grids; their logarithm has gradients of one size.
