@@ -164,7 +164,7 @@ def seed_generator(generator: torch.Generator, seed: int, purpose: str, position
 
 def start(generator: torch.Generator, seed: int, purpose: str) -> torch.Generator:
     """`seed_generator` where version 0.1 gave the seed itself to torch: numbers of a plain int below 2^32 are as they were."""
-    if generator_of(seed) == 1 and 0 <= seed < 2**32:
+    if 0 <= seed < 2**32 and not (isinstance(seed, Seed) and seed.generator == 2):
         return generator.manual_seed(seed)
     return seed_generator(generator, Seed(seed, 2), purpose)
 
