@@ -105,10 +105,22 @@ def merge(base: object, over: object) -> object:
     return base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
 
 
+def _refuse_other_bytes(text: str) -> None:
+    """A file's name may be any bytes, and YAML is text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        plain = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise UserError(
+            f"command line: {plain}: is no UTF-8, as a recipe must be; give a link with a plain name"
+        ) from None
+
+
 def _override(recipe: Raw, text: str) -> Raw:
     from omegaconf import OmegaConf
     from yaml import YAMLError  # type: ignore[import-untyped]
 
+    _refuse_other_bytes(text)
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"command line: {text}: expected dotted.key=value")
