@@ -29,11 +29,12 @@ class Decoded(NamedTuple):
 
 
 class _One(NamedTuple):
-    """Pixels of one image, or what is wrong with it; how it was stored; whether it has several frames."""
+    """Pixels of one image, or what is wrong with it; how it was stored; whether it has several frames; whether it was grey."""
 
     pixels: Pixels | str
     kind: Kind = "bytes"
     has_frames: bool = False
+    is_grey: bool = False
 
 
 def count_channels(names: Sequence[str], read: Read) -> int:
@@ -57,6 +58,7 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
     out: Pixels | None = None
     broken: list[str] = []
     frames: list[str] = []
+    grey = 0
     span = Span()
     sizes: Counter[tuple[int, ...]] = Counter()
     example: dict[tuple[int, ...], str] = {}
@@ -70,6 +72,7 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
                 continue
             if one.has_frames:
                 frames.append(name)
+            grey += one.is_grey
             if one.kind != "bytes":
                 span.add(one.kind, float(one.pixels.min()), float(one.pixels.max()))
             sizes[one.pixels.shape] += 1
@@ -90,6 +93,8 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
         span.add("bytes", -1.0, int(out.max()) / 127.5 - 1)
     span.check(where, reading)
     notes = [f"the first frame of {some(frames)}"] if frames else []
+    if changed := len(names) - grey if reading.channels == 1 else grey if reading.channels == 3 else 0:
+        notes.append(f"{changed:,} {'coloured ones became grey' if reading.channels == 1 else 'grey ones became RGB'}")
     return Decoded(torch.from_numpy(out), (*notes, *span.notes(reading)))
 
 
@@ -126,7 +131,7 @@ def _values(x: Pixels) -> Float32[np.ndarray, "..."]:
 
 def _is_grey(name: str, read: Read) -> bool:
     try:
-        return is_grey(name, read(name))
+        return is_grey(opened(name, read(name)))
     except Exception:  # reported by `decode`, with all others
         return True
 
@@ -134,11 +139,11 @@ def _is_grey(name: str, read: Read) -> bool:
 def _decode(name: str, read: Read, reading: Reading) -> _One:
     try:
         image = opened(name, read(name))
-        has_several = has_frames(image)
+        has_several, was_grey = has_frames(image), is_grey(image)
         pixels = reading.pixels(image)
         if pixels.ndim != 3 or pixels.size == 0:
             return _One(f"has shape {pixels.shape}")
-        return _One(pixels, kind_of(pixels, image), has_several)
+        return _One(pixels, kind_of(pixels, image), has_several, was_grey)
     except ImageError as error:
         return _One(str(error))
     except Exception as error:  # decoders raise all kinds

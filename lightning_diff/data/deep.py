@@ -5,8 +5,10 @@ from io import BytesIO
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.ImageFile import ImageFile
+
+from .orientation import upright
 
 
 class ImageError(ValueError):
@@ -71,7 +73,7 @@ def _read_as(content: bytes, mode: str, rawmode: str) -> UInt8[np.ndarray, "h w 
     image.load()
     if (clear := image.info.get("transparency")) is not None:
         raise ImageError(f"has colours of 16 bits of which one, {clear}, is transparent; save it with an alpha channel")
-    return np.asarray(ImageOps.exif_transpose(image))
+    return np.asarray(upright(image))
 
 
 def _content(image: ImageFile) -> bytes:

@@ -50,9 +50,8 @@ def has_frames(image: object) -> bool:
     return bool(isinstance(image, Image.Image) and image.format not in STILL and getattr(image, "is_animated", False))
 
 
-def is_grey(name: str, content: bytes) -> bool:
-    """Whether it has no colours, without reading its pixels."""
-    image = opened(name, content)
+def is_grey(image: Image.Image | Shaped[np.ndarray, "..."]) -> bool:
+    """Whether an opened image has no colours, without reading its pixels."""
     if isinstance(image, Image.Image):
         return image.mode in GREY_MODES or is_deep_grey(image)
     return image.ndim == 2 or not {3, 4} & {image.shape[0], image.shape[2]}

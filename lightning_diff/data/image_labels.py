@@ -1,5 +1,6 @@
 """The classes of image files: from dataset.json, else from their folders, else none."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,12 @@ from .classes import counted, gaps, relabelled
 from .decode import shown
 from .image_files import ImageFiles
 from .listing import LABEL_FILE
+
+# Folders of splits and of kinds of files, as they are downloaded; path is one level too high.
+NO_CLASS = re.compile(
+    r"(train|test|val|valid|validation|dev|eval)(ing|ation)?([_-]?(set|images?|data|\d+))?"
+    r"|(in-the-wild-)?(images?|thumbnails?|masks?|labels?|annotations?)([_-]?\d+(x\d+)?)?"
+)
 
 Where = Literal["auto", "file", "folders"]
 
@@ -52,6 +59,12 @@ def labelled(
     known = frozenset(training.names if training else ())
     folders = files.folders(known, shards=where == "folders")
     if folders is not None:
+        if where == "auto" and not training and all(NO_CLASS.fullmatch(folder.lower()) for folder in folders):
+            names = sorted(set(folders))
+            raise UserError(
+                f"{files.where}: folders {', '.join(map(shown, names))} hold parts of a data set, no classes; set path to one "
+                "of them (and test_path to another), or labels to folders"
+            )
         return _by_folder(files, folders, classes, training)
     if where == "folders":
         raise UserError(f"{files.where}: its folders are no classes: there is one alone, or images lie beside folders")

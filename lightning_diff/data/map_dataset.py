@@ -48,8 +48,7 @@ class MapDataset(ImageSource):
         train = self._items(self.dataset, self.channels, self.classes)
         if self.test_dataset is None:
             return train, None
-        is_image = len(train.shape) == 3 and train.shape[0] in (1, 3)
-        channels = train.shape[0] if is_image else self.channels
+        channels = 3 if len(train.shape) == 3 and train.shape[0] == 3 else self.channels
         return train, self._items(self.test_dataset, channels, train.num_classes)
 
     def _items(self, dataset: object, channels: int | None, classes: int) -> Items:

@@ -6,10 +6,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float32, Shaped, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .deep import ImageError, deep_colour
+from .orientation import upright
 
 Pixels: TypeAlias = UInt8[np.ndarray, "..."] | Float32[np.ndarray, "..."]
 Stored: TypeAlias = Shaped[np.ndarray, "..."]
@@ -154,19 +155,6 @@ def _of_pil(image: Image.Image) -> Stored:
         return np.asarray(image.convert("L" if is_grey else "RGB"))
     except (ValueError, ImportError) as error:
         raise ImageError(f"has mode {image.mode}, which Pillow does not convert to RGB: {error}") from error
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Turned and mirrored as its EXIF (or XMP) orientation says; a damaged EXIF block says nothing."""
-    if (
-        not image.info and image.format != "TIFF"
-    ):  # whose notes are among its tags; asking costs as much as a small image
-        return image
-    try:
-        turned = image.getexif().get(0x0112, 1) != 1
-    except Exception:  # of struct, of the TIFF reader, of the XML parser
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _is_channels_last(x: Stored) -> bool:

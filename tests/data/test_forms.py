@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lightning_diff.data import HuggingFace, Images, MapDataset
 from lightning_diff.foundation.errors import UserError
@@ -137,6 +137,11 @@ FILES = {
         in_bytes(GREY // 16 * 17),
     ),
     "grey, 16 bits": (".png", png16(GREY16, 0), in_words(GREY16)),
+    "grey, 16 bits, with a transparent value": (
+        ".png",
+        saved(Image.fromarray(GREY16), "PNG", transparency=int(GREY16[2, 3])),
+        in_words(np.where(GREY16[2, 3] == GREY16, 65535, GREY16)),
+    ),
     "grey, 16 bits, TIFF": (".tif", saved(Image.fromarray(GREY16), "TIFF"), in_words(GREY16)),
     "grey with alpha": (".png", saved(Image.fromarray(GREY_LAYERS), "PNG"), in_bytes(GREY_ON_WHITE)),
     "RGB, 8 bits": (".bmp", saved(Image.fromarray(RGB), "BMP"), in_bytes(RGB)),
@@ -156,6 +161,7 @@ FILES = {
     ),
     "CMYK": (".tiff", saved(CMYK, "TIFF"), in_bytes(CMYK.convert("RGB"))),
     "float TIFF": (".tif", saved(Image.fromarray(UNIT[..., 0]), "TIFF"), UNIT[None, ..., 0]),
+    "with a damaged EXIF block": (".png", saved(Image.fromarray(RGB), "PNG", exif=b"Exif\0\0MM\0*\0\0"), in_bytes(RGB)),
     "with an EXIF orientation": (".png", saved(TURNED, "PNG", exif=EXIF), in_bytes(RGB)),
     "with an EXIF orientation, TIFF": (".tif", saved(TURNED, "TIFF", exif=EXIF), in_bytes(RGB)),
     "animated WebP": (".webp", frames("WEBP"), in_bytes(RGB)),
@@ -279,6 +285,15 @@ def test_what_cannot_be_read_without_guessing_is_refused(form):
     item, word = REFUSED[form]
     with pytest.raises(UserError, match=rf"Listed: image 1 .*{word}"):
         MapDataset(1, dataset=Listed([GREY, item])).setup()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_undone_as_by_pillow(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.open(BytesIO(saved(Image.fromarray(RGB), "JPEG", exif=exif)))
+    upright = in_bytes(np.asarray(ImageOps.exif_transpose(image)))
+    close(MapDataset(1, dataset=Listed([image])).train.images(np.array([0]))[0], upright, 1e-6)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

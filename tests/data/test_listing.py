@@ -81,6 +81,17 @@ def test_numbered_classes_are_classes(tmp_path, names):
     assert found(folder(tmp_path, names)) == (2, [0, 1])
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val"), ("images1024x1024", "thumbnails128x128"), ("Training_Set", "Test_Set"), ("images", "masks")],
+)
+def test_splits_and_kinds_of_files_are_no_classes(tmp_path, names):
+    root = folder(tmp_path, [f"set/{name}/cat/1.png" for name in names])
+    with pytest.raises(UserError, match=rf"{min(names)}, {max(names)} .*path .*labels"):
+        Images(2, path=root).setup()
+    assert found(root, labels="folders") == (2, [i for i, _ in enumerate(names)])
+
+
 def test_held_out_images_of_one_class_have_the_classes_of_training(tmp_path):
     train = folder(tmp_path / "train", ["set/cat/1.png", "set/dog/2.png"])
     data = Images(2, path=train, test_path=folder(tmp_path / "test", ["dog/1.png", "dog/2.png"]))

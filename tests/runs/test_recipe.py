@@ -216,6 +216,7 @@ def test_a_file_that_is_not_text(folder):
         ("seed.x=3", "command line: seed.x: ... 7 ... keys"),
         ("seed={", "command line: seed={: ... YAML"),
         ("seed", "command line: seed: ... dotted.key=value"),
+        ("data.path=caf\udce9", "command line: data.path=caf\\xe9: ... UTF-8 ... link"),
     ],
 )
 def test_an_override_that_leads_nowhere(folder, override, expected):

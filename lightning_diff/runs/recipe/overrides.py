@@ -32,6 +32,7 @@ def override(recipe: Raw, text: str) -> Raw:
     Raises:
         UserError: it is no `key=value`, or the key leads through a value that has no keys.
     """
+    _refuse_other_bytes(text)
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"command line: {text}: expected dotted.key=value")
@@ -69,6 +70,17 @@ def as_written(recipe: Node, overrides: Sequence[str]) -> Node:
         elif not isinstance(parsed, str) and _fits(node, name, text) and not _fits(node, name, parsed):
             node[name] = text
     return recipe
+
+
+def _refuse_other_bytes(text: str) -> None:
+    """A file's name may be any bytes, and YAML is text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        plain = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise UserError(
+            f"command line: {plain}: is no UTF-8, as a recipe must be; give a link with a plain name"
+        ) from None
 
 
 def _not_yaml(text: str) -> UserError:
