@@ -57,7 +57,7 @@ class Checkpoint(StepCallback[CountedModule], LightningCheckpoint):
         stopping.defer(partial(_agreed, trainer), is_alone=trainer.world_size == 1)
         due, self._due = self._due, []
         for name, callback in _periodic(trainer).items():
-            if name in due:
+            if name in due and not self.is_last(trainer):
                 callback.act_now(trainer, module)
 
     def on_step_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
