@@ -5,6 +5,8 @@ SIGUSR1, by which schedulers take a machine back: the job may go back into the q
 Anything else is a fault of this program and shows a traceback, as `--debug` does for every error.
 """
 
+import io
+import os
 import sys
 import traceback
 import warnings
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import typer
 
+from ..foundation import caches
 from ..foundation.errors import Stopped, UserError
 from ..runs import recipe
 from .compare import compare
@@ -41,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
-    recipe.make_importable(Path.cwd())
     plain, warnings.formatwarning = warnings.formatwarning, _one_line  # type: ignore[assignment]
     try:
+        _look_around()
         code, message = app(words, "lightning-diff", standalone_mode=False) or 0, None
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C before the first step
@@ -60,6 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if message or code == 130:  # typer, too, makes this of Ctrl-C
         print(message or "stopped by Ctrl-C", file=sys.stderr)
     return code
+
+
+def _look_around() -> None:
+    """What a command needs of its surroundings, before it imports anything large."""
+    try:
+        recipe.make_importable(Path.cwd())
+    except FileNotFoundError:
+        raise UserError("the working folder has been deleted; change to one that is there") from None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding does not know
+    try:
+        remark = caches.provide()
+    except OSError as error:
+        remark = f"caches cannot be written anywhere ({error}); set {caches.OWN} and TMPDIR"
+    if remark and os.environ.get("LOCAL_RANK", "0") == "0":
+        warnings.warn(remark, stacklevel=2)
 
 
 def _verdict(error: Exception) -> tuple[int, str]:
