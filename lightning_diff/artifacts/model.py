@@ -20,7 +20,7 @@ from ..foundation.atomic import replacing, sha256
 from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
 from ..nets import lora
-from . import record
+from . import record, user_code
 from .conditions import Conditions, TrainedWith
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
@@ -142,6 +142,7 @@ def load_denoiser(path: Path | str) -> Denoiser:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights}: cannot be read: {error}") from error
     try:
+        user_code.make_importable(weights.parent)
         _refuse_all_but_networks(described.net, "net")
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; nobody's random numbers change
             net = construct(bind(described.net, nn.Module, "net"))

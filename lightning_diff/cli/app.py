@@ -7,6 +7,7 @@ without a stdout or stderr that is closed or full.
 """
 
 import errno
+import os
 import sys
 import traceback
 import warnings
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import typer
 
-from ..foundation import stopping
+from ..foundation import caches, stopping
 from ..foundation.errors import Stopped, UserError
 from ..runs import recipe
 from ..runs.console import lasting_streams
@@ -45,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
-    recipe.make_importable(Path.cwd())
     plain, warnings.formatwarning = warnings.formatwarning, _one_line  # type: ignore[assignment]
     with lasting_streams() as out:
         try:
+            _look_around()
             with stopping.listening():
                 code, message = app(words, "lightning-diff", standalone_mode=False) or 0, None
         except SystemExit as error:
@@ -69,6 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A reader or a terminal that went away wants no more.
         is_lost = out.flushed() not in (0, errno.EPIPE, errno.EIO)
     return 2 if is_lost and not code and words[0] != "train" else code
+
+
+def _look_around() -> None:
+    """What a command needs of its surroundings, before it imports anything large."""
+    try:
+        recipe.make_importable(Path.cwd())
+    except FileNotFoundError:
+        raise UserError("the working folder has been deleted; change to one that is there") from None
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding does not know
+    try:
+        remark = caches.provide()
+    except OSError as error:
+        remark = f"caches cannot be written anywhere ({error}); set {caches.OWN} and TMPDIR"
+    if remark and os.environ.get("LOCAL_RANK", "0") == "0":
+        warnings.warn(remark, stacklevel=2)
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:

@@ -39,6 +39,9 @@ from .moved import current
 Node: TypeAlias = dict[str, Any]
 Parameters: TypeAlias = dict[str, inspect.Parameter]
 
+# Where modules were that a run folder notes and Python does not find, by the first part of their names (`artifacts.user_code`).
+PLACES: dict[str, str] = {}
+
 # What a constructor may raise because of its arguments, as opposed to because of its code.
 USERS_FAULT = (UserError, ValueError, ImportError, OSError)
 
@@ -193,13 +196,23 @@ def locate(name: object, key: str) -> Callable[..., Any]:
         try:
             found = _import(".".join(parts[: i + 1]), found, key)
         except ModuleNotFoundError:
-            advice = "it must be importable from the recipe's or the working folder"
-            if guesses := get_close_matches(part, _names_in(found), n=1):
-                advice = f"did you mean {'.'.join([*parts[:i], guesses[0], *parts[i + 1 :]])}?"
-            raise UserError(f"{key}: cannot import {name}; {advice}") from None
+            raise UserError(f"{key}: cannot import {name}; {_advice(parts, i, found)}") from None
     if not callable(found):
         raise UserError(f"{key}: {name} is a {type(found).__name__}; expected a class or function")
     return found
+
+
+def _advice(parts: list[str], i: int, found: object) -> str:
+    """What to do where part i of a dotted path is not there."""
+    if found is None and parts[0] in PLACES:
+        place = Path(PLACES[parts[0]])
+        return f"when it was trained, {parts[0]} was {place}: copy it to the working folder or set PYTHONPATH to its folder"
+    # Of a first part, only what is next to certain: among thousands of modules something always looks alike.
+    if guesses := get_close_matches(parts[i], _names_in(found), n=1, cutoff=0.6 if found else 0.85):
+        return f"did you mean {'.'.join([*parts[:i], guesses[0], *parts[i + 1 :]])}?"
+    if found is None:
+        return f"{parts[0]}.py or a package {parts[0]} must be in the recipe's or the working folder, on PYTHONPATH or installed"
+    return "it must be importable from the recipe's or the working folder"
 
 
 def _import(name: str, parent: object, key: str) -> ModuleType:
@@ -219,7 +232,7 @@ def _import(name: str, parent: object, key: str) -> ModuleType:
 
 def _names_in(parent: object) -> set[str]:
     if parent is None:
-        return {*sys.modules, *(module.name for module in pkgutil.iter_modules())}
+        return {*sys.modules, *(module.name for module in pkgutil.iter_modules())} - sys.stdlib_module_names
     modules = pkgutil.iter_modules(getattr(parent, "__path__", ()))
     return {name for name in dir(parent) if not name.startswith("_")} | {module.name for module in modules}
 

@@ -7,7 +7,6 @@ figure.
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
 from ..data import Data, Examples
-from ..foundation import rng
+from ..foundation import caches, rng
 from ..foundation.atomic import replacing
 from ..foundation.processes import is_first_process
 from ..foundation.progress import each
@@ -82,11 +81,6 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def cache_folder() -> Path:
-    """$LIGHTNING_DIFF_CACHE, or ~/.cache/lightning_diff."""
-    return Path(os.environ.get("LIGHTNING_DIFF_CACHE") or Path.home() / ".cache" / "lightning_diff")
-
-
 # A validation loop may have inference mode on, gradients off or half precision: none may reach the training.
 @torch.inference_mode(False)
 def load_or_train(
@@ -109,14 +103,14 @@ def load_or_train(
         rng.start(torch.default_generator, seed, "feature network")
         net = Classifier(data.shape, data.train.num_classes if task == "classifier" else 4, task).to(device)
     settings = (VERSION, task, data.fingerprint, data.shape, net, steps, seed, BATCH, LEARNING_RATE, WEIGHT_DECAY)
-    path = cache_folder() / f"{task}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}.safetensors"
+    file = f"{task}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}.safetensors"
 
     grouped = distributed.is_available() and distributed.is_initialized()
     if not grouped or distributed.get_rank() == 0:
-        cached = _read(path)
+        cached = _cached(file)
         if cached is None:
             train(net, data.train, steps, seed)
-            _write(path, net)
+            _keep(file, net)
         else:
             net.load_state_dict(cached)
     if grouped:
@@ -185,19 +179,32 @@ def accuracy(net: Classifier, images: Examples) -> float:
     return right / len(images)
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
+def _cached(file: str) -> dict[str, Tensor] | None:
+    """Weights from the cache, which may be one that cannot be written, or from the temporary one that stands in for it."""
+    place = caches.wanted()
+    if place is not None and (found := _read(place / file)) is not None:
+        return found
     try:
-        return load_file(path)
+        instead, remark = caches.folder()
+    except OSError:  # nothing can be written anywhere: said when the weights are to be kept
+        return None
+    if remark:
+        warnings.warn(remark, stacklevel=2)
+    return _read(instead / file) if instead != place else None
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path) if path.exists() else None
     except (SafetensorError, OSError) as error:
         warnings.warn(f"{path}: cannot be read ({error}); training the feature network again", stacklevel=2)
         return None
 
 
-def _write(path: Path, net: Classifier) -> None:
+def _keep(file: str, net: Classifier) -> None:
     try:
-        with replacing(path) as temporary:
+        folder, _ = caches.folder()
+        with replacing(folder / file) as temporary:
             save_file({name: value.contiguous() for name, value in net.state_dict().items()}, temporary)
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
-        warnings.warn(f"{path}: cannot be written ({error}); the feature network will be trained again", stacklevel=2)
+        warnings.warn(f"{file}: cannot be written ({error}); the feature network will be trained again", stacklevel=2)

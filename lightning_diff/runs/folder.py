@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..artifacts import WEIGHTS, checkpoints
+from ..artifacts import WEIGHTS, checkpoints, user_code
 from ..foundation.atomic import replacing, sweep
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
@@ -112,8 +112,9 @@ def write_record(folder: Path, settings: Recipe) -> None:
             record[package] = "not installed"
     if torch.cuda.is_available():
         record["cuda"] = {"version": torch.version.cuda, "device": torch.cuda.get_device_name()}
-    with replacing(folder / "versions.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2))
+    record["modules"] = user_code.modules_of(settings)
+    with replacing(folder / user_code.VERSIONS) as temporary:
+        temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _not_writable(folder: Path, error: OSError) -> UserError:

@@ -43,7 +43,7 @@ def release(chosen: Iterable[Logger]) -> None:
 
 
 def refused_by_wandb(error: Exception) -> str | None:
-    """What W&B has against starting a run (no login, no network, a project of somebody else's), in a line; None for other errors."""
+    """What W&B has against starting a run (no login, no network), in a line; None for other errors."""
     if not type(error).__module__.startswith("wandb."):
         return None
     said = " ".join(str(error).split())

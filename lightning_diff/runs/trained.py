@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..artifacts import ModelRecord, load_denoiser, read_record
+from ..artifacts import ModelRecord, load_denoiser, read_record, user_code
 from ..denoiser import Denoiser
 from ..foundation.binding import nearest
 from ..foundation.errors import UserError
@@ -54,9 +54,13 @@ class Trained:
 
 
 def find(run: Path) -> Path:
-    """The folder or model file that a person means. UserError with the nearest name in runs/ if there is none."""
+    """The folder or model file that a person means; what modules it notes become importable.
+
+    UserError with the nearest name in runs/ if there is none.
+    """
     for path in (run, Path("runs") / run):
         if path.exists():
+            user_code.make_importable(home(path))
             return path
     known = sorted(path.name for path in Path("runs").glob("*") if path.is_dir())
     raise UserError(f"{run}: no such run; {nearest(run.name, known, 'runs holds')}")
