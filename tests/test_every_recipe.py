@@ -1,6 +1,13 @@
-"""Every packaged recipe trains: two steps on the CPU, of networks of reduced width, from the start that its header names."""
+"""Every packaged recipe trains: two steps on the CPU, of networks of reduced width, from the start that its header names.
+
+On one process, and on two: those two train all recipes in turn. `pytest -s` prints the table.
+"""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,17 +73,26 @@ def place(tmp_path_factory):
     return folder
 
 
-def trained(name: str) -> Path:
-    """The run folder of a recipe in its small form, in the working folder; trained if it is not there."""
-    folder, (start, words) = Path("runs") / name, SMALL[name]
+def trained(name: str, processes: int = 1) -> Path:
+    """The run folder of a recipe in its small form, in the working folder; trained if it is not there.
+
+    On two processes it starts from what one has trained, and the recipe's own strategy stands.
+    """
+    folder, (start, words) = Path("runs") / (name if processes == 1 else f"{name}_on_{processes}"), SMALL[name]
     if not (folder / "finished.json").is_file():
         if start is not None:
             trained(start)
         # What measures has tests of its own; everything else that the recipe lists runs along.
         kept = [node for node in recipe.compose(name)["callbacks"] if not node["_target_"].endswith(".Evaluate")]
-        settings = recipe.load(name, [*words, *ON_CPU, f"callbacks={json.dumps(kept)}"])
+        if processes > 1:
+            words = [word for word in words if word not in ALONE] + [f"trainer.devices={processes}"]
+        settings = recipe.load(name, [*words, *ON_CPU, f"name={folder.name}", f"callbacks={json.dumps(kept)}"])
         train(settings, recipe.find(name))
     return folder
+
+
+def losses(folder: Path) -> list[float]:
+    return [float(row["value"]) for row in read(folder / "metrics.csv") if row["metric"] == "train/loss"]
 
 
 def test_every_packaged_recipe_has_a_small_form():
@@ -88,8 +104,61 @@ def test_every_packaged_recipe_trains(place, monkeypatch, name):
     monkeypatch.chdir(place)
     folder = trained(name)
     assert json.loads((folder / "finished.json").read_text())["step"] == 2
-    losses = [float(row["value"]) for row in read(folder / "metrics.csv") if row["metric"] == "train/loss"]
-    assert len(losses) == 2
-    assert np.isfinite(losses).all()
+    assert len(losses(folder)) == 2
+    assert np.isfinite(losses(folder)).all()
     if recipe.compose(name)["model"]["_target_"] != "lightning_diff.ScheduleModule":
         load_denoiser(folder)
+
+
+def test_every_start_is_the_one_that_the_header_names():
+    for name, (start, _) in SMALL.items():
+        header = (ROOT / "recipes" / f"{name}.yaml").read_text().partition("\nname:")[0]
+        assert start is None or f"train {start} {name}" in header or f"runs/{start}" in header
+
+
+@pytest.fixture(scope="module")
+def on_two(place):
+    """Every recipe on two processes, as torchrun starts them, each of which trains all of them in turn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for name in PACKAGED:
+            trained(name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "recipes"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    processes = []
+    for rank in ("0", "1"):
+        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
+        with (place / f"process_{rank}.txt").open("w") as log:
+            command = [sys.executable, __file__]
+            processes.append(subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log))
+    try:
+        codes = [process.wait(timeout=400) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = "\n".join((place / f"process_{rank}.txt").read_text() for rank in (0, 1))
+    assert codes == [0, 0], said
+    return place
+
+
+def test_every_packaged_recipe_trains_on_two_processes_as_on_one(on_two):
+    """Plain DDP, FSDP where the recipe has it: no weight without a gradient, and the losses of one process."""
+    lines, wrong = [f"{'recipe':<20}{'start':<20}{'world':>6}{'step 1':>14}{'step 2':>14}  equal to one process"], []
+    for name in PACKAGED:
+        one, two = (losses(on_two / "runs" / folder) for folder in (name, f"{name}_on_2"))
+        is_equal = two == pytest.approx(one, rel=1e-5, abs=1e-7)
+        shown = "".join(f"{value:>14.8g}" for value in two)
+        lines.append(
+            f"{name:<20}{SMALL[name][0] or '-':<20}{2:>6}{shown}  {'within 1e-5' if is_equal else f'no: {one}'}"
+        )
+        wrong += [] if is_equal and len(two) == 2 else [name]
+    print("\n".join(["", *lines]))
+    assert not wrong, "\n".join(lines)
+
+
+if __name__ == "__main__":  # one of two processes
+    for each in PACKAGED:
+        trained(each, processes=2)
