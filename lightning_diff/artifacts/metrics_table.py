@@ -10,10 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..foundation.atomic import replacing
-from ..foundation.errors import UserError
-
-HEADER = ("step", "images", "metric", "value", "n", "seed", "solver", "steps", "nfe", "ema", "reference")
-Row = dict[str, str]
+from .metrics_rows import HEADER, Row, read
 
 
 class MetricsTable(Logger):
@@ -124,18 +121,6 @@ class MetricsTable(Logger):
             writer = csv.DictWriter(file, HEADER)
             writer.writeheader()
             writer.writerows(rows)
-
-
-def read(path: Path | str) -> list[Row]:
-    """The rows of a metrics.csv; lines that a crash cut short are left out."""
-    try:
-        with Path(path).open(newline="") as file:
-            rows = csv.DictReader(file)
-            if rows.fieldnames and tuple(rows.fieldnames) != HEADER:
-                raise UserError(f"{path}: its columns are not those of a table of metrics; move it away")
-            return [row for row in rows if None not in row and None not in row.values()]
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise UserError(f"{path}: is no table of metrics ({error}); move it away") from error
 
 
 def _cell(value: object) -> str:

@@ -19,6 +19,7 @@ from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .resume import resume
 from .sample import sample
 from .schedule import schedule
 from .solver_names import NamesSolvers
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, sample, evaluate, schedule, compare, export, doctor):
+for command in (train, resume, sample, evaluate, schedule, compare, export, doctor):
     app.command(cls=NamesSolvers)(command)
 
 

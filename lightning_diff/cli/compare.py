@@ -15,10 +15,10 @@ def compare(
 ) -> None:
     """Draw several runs' losses per noise level in one picture, and put their final figures in one table."""
     from ..runs import compare as comparing
-    from ..runs import trained
+    from ..runs import named
     from ..runs.output import writable
 
-    runs = comparing.read([trained.home(trained.find(folder)) for folder in folders])
+    runs = comparing.read([named.home(named.find(folder)) for folder in folders])
     if out.suffix != ".png":
         raise UserError(f"--out: {out} does not end in .png")
     writable(out, out, (3, 1, 1))

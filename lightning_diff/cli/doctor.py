@@ -6,8 +6,8 @@ from .options import Run
 def doctor(folder: Run) -> int:
     """Say what is in a run folder, what is broken, and what resuming would do; exit code 1 if anything is broken."""
     from ..runs import doctor as examining
-    from ..runs import trained
+    from ..runs import named
 
-    findings = examining.examine(trained.home(trained.find(folder)))
+    findings = examining.examine(named.home(named.find(folder)))
     print(examining.as_text(findings))
     return int(any(finding.kind == "broken" for finding in findings))

@@ -16,7 +16,7 @@ def export(
     images: Annotated[int | None, typer.Option(min=1, help="Moment of the reconstructed average.")] = None,
 ) -> None:
     """Write model.safetensors and model.json from the newest checkpoint."""
-    from ..runs import trained
+    from ..runs import named
     from ..runs.export import export as write
 
-    print(write(trained.home(trained.find(folder)), out, profile=ema, sigma_rel=sigma_rel, images=images))
+    print(write(named.home(named.find(folder)), out, profile=ema, sigma_rel=sigma_rel, images=images))

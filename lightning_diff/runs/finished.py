@@ -1,4 +1,4 @@
-"""The end of a run: a file that says it was reached, and a way to do it again when a run was killed on the way there.
+"""The end of a run: a file that says it was reached.
 
 At the last step a checkpoint is saved. Then come the last pictures, figures, tables and the model. A run is finished when all of
 them are there.
@@ -7,10 +7,7 @@ them are there.
 import json
 from pathlib import Path
 
-from lightning.pytorch import Trainer
-
 from ..foundation.atomic import replacing
-from ..modules.lightning_internals import fit_without_steps
 
 FINISHED = "finished.json"  # {"step", "images"}, in the run folder; the last file that a training writes
 
@@ -32,8 +29,3 @@ def mark_finished(folder: Path, step: int, images: int) -> None:
 def mark_unfinished(folder: Path) -> None:
     """Before a training continues."""
     (folder / FINISHED).unlink(missing_ok=True)
-
-
-def end_again(trainer: Trainer) -> None:
-    """Let `trainer.fit` from a checkpoint at or after max_steps do what comes before and after the steps, and no step."""
-    fit_without_steps(trainer)

@@ -16,11 +16,12 @@ from ..data import Data
 from ..foundation.errors import SCHEDULER_SIGNALS, Stopped, UserError
 from ..foundation.processes import is_first_process
 from ..modules import TrainingData
+from ..modules.lightning_internals import fit_without_steps
 from . import recipe
 from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
-from .finished import end_again, is_finished, mark_finished
+from .finished import is_finished, mark_finished
 from .folder import claim, folder_of, held, write_record
 from .recipe import Recipe
 from .resume import Start, find_start
@@ -78,7 +79,7 @@ def _has_something_to_do(folder: Path, trainer: Trainer, start: Start) -> bool:
         say(f"{folder}: already trained to step {step}; resume=never trains again")
         return False
     say(f"{folder}: trained to step {step}, and killed before all was written; writing it now")
-    end_again(trainer)
+    fit_without_steps(trainer)  # what comes before and after them
     return True
 
 

@@ -1,4 +1,4 @@
-"""A trained model by the name that a person gives it: a run folder, the name of one in runs/, or a model file."""
+"""A trained model by the name that a person gives it (see `named`), and its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,8 @@ import torch
 
 from ..artifacts import ModelRecord, load_denoiser, read_record
 from ..denoiser import Denoiser
-from ..foundation.binding import nearest
 from ..foundation.errors import UserError
+from .named import find, home
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,6 @@ class Trained:
             return denoiser.to(device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"--device: {device} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def find(run: Path) -> Path:
-    """The folder or model file that a person means. UserError with the nearest name in runs/ if there is none."""
-    for path in (run, Path("runs") / run):
-        if path.exists():
-            return path
-    known = sorted(path.name for path in Path("runs").glob("*") if path.is_dir())
-    raise UserError(f"{run}: no such run; {nearest(run.name, known, 'runs holds')}")
-
-
-def home(path: Path) -> Path:
-    """The run folder of a folder or model file."""
-    return path if path.is_dir() else path.parent
 
 
 def model(run: Path) -> Trained:

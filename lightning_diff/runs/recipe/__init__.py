@@ -7,7 +7,7 @@ Every message is one line: `FILE: dotted.key: what is wrong; what to do`.
 from ...foundation.binding import Node, is_node
 from .comparison import LEFT_OUT, Change, changes
 from .composition import compose, is_override, load, make_importable, merge
-from .files import find, read_yaml, save, to_yaml
+from .files import SAVED, find, packaged, read_yaml, run_folder, save, to_yaml
 from .objects import build, fill_facts
 from .record import KEYS, Recipe, seed_of
 from .validation import check
@@ -15,6 +15,7 @@ from .validation import check
 __all__ = [
     "KEYS",
     "LEFT_OUT",
+    "SAVED",
     "Change",
     "Node",
     "Recipe",
@@ -29,7 +30,9 @@ __all__ = [
     "load",
     "make_importable",
     "merge",
+    "packaged",
     "read_yaml",
+    "run_folder",
     "save",
     "seed_of",
     "to_yaml",
