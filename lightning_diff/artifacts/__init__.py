@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .edm_pickle import load_edm_pickle
-    from .model import RECORD, WEIGHTS, ModelRecord, keep_levels, load_denoiser, load_weights, read_record, save_denoiser
+    from .model import (
+        RECORD,
+        WEIGHTS,
+        ModelRecord,
+        keep_levels,
+        load_denoiser,
+        load_weights,
+        read_record,
+        save_denoiser,
+    )
     from .schedule import load_schedule, save_schedule
 
 _HOME = {

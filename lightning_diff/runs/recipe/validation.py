@@ -6,9 +6,20 @@ from typing import Literal
 
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
+from ...foundation.source_check import refuse_by_source
 from .record import Recipe, naming
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
+
+# The classes of a recipe's parts, by the names under which their subclasses' files know them.
+DATA = ("lightning_diff.data.Data", "lightning_diff.data.source.Data")
+MODULE = ("lightning.LightningModule", "lightning.pytorch.LightningModule")
+CALLBACK = (
+    "lightning.Callback",
+    "lightning.pytorch.Callback",
+    "lightning.pytorch.callbacks.Callback",
+    "lightning.pytorch.callbacks.callback.Callback",
+)
 
 _STEPS = "training is counted in optimiser steps; set trainer.max_steps"
 _STREAM = "the stream of examples is addressed by position and does not change"
@@ -32,19 +43,30 @@ MANAGED = {
 
 def check(recipe: Recipe, source: Path | str) -> None:
     """Import and bind every node; see `binding.bind`. UserError with file, dotted key and the nearest valid name."""
-    from lightning.pytorch import Callback, LightningModule  # 4 s
-
-    from ...data import Data
-
     with naming(source):
         _check_names(recipe)
         for key, node in (("model", recipe["model"]), ("data", recipe["data"])):
             if node is None:
                 raise UserError(f"{key}: missing; a recipe needs it")
+        _check_sources(recipe)
+        from lightning.pytorch import Callback, LightningModule  # 4 s
+
+        from ...data import Data
+
         bind(recipe["data"], Data, "data")
         bind(recipe["model"], LightningModule, "model", FACTS)
         bind(recipe["callbacks"], list[Callback], "callbacks")
         _check_trainer(recipe["trainer"])
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """What the classes' files tell without being imported, which is the most of what is misspelt; see `refuse_by_source`."""
+    refuse_by_source(recipe["data"], "data", DATA)
+    refuse_by_source(recipe["model"], "model", MODULE, FACTS)
+    refuse_by_source(recipe["callbacks"], "callbacks", CALLBACK)
+    if isinstance(recipe["trainer"], dict) and not recipe["trainer"].keys() & MANAGED.keys():
+        options = {name: value for name, value in recipe["trainer"].items() if name != "logger"}
+        refuse_by_source({"_target_": "lightning.Trainer", **options}, "trainer")
 
 
 def _check_names(recipe: Recipe) -> None:
