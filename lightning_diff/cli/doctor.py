@@ -4,7 +4,10 @@ from .options import Run
 
 
 def doctor(folder: Run) -> int:
-    """Say what is in a run folder, what is broken, and what resuming would do; exit code 1 if anything is broken."""
+    """Say what is in a run folder and what is broken.
+
+    And what resuming would do. The exit code is 1 if anything is broken.
+    """
     from ..runs import doctor as examining
     from ..runs import named
 

@@ -7,15 +7,18 @@ import typer
 
 from ..foundation.errors import UserError
 from ..runs import named, recipe
+from .completion import runs
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or the name of one in runs/.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or the name of one in runs/.", autocompletion=runs)
+    ],
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value...]", help="What to change, trainer.max_steps=9000 say.")
     ] = None,
 ) -> None:
-    """Go on with a run in its folder, wherever that is now.
+    """Go on with a run in its folder, wherever that is.
 
     The folder's recipe.yaml says what the run is; no recipe or override of the first command is needed again.
     What may change in a run that goes on: docs/recipes.md.

@@ -49,6 +49,16 @@ class Unevaluated:
         return self.text
 
 
+class Written(inspect.Parameter):
+    """A parameter, with its annotation as the file has it."""
+
+    written = ""
+
+    def noting(self, annotation: ast.expr | None) -> "Written":
+        self.written = "" if annotation is None else ast.unparse(annotation)
+        return self
+
+
 def parameters(defined: Defined) -> Parameters | None:
     """By name, without self; a default is its value if that is a literal, else `Unevaluated`."""
     if isinstance(defined.node, ast.FunctionDef):
@@ -160,9 +170,8 @@ def _field(statement: ast.AnnAssign, here: Source, only_named: bool) -> inspect.
         if "default_factory" in given:
             default = Unevaluated(f"{default}()")
     kind = inspect.Parameter.KEYWORD_ONLY if only_named else inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(
-        statement.target.id, kind, default=default, annotation=_hint(statement.annotation, here, default)
-    )
+    hint = _hint(statement.annotation, here, default)
+    return Written(statement.target.id, kind, default=default, annotation=hint).noting(statement.annotation)
 
 
 def _of_function(node: ast.FunctionDef, here: Source, skip: int = 0) -> Parameters:
@@ -189,7 +198,8 @@ def _of_function(node: ast.FunctionDef, here: Source, skip: int = 0) -> Paramete
 
 def _parameter(argument: ast.arg, kind: typing.Any, value: ast.expr | None, here: Source) -> inspect.Parameter:
     default: object = inspect.Parameter.empty if value is None else _default(value)
-    return inspect.Parameter(argument.arg, kind, default=default, annotation=_hint(argument.annotation, here, default))
+    hint = _hint(argument.annotation, here, default)
+    return Written(argument.arg, kind, default=default, annotation=hint).noting(argument.annotation)
 
 
 def _default(value: ast.expr) -> object:

@@ -101,6 +101,10 @@ class Defined:
         return f"{self.source.name}.{self.node.name}"
 
     @property
+    def is_function(self) -> bool:
+        return isinstance(self.node, ast.FunctionDef)
+
+    @property
     def docstring(self) -> str:
         return ast.get_docstring(self.node) or ""
 
@@ -191,6 +195,18 @@ def constant(path: str) -> ast.expr | None:
             return bound[0] if isinstance(bound[0], ast.expr) else None
         module, _, name = bound[0].rpartition(".")
     return None
+
+
+def named_strings(path: str) -> list[str]:
+    """The strings of a `Literal` or a tuple, or the keys of a dict, to which an import path leads."""
+    value = constant(path)
+    if isinstance(value, ast.Dict):
+        parts: list[ast.expr | None] = list(value.keys)
+    elif isinstance(value, ast.Subscript):
+        parts = list(value.slice.elts) if isinstance(value.slice, ast.Tuple) else [value.slice]
+    else:
+        parts = list(value.elts) if isinstance(value, ast.Tuple | ast.List) else []
+    return [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
 
 
 def _literal(value: ast.expr) -> object:

@@ -5,21 +5,20 @@ Every message names the option of the command line.
 
 import math
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts import ModelRecord
 from ..artifacts.schedule import load_schedule
 from ..artifacts.step_policy import holds_step_policy, load_step_policy
-from ..foundation.binding import nearest
 from ..foundation.errors import UserError
-from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS, either
+from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS
 from ..schedules import GRIDS
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.grids import through_angles
 from ..schedules.sampling import Sampling, choose
 from . import trained
+from .choices import either, refuse_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +155,3 @@ class SamplerSettings:
             raise UserError(
                 "--guidance: this consistency model was distilled without; model.guidance of its recipe says with what"
             )
-
-
-def refuse_unknown(option: str, name: str, choices: Collection[str]) -> None:
-    """UserError for a name that is not among the choices."""
-    if name not in choices:
-        raise UserError(f"{option}: no {name!r}; {nearest(name, choices, 'choose one of')}")
