@@ -1,8 +1,8 @@
 """The command line, `lightning-diff COMMAND`; errors become exit codes.
 
-0: done. 1: doctor found something broken, or runs of a grid failed. 2: a mistake that one line on stderr explains. 130 for Ctrl-C,
-and 75 for SIGTERM and SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run saves first in each
-of these cases. Anything else is a fault of this program and shows a traceback, as `--debug` does for every error.
+0: done. 1: doctor found something broken, or runs of a grid failed. 2: a mistake that one line on stderr explains. 130 for
+Ctrl-C, and 75 for SIGTERM and SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run saves
+first in each of these cases. Anything else is a fault of this program and shows a traceback, as `--debug` does for every error.
 """
 
 import sys

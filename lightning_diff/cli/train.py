@@ -65,10 +65,11 @@ def _grid(paths: list[str], overrides: list[str], jobs: int, *, dry_run: bool) -
     points = grid.points(paths, overrides)
     _refuse_one_folder((point.settings, point.source) for point in points)
     from ..runs import side_by_side
-    from ..runs.describe import describe
 
     side_by_side.refuse_launched(jobs)
     if dry_run:
+        from ..runs.describe import describe
+
         print("\n---\n".join(describe(point.settings, point.source) for point in points))
         return 0
     return side_by_side.run(points, jobs)
