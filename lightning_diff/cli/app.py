@@ -40,13 +40,14 @@ for command in (train, resume, runs, sample, evaluate, schedule, compare, export
     app.command(cls=Command)(command)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         try:
             print(f"lightning_diff {version('lightning_diff')}")
         except PackageNotFoundError:
             print("lightning_diff, of no version: it is not installed")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

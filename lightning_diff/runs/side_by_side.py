@@ -77,10 +77,9 @@ def run(points: Sequence[Point], jobs: int) -> int:
 
 def _begin(point: Point, slot: int, jobs: int) -> Running:
     """Start a run: with the terminal to itself, or, beside others, each of its lines after what tells it from them."""
-    command = [sys.executable, "-m", __name__.partition(".")[0], "train", point.word, *point.overrides]
     pipe = subprocess.PIPE if jobs > 1 else None
     process = subprocess.Popen(
-        command,
+        _command(point),
         stdin=subprocess.DEVNULL,
         stdout=pipe,
         stderr=subprocess.STDOUT if jobs > 1 else None,
@@ -97,6 +96,10 @@ def _begin(point: Point, slot: int, jobs: int) -> Running:
     else:
         print(f"--- {point.settings['name']}", flush=True)
     return Running(point, process, printer)
+
+
+def _command(point: Point) -> list[str]:
+    return [sys.executable, "-m", __name__.partition(".")[0], "train", point.word, *point.overrides]
 
 
 def _print_lines(stream: IO[str], name: str) -> None:
