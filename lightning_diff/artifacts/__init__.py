@@ -1,12 +1,42 @@
 """Files that runs leave: models, checkpoints, schedules, tables, pictures; written whole, read without running code.
 
 Importing it needs neither Lightning nor matplotlib; the logger, the checkpoint plugin and the figures are imported by their files.
+The names below are loaded when first used, so that tables and records of checkpoints can be read without torch.
 """
 
-from .conditions import Conditions, TrainedWith
-from .edm_pickle import load_edm_pickle
-from .model import RECORD, WEIGHTS, ModelRecord, keep_levels, load_denoiser, load_weights, read_record, save_denoiser
-from .schedule import load_schedule, save_schedule
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .conditions import Conditions, TrainedWith
+    from .edm_pickle import load_edm_pickle
+    from .model import (
+        RECORD,
+        WEIGHTS,
+        ModelRecord,
+        keep_levels,
+        load_denoiser,
+        load_weights,
+        read_record,
+        save_denoiser,
+    )
+    from .schedule import load_schedule, save_schedule
+
+_HOME = {
+    "RECORD": "model",
+    "WEIGHTS": "model",
+    "Conditions": "conditions",
+    "ModelRecord": "model",
+    "TrainedWith": "conditions",
+    "keep_levels": "model",
+    "load_denoiser": "model",
+    "load_edm_pickle": "edm_pickle",
+    "load_schedule": "schedule",
+    "load_weights": "model",
+    "read_record": "model",
+    "save_denoiser": "model",
+    "save_schedule": "schedule",
+}
 
 __all__ = [
     "RECORD",
@@ -23,3 +53,13 @@ __all__ = [
     "save_denoiser",
     "save_schedule",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -9,11 +9,9 @@ from pathlib import Path
 from lightning.pytorch.loggers.logger import Logger
 
 from ..foundation.atomic import replacing
-from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
 from .metrics_columns import HEADER, LATER, VERSION_0_1
-
-Row = dict[str, str]
+from .metrics_rows import Row, read
 
 
 class MetricsTable(Logger):
@@ -133,19 +131,6 @@ class MetricsTable(Logger):
             writer = csv.DictWriter(file, HEADER)
             writer.writeheader()
             writer.writerows(rows)
-
-
-def read(path: Path | str) -> list[Row]:
-    """The rows of a metrics.csv; lines that a crash cut short are left out, columns that version 0.1 did not have are empty."""
-    try:
-        with Path(path).open(newline="") as file:
-            rows = csv.DictReader(file)
-            if rows.fieldnames and tuple(rows.fieldnames) not in (HEADER, VERSION_0_1):
-                raise UserError(f"{path}: its columns are not those of a table of metrics; move it away")
-            blank = dict.fromkeys(HEADER, "")
-            return [blank | row for row in rows if None not in row and None not in row.values()]
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise UserError(f"{path}: is no table of metrics ({error}); move it away") from error
 
 
 def _cell(value: object) -> str:

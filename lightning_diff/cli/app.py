@@ -1,9 +1,9 @@
-"""The command line: lightning-diff train | sample | evaluate | schedule | compare | export | doctor; errors become exit codes.
+"""The command line, `lightning-diff COMMAND`; errors become exit codes.
 
-0: done. 1: doctor found something broken. 2: a mistake that one line on stderr explains. 130 for Ctrl-C, 129 for SIGHUP, and 75 for
-SIGTERM and SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run saves first in each of these
-cases. Anything else is a fault of this program and shows a traceback, as `--debug` does for every error. A training goes on
-without a stdout or stderr that is closed or full.
+0: done. 1: doctor found something broken, or runs of a grid failed. 2: a mistake that one line on stderr explains. 130 for Ctrl-C,
+129 for SIGHUP, and 75 for SIGTERM and SIGUSR1, by which schedulers take a machine back: the job may go back into the queue. A run
+saves first in each of these cases. Anything else is a fault of this program and shows a traceback, as `--debug` does for every
+error. A training goes on without a stdout or stderr that is closed or full.
 """
 
 import errno
@@ -12,7 +12,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -20,25 +22,46 @@ from ..foundation import caches, stopping
 from ..foundation.errors import Stopped, UserError
 from ..runs import recipe
 from ..runs.console import lasting_streams
+from .command import Command
 from .compare import compare
+from .describe import describe
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .new import new
+from .resume import resume
+from .runs import runs
 from .sample import sample
 from .schedule import schedule
-from .solver_names import NamesSolvers
 from .train import train
 
 app = typer.Typer(
-    help="Train diffusion models from recipes, sample from them, measure them.",
     epilog="An error is one line; --debug, anywhere on the line, adds the traceback.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-for command in (train, sample, evaluate, schedule, compare, export, doctor):
-    app.command(cls=NamesSolvers)(command)
+for command in (train, resume, runs, sample, evaluate, schedule, compare, export, doctor, describe, new):
+    app.command(cls=Command)(command)
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        try:
+            print(f"lightning_diff {version('lightning_diff')}")
+        except PackageNotFoundError:
+            print("lightning_diff, of no version: it is not installed")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train diffusion models from recipes, sample from them, measure them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,18 +7,27 @@ import typer
 
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
+from .completion import runs as runs_known
 
 
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or names of runs in runs/.")],
-    out: Annotated[Path, typer.Option(help="The picture; the table goes beside it, as .csv.")] = Path("compare.png"),
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, or names of runs in runs/.", autocompletion=runs_known),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.png", help="The picture; the table goes beside it, as .csv.")
+    ] = Path("compare.png"),
 ) -> None:
-    """Draw several runs' losses per noise level in one picture, and put their final figures in one table."""
+    """Draw several runs' losses and figures side by side.
+
+    Losses per noise level in one picture, final figures in one table.
+    """
     from ..runs import compare as comparing
-    from ..runs import trained
+    from ..runs import named
     from ..runs.output import writable
 
-    runs = comparing.read([trained.home(trained.find(folder)) for folder in folders])
+    runs = comparing.read([named.home(named.find(folder)) for folder in folders])
     if out.suffix != ".png":
         raise UserError(f"--out: {out} does not end in .png")
     writable(out, out, (3, 1, 1))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ..runs import choices
 from .options import (
     Batch,
     Churn,
@@ -19,13 +20,16 @@ from .options import (
     SigmaMin,
     Solver,
     Steps,
+    choice,
     noise_levels,
 )
 
 
 def evaluate(
     folder: Run,
-    n: Annotated[int | None, typer.Option(min=1, help="Samples; default as many as held-out images.")] = None,
+    n: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Samples; default as many as held-out images.")
+    ] = None,
     steps: Steps = None,
     solver: Solver = None,
     grid: Grid = None,
@@ -41,15 +45,20 @@ def evaluate(
     churn: Churn = 0.0,
     sigma_min: SigmaMin = None,
     sigma_max: SigmaMax = None,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the samples.")] = 0,
     feature: Annotated[
         str | None,
-        typer.Option(help="Feature space: classifier, rotation, pixels or fid_inception; default by the data."),
+        choice(
+            "--feature", lambda: [*choices.features(), "inception"], "Feature space: {features}; default by the data."
+        ),
     ] = None,
     batch: Batch = 256,
     device: Device = "auto",
 ) -> None:
-    """Measure a run's model against its data; every figure goes to the run's metrics.csv with its protocol."""
+    """Measure a run's model against its data.
+
+    Every figure goes to the run's metrics.csv with its protocol.
+    """
     from ..runs.evaluate import evaluate as measure
     from ..runs.sampler_settings import SamplerSettings
 

@@ -26,16 +26,19 @@ from .options import (
 
 def sample(
     folder: Run,
-    n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
+    n: Annotated[int, typer.Option(min=1, metavar="N", help="Number of samples.")] = 64,
     steps: Steps = None,
     solver: Solver = None,
     grid: Grid = None,
     levels: Levels = None,
     schedule: ScheduleFile = None,
-    labels: Annotated[str, typer.Option(help="Classes, cycled through: 0,1,2 or all or none.")] = "all",
-    seed: Annotated[int, typer.Option(help="Another seed, other samples.")] = 0,
+    labels: Annotated[str, typer.Option(metavar="LIST", help="Classes, cycled through: 0,1,2 or all or none.")] = "all",
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed, other samples.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="PICTURE.png (a grid), FILE.npz or a folder of PNGs; default in the run folder.")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="PICTURE.png (a grid), FILE.npz or a folder of PNGs; default in the run folder."
+        ),
     ] = None,
     guidance: Guidance = 1.0,
     guide: Guide = None,
@@ -46,7 +49,10 @@ def sample(
     batch: Batch = 256,
     device: Device = "auto",
 ) -> None:
-    """Draw samples: the same ones for the same seed, whatever the batch or device."""
+    """Draw samples, the same ones for the same seed.
+
+    Neither the batch nor the device changes them.
+    """
     from ..runs.sample import sample as draw
     from ..runs.sampler_settings import SamplerSettings
 

@@ -6,29 +6,30 @@ from typing import Annotated
 import typer
 
 from ..foundation.errors import UserError
-from .options import Device, Guidance, Run
+from ..runs import choices
+from .options import Device, Guidance, Run, choice
 
 
 def schedule(
     folder: Run,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="art_solver, art, optimised, art_rl, end_point, gits, ays, edm, edm_free, log_snr, uniform or tangent."
-        ),
-    ] = "art_solver",
-    steps: Annotated[int, typer.Option(min=1, help="Solver steps.")] = 18,
-    solver: Annotated[str, typer.Option(help="{ode_solvers}: what the grid is for.")] = "heun",
-    trajectories: Annotated[int | None, typer.Option(min=2, help="To learn from; 256.")] = None,
-    seed: Annotated[int, typer.Option(help="Of their noise.")] = 0,
+    method: Annotated[str, choice("--method", choices.methods, "How: {methods} (docs/schedules.md).")] = "art_solver",
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Solver steps.")] = 18,
+    solver: Annotated[
+        str, choice("--solver", lambda: choices.solvers().ode, "What the grid is for: {ode_solvers}.")
+    ] = "heun",
+    trajectories: Annotated[int | None, typer.Option(min=2, metavar="N", help="To learn from; 256.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of their noise.")] = 0,
     guidance: Guidance = 1.0,
-    sigma_min: Annotated[float, typer.Option(help="Smallest noise level that is looked at.")] = 0.002,
-    sigma_max: Annotated[float, typer.Option(help="Largest noise level, where sampling starts.")] = 80.0,
+    sigma_min: Annotated[float, typer.Option(metavar="X", help="Smallest noise level that is looked at.")] = 0.002,
+    sigma_max: Annotated[float, typer.Option(metavar="X", help="Largest noise level, where sampling starts.")] = 80.0,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="A copy of the schedule.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Trajectories at a time.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Trajectories at a time.")] = 64,
     device: Device = "auto",
 ) -> None:
-    """Find the noise levels that make a model best in few steps; they go to the run's schedule.json, with a picture."""
+    """Find the noise levels that suit a model in few steps.
+
+    They go to the run's schedule.json, with a picture.
+    """
     from ..artifacts.schedule import save_schedule
     from ..runs import find_schedule, trained
     from ..runs.schedule_figure import save_picture

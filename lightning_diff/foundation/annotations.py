@@ -44,6 +44,10 @@ def of_its_shape(value: object, hints: list[Hint]) -> list[Hint]:
 
 def refuse_unfit(value: object, hint: Hint, key: str) -> None:
     """Mismatch if the value does not fit; an annotation that cannot be checked at run time takes everything."""
+    if hint in (bool, float, int, str):
+        if not isinstance(value, hint):
+            raise mismatch(value, hint, key)
+        return
     from beartype.door import is_bearable  # 0.2 s
     from beartype.roar import BeartypeException
 

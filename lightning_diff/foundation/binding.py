@@ -118,22 +118,34 @@ def _bind_node(node: Node, hint: Hint, key: str, later: Collection[str]) -> Boun
     if parameters is None:
         free = {argument: bind(value, ANYTHING, f"{key}.{argument}") for argument, value in given.items()}
         return Bound(key, target, free, is_partial)
+    named = refuse_unknown_arguments(name, given, parameters, key)
+    arguments = {
+        argument: bind(value, hint_for(value, named.get(argument)), f"{key}.{argument}", later)
+        for argument, value in given.items()
+    }
+    if not is_partial:
+        refuse_missing_arguments(name, {*given, *later}, named, key)
+    return Bound(key, target, arguments, is_partial)
+
+
+def refuse_unknown_arguments(name: str, given: Node, parameters: Parameters, key: str) -> Parameters:
+    """The parameters of a target that a recipe can name. UserError for an argument that is none of them."""
     named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for argument in given:
         if argument not in named and not (takes_any and isinstance(argument, str)):
             raise UserError(f"{key}.{argument}: unknown key of {name}; {nearest(str(argument), named, 'it takes')}")
-    arguments = {
-        argument: bind(value, _hint_for(value, named.get(argument)), f"{key}.{argument}", later)
-        for argument, value in given.items()
-    }
+    return named
+
+
+def refuse_missing_arguments(name: str, there: Collection[str], named: Parameters, key: str) -> None:
+    """UserError for a parameter that has no default and is not there."""
     for argument, parameter in named.items():
-        if not (is_partial or argument in given or argument in later or parameter.default is not parameter.empty):
+        if argument not in there and parameter.default is parameter.empty:
             raise UserError(f"{key}.{argument}: missing; {name} needs it")
-    return Bound(key, target, arguments, is_partial)
 
 
-def _hint_for(value: object, parameter: inspect.Parameter | None) -> Hint:
+def hint_for(value: object, parameter: inspect.Parameter | None) -> Hint:
     """A parameter's annotation; a default of None is always right, whatever the annotation says."""
     if parameter is None or (value is None and parameter.default is None):
         return ANYTHING

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..artifacts import noise_levels, noise_levels_figure
 from ..artifacts.metrics_columns import PROTOCOL
+from ..artifacts.metrics_rows import read as read_metrics
 from ..artifacts.noise_levels import NoiseReport
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
@@ -67,8 +68,6 @@ class Run:
 
 def read(folders: Sequence[Path]) -> list[Run]:
     """UserError for a folder given twice, or without the tables of `NoiseLevels`."""
-    from ..artifacts.metrics_table import read as read_metrics  # imports Lightning: 4 s
-
     names = [folder.resolve().name for folder in folders]
     runs = []
     for folder, name in zip(folders, names, strict=True):

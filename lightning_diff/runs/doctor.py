@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..artifacts import RECORD, WEIGHTS, checkpoints, ema_snapshots, metrics_table, read_record
+from ..artifacts import RECORD, WEIGHTS, checkpoints, ema_snapshots, metrics_rows, read_record
 from ..foundation.atomic import sha256
 from ..foundation.errors import UserError
 from . import lock, recipe
@@ -156,7 +156,7 @@ def _metrics(folder: Path) -> Iterator[Finding]:
         yield Finding("note", path.name, "not there")
         return
     try:
-        rows = metrics_table.read(path)
+        rows = metrics_rows.read(path)
     except UserError as error:
         yield Finding("broken", path.name, str(error).removeprefix(f"{path}: "))
         return

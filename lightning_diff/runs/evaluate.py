@@ -17,9 +17,10 @@ from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.sampling import Sampling
 from . import recipe, trained
 from .build import build_data
+from .choices import refuse_unknown
 from .console import say
 from .output import refuse_unwritable
-from .sampler_settings import SamplerSettings, refuse_unknown
+from .sampler_settings import SamplerSettings
 from .schedule_figure import save_picture
 
 

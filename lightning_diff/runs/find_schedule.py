@@ -28,7 +28,8 @@ from ..samplers.generate import evaluating
 from ..samplers.guidance import guided
 from ..schedules.art import estimate
 from ..schedules.search import METHODS
-from .sampler_settings import SamplerSettings, refuse_unknown
+from .choices import refuse_unknown
+from .sampler_settings import SamplerSettings
 from .trained import Trained
 
 MEASURED = ("art", "art_solver")

@@ -1,4 +1,4 @@
-"""The end of a run: a file that says it was reached, and a way to do it again when a run was killed on the way there.
+"""The end of a run: a file that says it was reached.
 
 At the last step a checkpoint is saved. Then come the last pictures, figures, tables and the model. A run is finished when all of
 them are there.
@@ -7,11 +7,7 @@ them are there.
 import json
 from pathlib import Path
 
-from lightning.pytorch import Trainer
-
-from ..callbacks import TimeLimit
 from ..foundation.atomic import replacing
-from ..modules.lightning_internals import callbacks, fit_without_steps
 
 FINISHED = "finished.json"  # {"step", "images"}, in the run folder; the last file that a training writes
 
@@ -33,15 +29,3 @@ def mark_finished(folder: Path, step: int, images: int) -> None:
 def mark_unfinished(folder: Path) -> None:
     """Before a training continues."""
     (folder / FINISHED).unlink(missing_ok=True)
-
-
-def end_again(trainer: Trainer) -> None:
-    """Let `trainer.fit` from a checkpoint at or after max_steps do what comes before and after the steps, and no step."""
-    fit_without_steps(trainer)
-
-
-def early_end(trainer: Trainer) -> str:
-    """Where and why a training ended before its last step."""
-    limit = next((each for each in callbacks(trainer) if isinstance(each, TimeLimit) and each.is_over), None)
-    why = "a callback set trainer.should_stop" if limit is None else f"trainer.max_time ({limit.seconds:g} s) is over"
-    return f"stopped at step {trainer.global_step:,} of {trainer.max_steps:,}: {why}"

@@ -5,21 +5,20 @@ Every message names the option of the command line.
 
 import math
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts import ModelRecord
 from ..artifacts.schedule import load_schedule
 from ..artifacts.step_policy import holds_step_policy, load_step_policy
-from ..foundation.binding import nearest
 from ..foundation.errors import UserError
-from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS, either
+from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS
 from ..schedules import GRIDS
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.grids import through_angles
 from ..schedules.sampling import Sampling, choose
-from . import trained
+from . import named
+from .choices import either, refuse_unknown
 from .console import say
 
 
@@ -105,7 +104,7 @@ class SamplerSettings:
 
         Either may be used on another model than it was learned on, with a warning.
         """
-        where = path if path.suffix in (".json", ".safetensors") else trained.home(trained.find(path))
+        where = path if path.suffix in (".json", ".safetensors") else named.home(named.find(path))
         if holds_step_policy(where):
             return self._with_a_policy(record, where)
         for option, value in self._levels_of_its_own().items():
@@ -160,9 +159,3 @@ class SamplerSettings:
         doubt = record.conditions.doubt(self.guidance, labelled=labelled, has_guide=self.guide is not None)
         if doubt is not None:
             say(f"guidance {self.guidance:g}: {doubt}")
-
-
-def refuse_unknown(option: str, name: str, choices: Collection[str]) -> None:
-    """UserError for a name that is not among the choices."""
-    if name not in choices:
-        raise UserError(f"{option}: no {name!r}; {nearest(name, choices, 'choose one of')}")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..artifacts.estimate import read_estimate
 from ..artifacts.metrics_columns import PROTOCOL
-from ..artifacts.metrics_table import read
+from ..artifacts.metrics_rows import read
 from ..artifacts.schedule import Schedule, load_schedule
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError

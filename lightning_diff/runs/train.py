@@ -11,16 +11,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
 from ..artifacts import checkpoints
+from ..callbacks import TimeLimit
 from ..data import Data
 from ..foundation import parent, rng, stopping
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
 from ..modules import TrainingData
+from ..modules.lightning_internals import callbacks, fit_without_steps
 from . import recipe
 from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
-from .finished import early_end, end_again, is_finished, mark_finished
+from .finished import is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
 from .loggers import identify, refused_by_wandb, release
@@ -93,7 +95,7 @@ def _has_something_to_do(folder: Path, trainer: Trainer, start: Start) -> bool:
         say(f"{folder}: already trained to step {step}; resume=never trains again")
         return False
     say(f"{folder}: trained to step {step}, and killed before all was written; writing it now")
-    end_again(trainer)
+    fit_without_steps(trainer)  # what comes before and after them
     return True
 
 
@@ -137,9 +139,16 @@ def _said(error: RuntimeError) -> str:
     return ""
 
 
+def _early_end(trainer: Trainer) -> str:
+    """Where and why a training ended before its last step."""
+    limit = next((each for each in callbacks(trainer) if isinstance(each, TimeLimit) and each.is_over), None)
+    why = "a callback set trainer.should_stop" if limit is None else f"trainer.max_time ({limit.seconds:g} s) is over"
+    return f"stopped at step {trainer.global_step:,} of {trainer.max_steps:,}: {why}"
+
+
 def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
     if trainer.global_step < trainer.max_steps:
-        say(f"{folder}: {early_end(trainer)}; {module.product} is of that step, and the same command resumes")
+        say(f"{folder}: {_early_end(trainer)}; {module.product} is of that step, and the same command resumes")
     elif trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
         say(f"{folder}: done; {module.product}, metrics.csv and pictures are there")

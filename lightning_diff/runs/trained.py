@@ -1,14 +1,14 @@
-"""A trained model by the name that a person gives it: a run folder, the name of one in runs/, or a model file."""
+"""A trained model by the name that a person gives it (see `named`), and its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..artifacts import ModelRecord, load_denoiser, read_record, user_code
+from ..artifacts import ModelRecord, load_denoiser, read_record
 from ..denoiser import Denoiser
-from ..foundation.binding import nearest
 from ..foundation.errors import UserError
+from .named import find, home
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,6 @@ class Trained:
         if other.kind != own.kind:
             raise UserError(f"--guide: {run} is a {other.kind} model, {self.path} a {own.kind} model")
         return guide.load(device)
-
-
-def find(run: Path) -> Path:
-    """The folder or model file that a person means; what modules it notes become importable.
-
-    UserError with the nearest name in runs/ if there is none.
-    """
-    for path in (run, Path("runs") / run):
-        if path.exists():
-            user_code.make_importable(home(path))
-            return path
-    known = sorted(path.name for path in Path("runs").glob("*") if path.is_dir())
-    raise UserError(f"{run}: no such run; {nearest(run.name, known, 'runs holds')}")
-
-
-def home(path: Path) -> Path:
-    """The run folder of a folder or model file."""
-    return path if path.is_dir() else path.parent
 
 
 def model(run: Path) -> Trained:

@@ -19,7 +19,6 @@ step, as much as rounding the network's own outputs does. Give a float64 x where
 This file is the registry: a solver is a file of its own, and named here. What takes a solver's name, anywhere, reads it here.
 """
 
-from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,7 +53,6 @@ __all__ = [
     "consistency",
     "deis",
     "dpmpp_2m",
-    "either",
     "euler",
     "heun",
     "ipndm",
@@ -102,12 +100,6 @@ def ode_solver(name: str) -> OdeSolver:
     if name not in ODE_SOLVERS:
         raise UserError(f"There is no solver of the ODE {name!r}: {_nearest(name, list(ODE_SOLVERS))}")
     return ODE_SOLVERS[name]
-
-
-def either(names: Iterable[str]) -> str:
-    """Names for a sentence: "one, two or three"."""
-    *some, last = names
-    return f"{', '.join(some)} or {last}" if some else last
 
 
 def nfe(solver: str | Sampler, sigmas: Float[Tensor, " nodes"], **options: Any) -> int:

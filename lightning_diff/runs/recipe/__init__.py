@@ -7,7 +7,7 @@ Every message is one line: `FILE: dotted.key: what is wrong; what to do`.
 from ...foundation.binding import Node, is_node
 from .comparison import LEFT_OUT, Change, changes
 from .composition import compose, load, make_importable
-from .files import find, read_yaml, save, to_yaml
+from .files import SAVED, find, packaged, read_yaml, run_folder, save, to_yaml
 from .lightning_parts import check_built
 from .objects import build, fill_facts
 from .overrides import is_override, merge
@@ -17,6 +17,7 @@ from .validation import check
 __all__ = [
     "KEYS",
     "LEFT_OUT",
+    "SAVED",
     "Change",
     "Node",
     "Recipe",
@@ -33,7 +34,9 @@ __all__ = [
     "make_importable",
     "merge",
     "naming",
+    "packaged",
     "read_yaml",
+    "run_folder",
     "save",
     "seed_of",
     "to_yaml",

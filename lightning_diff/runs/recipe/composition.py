@@ -13,7 +13,7 @@ from typing import cast
 from ...foundation.binding import Node, nearest
 from ...foundation.errors import UserError
 from ...foundation.moved import modern
-from .files import Raw, find, read, resolved
+from .files import Raw, find, in_its_folder, read, resolved
 from .overrides import as_written, merge, override
 from .record import KEYS, Recipe, naming
 from .validation import check
@@ -23,7 +23,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Compose a recipe and check all of it; nothing is built, no data are touched.
 
     Args:
-        path: a file, or the name of a packaged recipe.
+        path: a file, the name of a packaged recipe, or a run folder, whose recipe then means that folder.
         overrides: `dotted.key=value`, where the value is YAML and list entries are named by number; later ones win.
 
     Raises:
@@ -42,7 +42,7 @@ def compose(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     source = find(path)
     make_importable(source.parent, Path.cwd())
     # In the names of today before overrides, since one in new names belongs on top of a file in old ones.
-    recipe = _on_its_base(_modern(read(source), source), source)
+    recipe = in_its_folder(_on_its_base(_modern(read(source), source), source), source)
     # A changed target drops the old target's keys, so it has to come before the overrides that set the new one's.
     for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("._target_")):
         recipe = override(recipe, text)

@@ -13,19 +13,52 @@ from .record import Recipe
 Raw: TypeAlias = dict[Any, Any]  # as YAML has it: a key may be a number
 
 
+SAVED = "recipe.yaml"  # a run's, in its folder
+
+
+def packaged() -> dict[str, Path]:
+    """The packaged recipes by name, sorted."""
+    entries = sorted(files("lightning_diff.recipes").iterdir(), key=lambda entry: entry.name)
+    return {entry.name.removesuffix(".yaml"): Path(str(entry)) for entry in entries if entry.name.endswith(".yaml")}
+
+
 def find(path: Path | str, folder: Path | None = None) -> Path:
-    """The recipe's file: a path (from `folder`), or the name of a packaged recipe."""
+    """The recipe's file: a path (from `folder`), the name of a packaged recipe, a run folder, or the name of one in runs/."""
     file = Path(path) if folder is None else folder / path
     if file.is_file():
         return file
-    packaged = {entry.name.removesuffix(".yaml"): entry for entry in files("lightning_diff.recipes").iterdir()}
-    names = sorted(name for name, entry in packaged.items() if entry.name.endswith(".yaml"))
+    shelf = packaged()
     name = str(path).removesuffix(".yaml")
-    if name in names:
-        return Path(str(packaged[name]))
+    if name in shelf:
+        return shelf[name]
+    for run in (file, Path("runs") / file) if folder is None else (file,):
+        if (run / SAVED).is_file():
+            return run / SAVED
     if file.is_dir():
-        raise UserError(f"{file}: is a folder, not a recipe")
-    raise UserError(f"{file}: no such recipe; {nearest(Path(name).name, names, 'packaged ones are')}")
+        raise UserError(f"{file}: is a folder, not a recipe, and no run's: it has no {SAVED}")
+    raise UserError(f"{file}: no such recipe; {nearest(Path(name).name, shelf, 'packaged ones are')}")
+
+
+def run_folder(source: Path) -> Path | None:
+    """The run folder that this file is the saved recipe of; None for any other recipe."""
+    folder = source.parent
+    if source.name != SAVED or not ((folder / "checkpoints").is_dir() or (folder / "versions.json").is_file()):
+        return None
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
+def in_its_folder(recipe: Raw, source: Path) -> Raw:
+    """A run's saved recipe goes on in the folder that it lies in, wherever that was moved; any other recipe is left as it is.
+
+    How the run began (`resume=never`, or from a checkpoint of another run) has been done.
+    """
+    if (folder := run_folder(source)) is None:
+        return recipe
+    recipe = recipe | {"resume": "auto"}
+    recorded = Path(str(recipe.get("runs_dir", "runs")), str(recipe.get("name", "")))
+    if recorded.resolve() == folder.resolve():
+        return recipe
+    return recipe | {"name": folder.name, "runs_dir": str(folder.parent)}
 
 
 def read(path: Path) -> Raw:

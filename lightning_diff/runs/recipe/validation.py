@@ -6,31 +6,52 @@ from typing import Literal
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
 from ...foundation.extras import how_to_install, is_installed
-from .lightning_parts import check_parts
+from ...foundation.source_check import refuse_by_source
+from .lightning_parts import MANAGED, check_parts
 from .record import Recipe, naming
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
 
 LONGEST = 200  # bytes of a run's name: most systems allow 255, and files beside the folder add to its name
+# The classes of a recipe's parts, by the names under which their subclasses' files know them.
+DATA = ("lightning_diff.data.Data", "lightning_diff.data.source.Data")
+MODULE = ("lightning.LightningModule", "lightning.pytorch.LightningModule")
+CALLBACK = (
+    "lightning.Callback",
+    "lightning.pytorch.Callback",
+    "lightning.pytorch.callbacks.Callback",
+    "lightning.pytorch.callbacks.callback.Callback",
+)
 
 
 def check(recipe: Recipe, source: Path | str) -> None:
     """Import and bind every node; see `binding.bind`. UserError with file, dotted key and the nearest valid name."""
-    from lightning.pytorch import Callback, LightningModule  # 4 s
-
-    from ...data import Data
-
     with naming(source):
         _check_names(recipe)
         for key, node in (("model", recipe["model"]), ("data", recipe["data"])):
             if node is None:
                 raise UserError(f"{key}: missing; a recipe needs it")
+        _check_sources(recipe)
+        from lightning.pytorch import Callback, LightningModule  # 4 s
+
+        from ...data import Data
+
         bind(recipe["data"], Data, "data")
         bind(recipe["model"], LightningModule, "model", FACTS)
         bind(recipe["callbacks"], list[Callback], "callbacks")
         bind(recipe["trainer"], Node, "trainer")
         check_parts(recipe["callbacks"], recipe["trainer"])
         _check_trainer(recipe["trainer"])
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """What the classes' files tell without being imported, which is the most of what is misspelt; see `refuse_by_source`."""
+    refuse_by_source(recipe["data"], "data", DATA)
+    refuse_by_source(recipe["model"], "model", MODULE, FACTS)
+    refuse_by_source(recipe["callbacks"], "callbacks", CALLBACK)
+    if isinstance(recipe["trainer"], dict) and not recipe["trainer"].keys() & MANAGED.keys():
+        options = {name: value for name, value in recipe["trainer"].items() if name != "logger"}
+        refuse_by_source({"_target_": "lightning.Trainer", **options}, "trainer")
 
 
 def _check_names(recipe: Recipe) -> None:

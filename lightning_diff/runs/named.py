@@ -1,0 +1,25 @@
+"""Runs by the name that a person gives them: a run folder, the name of one in runs/, or a model file. No model is read."""
+
+from pathlib import Path
+
+from ..artifacts import user_code
+from ..foundation.binding import nearest
+from ..foundation.errors import UserError
+
+
+def find(run: Path) -> Path:
+    """The folder or model file that a person means; what modules it notes become importable.
+
+    UserError with the nearest name in runs/ if there is none.
+    """
+    for path in (run, Path("runs") / run):
+        if path.exists():
+            user_code.make_importable(home(path))
+            return path
+    known = sorted(path.name for path in Path("runs").glob("*") if path.is_dir())
+    raise UserError(f"{run}: no such run; {nearest(run.name, known, 'runs holds')}")
+
+
+def home(path: Path) -> Path:
+    """The run folder of a folder or model file."""
+    return path if path.is_dir() else path.parent
