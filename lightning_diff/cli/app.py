@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         warnings.formatwarning = plain
     if message or code == 130:  # typer, too, makes this of Ctrl-C
-        print(message or "stopped by Ctrl-C", file=sys.stderr)
+        # In one write, or another process's line may come between.
+        print(f"{message or 'stopped by Ctrl-C'}\n", end="", file=sys.stderr, flush=True)
     return code
 
 

@@ -25,9 +25,9 @@ def check(recipe: Recipe, source: Path | str) -> None:
                 raise UserError(f"{key}: missing; a recipe needs it")
         bind(recipe["data"], Data, "data")
         bind(recipe["model"], LightningModule, "model", FACTS)
-        bind(recipe["callbacks"], list[Callback], "callbacks")
-        bind(recipe["trainer"], Node, "trainer")
         check_parts(recipe["callbacks"], recipe["trainer"])
+        bind(recipe["trainer"], Node, "trainer")
+        bind(recipe["callbacks"], list[Callback], "callbacks")
         _check_trainer(recipe["trainer"])
 
 
