@@ -70,8 +70,8 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         name, least = self._reference.extractor.name, self._reference.extractor.dim + 1
         for count, what, remedy in (
             (training, "training images", "the data are too few to be measured so; leave Evaluate out"),
-            (held_out, "held-out images", "hold out more, or none (data.test_*)"),
             (n, "samples", f"set n to at least {least}"),
+            (held_out, "held-out images", "hold out more, or none (data.test_*)"),
         ):
             if count < least:
                 raise UserError(

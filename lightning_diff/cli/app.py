@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             warnings.formatwarning = plain
         if message or code == 130:  # typer, too, makes this of Ctrl-C
-            print(message or "stopped by Ctrl-C", file=sys.stderr)
+            # In one write, or another process's line may come between.
+            print(f"{message or 'stopped by Ctrl-C'}\n", end="", file=sys.stderr, flush=True)
         # A reader or a terminal that went away wants no more.
         is_lost = out.flushed() not in (0, errno.EPIPE, errno.EIO)
     return 2 if is_lost and not code and words[0] != "train" else code

@@ -6,7 +6,7 @@ from typing import Any, NotRequired, Protocol, TypedDict, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.plugins.precision import HalfPrecision, TransformerEnginePrecision
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, TransformerEnginePrecision
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -61,6 +61,8 @@ class CountedModule(LightningModule):
                 f"precision {self.trainer.precision}: weights and noise levels would have 16 bits, in which neighbouring levels "
                 "become one; use bf16-mixed"
             )
+        if isinstance(self.trainer.precision_plugin, DoublePrecision):
+            self.double()  # Lightning does it after it has loaded a checkpoint, into weights that would round it
         data = cast(_Stream, internals.datamodule(self.trainer))
         self.seed, self.batch_size = data.seed, data.batch_size
 

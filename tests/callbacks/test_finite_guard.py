@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from messages import tells
 from torch import nn
 
@@ -41,6 +42,38 @@ class Steep(nn.Module):
 
     def forward(self, x, c_noise, label=None):
         return x * self.weight.sqrt()
+
+
+class _Spike(torch.autograd.Function):
+    """The number as it is, with a gradient of infinity."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.full_like(gradient, torch.inf)
+
+
+class Jagged(nn.Module):
+    """A network with a finite output, and an infinite gradient for the n-th batch it sees."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.calls, self.at = 0, at
+
+    def forward(self, x, c_noise, label=None):
+        self.calls += 1
+        return x * (_Spike.apply(self.weight) if self.calls == self.at else self.weight)
+
+
+class Watch(Callback):
+    """The weights when the run ended with an error."""
+
+    def on_exception(self, trainer, module, exception):
+        Watch.weight = module.denoiser.net.weight.detach().clone()
 
 
 SAVE = "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 16, keep: 100}"
@@ -80,10 +113,66 @@ def test_the_message_names_step_levels_and_positions_and_nothing_of_it_is_saved(
     assert all(map(is_finite, saved.values()))
 
 
-def test_weights_that_a_finite_loss_made_infinite_are_not_saved(train):
-    with pytest.raises(UserError, match=r"step 1: denoiser\.net\.weight .*finite"):
-        train("steep", "model.net={_target_: test_finite_guard.Steep}", f"callbacks=[{SAVE}]")
+def test_a_finite_loss_with_a_gradient_that_is_not_ends_the_run_before_the_weights_change(train):
+    watch = "{_target_: test_finite_guard.Watch}"
+    with pytest.raises(UserError, match=r"step 1: .*gradient.*log-SNR.*positions"):
+        train("steep", "model.net={_target_: test_finite_guard.Steep}", f"callbacks=[{SAVE}, {watch}]")
     assert loaded(Path("runs/steep")) == {}
+    assert torch.equal(Watch.weight, torch.zeros(2))
+
+
+@pytest.mark.parametrize("optimizer", ["torch.optim.Adam", "torch.optim.SGD"])
+@pytest.mark.parametrize("options", ["", ", fused: true"])
+def test_skip_holds_back_a_step_whose_gradient_is_not_finite(train, capsys, optimizer, options):
+    optimiser = f"model.optimizer={{_target_: {optimizer}, _partial_: true, lr: 0.1{options}}}"
+    folder = train(
+        "held", optimiser, "model.net={_target_: test_finite_guard.Jagged, at: 3}", f"callbacks=[{SAVE}, {SKIP}]"
+    )
+    assert tells(capsys.readouterr().out, "... step 3: ... gradient ... log-SNR ... skipped (1")
+    before, after, later = (
+        {**saved["state_dict"], **saved["optimizer_states"][0]["state"].get(0, {})}
+        for saved in map(loaded(folder).get, (2, 3, 4))
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(after["denoiser.net.weight"], later["denoiser.net.weight"])
+    assert loaded(folder)[8]["callbacks"]["FiniteGuard"] == {"skipped": 1, "overflows": 0}
+
+
+def test_a_large_gradient_whose_square_overflows_is_finite(train):
+    from lightning_diff.callbacks.finite_guard import _are_finite
+
+    large, nan = torch.full((2,), 1e30), torch.tensor([1.0, torch.nan])
+    assert _are_finite([large, large.double() * 1e200, torch.zeros(0)], large.device)
+    assert not _are_finite([large, nan], large.device)
+    assert not _are_finite([-large / 0], large.device)
+
+
+FP16 = (
+    "trainer.plugins={_target_: lightning.pytorch.plugins.MixedPrecision, precision: 16-mixed, device: cpu, "
+    "scaler: {_target_: torch.amp.GradScaler, device: cpu, init_scale: %s}}"
+)
+
+
+@pytest.mark.parametrize("clip", ["null", "1.0"])
+@pytest.mark.parametrize("options", ["", ", fused: true"])
+@pytest.mark.parametrize(("net", "skipped", "overflows"), [("Faulty", 1, 0), ("Jagged", 0, 1)])
+def test_fp16_leaves_gradients_to_its_scaler_and_counts_apart(train, options, clip, net, skipped, overflows):
+    net = f"model.net={{_target_: test_finite_guard.{net}, at: 3{', rows: [0]' * (net == 'Faulty')}}}"
+    adam = f"model.optimizer={{_target_: torch.optim.Adam, _partial_: true, lr: 0.1{options}}}"
+    folder = train("half", net, adam, FP16 % 1024.0, f"callbacks=[{SAVE}, {SKIP}]", f"trainer.gradient_clip_val={clip}")
+    saved = loaded(folder)
+    assert saved[8]["callbacks"]["FiniteGuard"] == {"skipped": skipped, "overflows": overflows}
+    assert torch.equal(saved[2]["state_dict"]["denoiser.net.weight"], saved[3]["state_dict"]["denoiser.net.weight"])
+    assert int(saved[8]["optimizer_states"][0]["state"][0]["step"]) == 7
+    assert saved[8]["MixedPrecision"]["scale"] == 512.0
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+def test_fp16_whose_gradients_are_finite_at_no_scale_ends(train, policy):
+    guard = f"{{_target_: lightning_diff.callbacks.FiniteGuard, policy: {policy}}}"
+    with pytest.raises(UserError, match=r"step 2: .*fp16.*scale of 0.5"):
+        train("none", "model.net={_target_: test_finite_guard.Steep}", FP16 % 2.0, f"callbacks=[{SAVE}, {guard}]")
 
 
 @pytest.mark.parametrize(("accumulation", "call"), [(1, 3), (2, 5), (2, 6)])

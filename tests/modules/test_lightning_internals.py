@@ -154,7 +154,7 @@ def test_a_training_without_steps_starts_and_ends(tmp_path, without):
 
 
 def test_a_fused_optimisers_gradients_are_unscaled(tmp_path):
-    class Scaler:
+    class Scaler(torch.amp.GradScaler):
         unscaled = 0
 
         def unscale_(self, optimizer):
@@ -163,7 +163,7 @@ def test_a_fused_optimisers_gradients_are_unscaled(tmp_path):
     run = trainer(Watch(), tmp_path, max_steps=1)
     weights = [torch.nn.Parameter(torch.ones(2))]
     internals.unscale_gradients(run, torch.optim.Adam(weights, fused=True))  # full precision: there is no scaler
-    run.precision_plugin.scaler = scaler = Scaler()
+    run.precision_plugin.scaler = scaler = Scaler("cpu")
     internals.unscale_gradients(run, torch.optim.Adam(weights))
     assert scaler.unscaled == 0
     internals.unscale_gradients(run, torch.optim.Adam(weights, fused=True))
@@ -174,6 +174,29 @@ def test_the_precision_plugin_for_fp16_has_a_scaler():
     from lightning.pytorch.plugins import MixedPrecision
 
     assert MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu")).scaler is not None
+
+
+@pytest.mark.parametrize(("loss", "lowered"), [(1.0, False), (float("inf"), True)])
+def test_the_losss_scale_is_known_and_falls_with_a_step_that_is_passed_over(loss, lowered):
+    scaler, weight = torch.amp.GradScaler("cpu", init_scale=8.0), torch.nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    assert internals.loss_scale(scaler, torch.device("cpu")) == 8.0  # before the first loss
+    scaler.scale(loss * weight).backward()
+    before = internals.loss_scale(scaler, torch.device("cpu"))
+    scaler.step(optimizer)
+    scaler.update()
+    assert (before, internals.loss_scale(scaler, torch.device("cpu")) < before) == (8.0, lowered)
+
+
+def test_what_ddp_was_given_is_known():
+    from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+    assert internals.process_start(DDPStrategy(start_method="spawn")) == "spawn"
+    assert internals.process_start(DDPStrategy()) == "popen"
+    assert internals.process_start(SingleDeviceStrategy()) is None
+    assert internals.state_of_its_own(DDPStrategy()) is None
+    assert internals.state_of_its_own(DDPStrategy(model_averaging_period=2)) == "model_averaging_period"
+    assert internals.state_of_its_own(DDPStrategy(ddp_comm_state=object())) == "ddp_comm_state"
 
 
 def test_the_mesh_has_the_size_that_it_is_told():

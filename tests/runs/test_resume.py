@@ -3,10 +3,12 @@
 import copy
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from messages import tells
 
 from lightning_diff.artifacts import checkpoints, metrics_table
 from lightning_diff.foundation.errors import UserError
@@ -65,13 +67,130 @@ def test_changes_that_decide_what_is_trained_need_a_word(train, overrides, named
     train("run", *overrides, "trainer.max_steps=9")  # is the run's own recipe from now on
 
 
-def test_another_optimiser_cannot_resume_from_the_state_of_the_first(train):
-    train("run", "trainer.max_steps=2")
-    other = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.1}"
-    with pytest.raises(UserError, match=r"model.optimizer .*'torch.optim.SGD'.*resume=force"):
-        train("run", other)
-    with pytest.raises(UserError, match=r"another optimiser.*momentum"):
-        train("run", other, "resume=force")
+OPTIMIZER = "model.optimizer={_target_: torch.optim.%s, _partial_: true, lr: 0.01%s}"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "lacks"),
+    [
+        (("Adam", ""), ("Adam", ", amsgrad: true"), "max_exp_avg_sq"),
+        (("Adam", ""), ("SGD", ", momentum: 0.9"), "momentum_buffer"),
+        (("SGD", ""), ("Adagrad", ""), "sum"),  # which makes its state when it is built
+        (("RMSprop", ""), ("RMSprop", ", centered: true"), "grad_avg"),
+        (("Adam", ""), ("LBFGS", ""), "func_evals"),
+    ],
+)
+def test_an_optimiser_with_other_state_starts_anew_where_that_is_forced(train, state, first, then, lacks):
+    train("run", "trainer.max_steps=2", OPTIMIZER % first)
+    with pytest.raises(UserError, match=r"model.optimizer.*resume=force"):
+        train("run", OPTIMIZER % then)
+    with pytest.warns(UserWarning, match=rf"model.optimizer: {then[0]} .*{lacks}.* anew"):
+        folder = train("run", OPTIMIZER % then, "resume=force")
+    kept = state(folder)["optimizer_states"][0]
+    assert lacks in kept["state"][0]
+    assert int(kept["state"][0].get("step", 6)) == 6  # of eight
+    train("run", OPTIMIZER % then, "trainer.max_steps=9")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "keeps"),
+    [
+        (("Adam", ", amsgrad: true"), ("Adam", ""), {"exp_avg", "exp_avg_sq", "step"}),
+        (("SGD", ", momentum: 0.9"), ("SGD", ""), set()),
+        (("SGD", ""), ("SGD", ", momentum: 0.9"), {"momentum_buffer"}),
+        (("Adam", ""), ("SGD", ""), set()),
+        (("Adam", ""), ("AdamW", ""), {"exp_avg", "exp_avg_sq", "step"}),
+        (("Adam", ""), ("Adam", ", fused: true"), {"exp_avg", "exp_avg_sq", "step"}),
+        (("Adam", ", fused: true"), ("Adam", ", foreach: true"), {"exp_avg", "exp_avg_sq", "step"}),
+    ],
+)
+def test_an_optimiser_keeps_the_state_that_it_shares_and_no_more(train, state, first, then, keeps):
+    train("run", "trainer.max_steps=2", OPTIMIZER % first)
+    kept = state(train("run", OPTIMIZER % then, "resume=force"))["optimizer_states"][0]
+    assert set(kept["state"].get(0, ())) == keeps
+    if "step" in keeps:
+        assert kept["state"][0]["step"] == 8
+    fresh = state(train("fresh", OPTIMIZER % then))["optimizer_states"][0]
+    assert kept["param_groups"] == fresh["param_groups"]  # AdamW decays as AdamW does
+
+
+@pytest.mark.parametrize(
+    ("override", "fact"),
+    [
+        ("model.net.width=8", "another network"),
+        (OPTIMIZER % ("Adam", ", capturable: true"), "capturable"),
+        (OPTIMIZER % ("Muon", ""), "2D"),
+        ("callbacks=[{_target_: lightning_diff.callbacks.Evaluate, n: 2}]", "Evaluate"),
+    ],
+)
+def test_what_is_refused_before_the_first_step_leaves_the_runs_recipe_as_it_was(train, override, fact):
+    folder = train("run", "trainer.max_steps=2")
+    names = ("recipe.yaml", "versions.json", "checkpoints/step_00000002.ckpt", "model.safetensors")
+    before = {name: (folder / name).read_bytes() for name in names}
+    with pytest.raises(UserError, match=fact):
+        train("run", override, "resume=force")
+    assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+def test_an_optimisers_groups_must_be_as_many_and_as_large():
+    from lightning_diff.modules.optimizer_state import misfit
+
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    adam = partial(torch.optim.Adam, lr=0.1)
+
+    def two(parameters):
+        first, *rest = parameters
+        return torch.optim.Adam([{"params": [first]}, {"params": rest}], lr=0.1)
+
+    assert misfit(two(iter(weights)).state_dict(), two, weights) is None
+    assert "2 groups of 1, 2" in misfit(two(iter(weights)).state_dict(), adam, weights)
+    assert "1 group of 3" in misfit(adam(weights).state_dict(), adam, weights[:2])
+
+
+STOP = """
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Stop(Callback):
+    def __init__(self, after):
+        self.after = after
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx + 1 == self.after and not Path("stopped").exists():
+            Path("stopped").touch()
+            trainer.should_stop = True
+"""
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "after"), [(1, 3), (2, 6), (2, 7)]
+)  # micro-batches; the last in the middle of a step
+def test_a_training_that_was_ended_early_says_where_and_the_same_command_resumes(
+    train, tmp_path, capsys, accumulation, after
+):
+    (tmp_path / "stop_early.py").write_text(STOP)
+    accumulate = f"trainer.accumulate_grad_batches={accumulation}"
+    command = [accumulate, f"callbacks=[{{_target_: stop_early.Stop, after: {after}}}]"]
+    folder = train("run", *command)
+    assert tells(capsys.readouterr().out, "... runs/run: stopped at step 3 of 8: ... trainer.should_stop")
+    assert not (folder / "finished.json").exists()
+    train("run", *command)
+    assert (folder / "finished.json").exists()
+    assert (folder / "model.safetensors").read_bytes() == (
+        train("whole", accumulate) / "model.safetensors"
+    ).read_bytes()
+
+
+def test_max_time_counts_from_each_start(train, capsys):
+    command = ["trainer.max_time={milliseconds: 1}"]  # one step takes longer
+    folder = train("run", *command)
+    assert tells(capsys.readouterr().out, "... stopped at step 1 of 8: trainer.max_time")
+    for step in range(2, 8):
+        train("run", *command)
+        assert tells(capsys.readouterr().out, f"... stopped at step {step} of 8")
+    train("run", *command)
+    assert tells(capsys.readouterr().out, "... runs/run: done")
+    assert (folder / "model.safetensors").read_bytes() == (train("whole") / "model.safetensors").read_bytes()
 
 
 def learning_rates(folder: Path) -> list[float]:

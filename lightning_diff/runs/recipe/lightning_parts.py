@@ -72,7 +72,8 @@ CLASSES = {  # by name, wherever in Lightning they stand; a subclass of one is r
     "SingleDeviceXLAStrategy": _TPU,
     "HalfPrecision": _HALF,
     "TransformerEnginePrecision": _HALF,
-    "BitsandbytesPrecision": "trains no quantised weights; use trainer.precision=bf16-mixed, and lightning_diff.precision to sample",
+    "BitsandbytesPrecision": "quantised weights do not train; use trainer.precision=bf16-mixed, "
+    "and lightning_diff.precision to sample",
     "FSDPPrecision": _SHARDED,
     "DeepSpeedPrecision": _SHARDED,
     "XLAPrecision": _TPU,
@@ -105,16 +106,19 @@ def refuse(kind: type, key: str) -> None:
         raise UserError(f"{key}: {kind.__name__}: is what others derive from; name one of these")
 
 
-def check_parts(callbacks: list[Node], trainer: Node) -> None:
-    """UserError for a part of Lightning's that a run does not take, with what to take in its place. Nothing is built.
+def check_parts(callbacks: object, trainer: object) -> None:
+    """UserError for a part of Lightning's that a run does not take, with what to take in its place. Nothing is built or bound.
 
     Args:
         callbacks, trainer: of a recipe.
     """
+    nodes = {i: node for i, node in enumerate(callbacks) if is_node(node)} if isinstance(callbacks, list) else {}
+    if not isinstance(trainer, dict):
+        return
     for name, reason in MANAGED.items():
         if name in trainer:
             raise UserError(f"trainer.{name}: not for a recipe to set: {reason}")
-    for i, node in enumerate(callbacks):
+    for i, node in nodes.items():
         _refuse_node(node, f"callbacks.{i}")
     for name in ("logger", "strategy", "profiler", "plugins"):
         value = trainer.get(name)
@@ -127,8 +131,8 @@ def check_parts(callbacks: list[Node], trainer: Node) -> None:
     for name, refused in (("precision", PRECISIONS), ("profiler", PROFILERS)):
         if isinstance(value := trainer.get(name), str) and value in refused:
             raise UserError(f"trainer.{name}: {value}: {refused[value]}")
-    for i, node in enumerate(callbacks):
-        _check_arguments(node, f"callbacks.{i}", callbacks, trainer)
+    for i, node in nodes.items():
+        _check_arguments(node, f"callbacks.{i}", [*nodes.values()], trainer)
 
 
 def check_built(parts: Mapping[str, object]) -> None:
@@ -175,8 +179,8 @@ def _refuse_node(node: object, key: str) -> None:
             refuse(target, key)
         if "CSVLogger" in _bases(node) and node.get("version") is not None:
             raise UserError(
-                f"{key}.version: a resumed run would delete the rows of that version; leave it out: each start then has a folder of "
-                "its own, and the run folder's metrics.csv has all rows"
+                f"{key}.version: a resumed run would delete the rows of that version; leave it out: each start then has a folder "
+                "of its own, and the run folder's metrics.csv has all rows"
             )
 
 

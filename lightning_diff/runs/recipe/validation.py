@@ -38,9 +38,9 @@ def check(recipe: Recipe, source: Path | str) -> None:
 
         bind(recipe["data"], Data, "data")
         bind(recipe["model"], LightningModule, "model", FACTS)
-        bind(recipe["callbacks"], list[Callback], "callbacks")
-        bind(recipe["trainer"], Node, "trainer")
         check_parts(recipe["callbacks"], recipe["trainer"])
+        bind(recipe["trainer"], Node, "trainer")
+        bind(recipe["callbacks"], list[Callback], "callbacks")
         _check_trainer(recipe["trainer"])
 
 

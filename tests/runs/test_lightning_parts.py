@@ -1,0 +1,131 @@
+"""Lightning's own parts: each row of the tables in docs/extending.md, tried; no part of the installed Lightning without a row."""
+
+import importlib.util
+import inspect
+import json
+import re
+import typing
+from pathlib import Path
+
+import pytest
+from messages import tells
+
+from lightning_diff.foundation.errors import UserError
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+PLACES = {  # of a class, of a name
+    "Callbacks": ("callbacks=[{_target_: lightning.pytorch.callbacks.%s}]", None),
+    "Loggers": ("trainer.logger={_target_: lightning.pytorch.loggers.%s}", "trainer.logger=%s"),
+    "Strategies": ("trainer.strategy={_target_: lightning.pytorch.strategies.%s}", "trainer.strategy=%s"),
+    "Precisions and plugins": ("trainer.plugins={_target_: lightning.pytorch.plugins.%s}", "trainer.precision='%s'"),
+    "Profilers": ("trainer.profiler={_target_: lightning.pytorch.profilers.%s}", "trainer.profiler=%s"),
+}
+ARGUMENTS = "Arguments of the Trainer"
+
+
+class Row(typing.NamedTuple):
+    kind: str
+    part: str
+    verdict: str
+    note: str
+
+    @property
+    def name(self) -> str:
+        return re.split(r"[,:] ", self.part)[0]
+
+    @property
+    def override(self) -> str:
+        if self.kind == ARGUMENTS:
+            return "trainer.{}={}".format(*self.part.split(": ", 1))
+        node, name = PLACES[self.kind]
+        return (node if self.part[0].isupper() else name) % self.part
+
+
+def _rows() -> list[Row]:
+    section = PAGE.read_text(encoding="utf-8").split("## Lightning's own parts\n")[1].split("\n## ")[0]
+    rows = []
+    for part in section.split("\n### ")[1:]:
+        kind, _, text = part.partition("\n")
+        for line in text.splitlines():
+            if line.startswith("| `"):
+                parts, verdict, note = (cell.strip() for cell in line.strip("|").split(" | "))
+                rows += [Row(kind, each, verdict, note.rstrip("|")) for each in re.findall("`([^`]*)`", parts)]
+    return rows
+
+
+ROWS = _rows()
+
+
+def rows(verdict: str) -> list[object]:
+    return [pytest.param(row, id=f"{row.kind[:4]}-{row.part}") for row in ROWS if row.verdict.startswith(verdict)]
+
+
+def facts(note: str) -> list[str]:
+    return re.findall("`([^`]*)`", note)
+
+
+def product(folder: Path) -> tuple[bytes, int]:
+    return (folder / "model.safetensors").read_bytes(), json.loads((folder / "finished.json").read_text())["images"]
+
+
+def refused(train, row: Row) -> str:
+    with pytest.raises(UserError) as error:
+        train("refused", row.override, "trainer.devices=1")
+    assert not Path("runs").exists() or not any(Path("runs").iterdir())  # nothing of the run's
+    return str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", rows("works"))
+def test_what_works_resumes_bit_for_bit_and_counts_the_images(train, row):
+    steps = () if row.name == "max_steps" else ("trainer.max_steps=4",)
+    whole = train("whole", row.override, *steps)
+    train("resumed", row.override, "trainer.max_steps=2")
+    resumed = train("resumed", row.override, *steps)
+    assert product(resumed) == product(whole)
+    assert product(whole)[1] == 64
+    if row.kind in ("Callbacks", "Loggers", "Profilers"):
+        assert product(train("plain", "trainer.max_steps=4")) == product(whole)
+
+
+@pytest.mark.parametrize("row", rows("refused"))
+def test_what_is_refused_names_what_to_take_before_the_folder_is_claimed(train, row):
+    message = refused(train, row)
+    for fact in facts(row.note):
+        assert tells(message, f"...{fact}"), (fact, message)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", rows("needs"))
+def test_what_needs_a_package_says_so(train, row):
+    (package,) = facts(row.verdict)
+    if importlib.util.find_spec(package) is None:
+        assert package in refused(train, row).lower().replace("-", "_")
+    elif package in ("psutil", "tensorboard"):  # the others talk to servers
+        test_what_works_resumes_bit_for_bit_and_counts_the_images(train, row)
+
+
+def installed() -> dict[str, set[str]]:
+    """What Lightning has, by the headings of the page."""
+    import lightning.pytorch as pl
+    from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
+
+    def words(hint: object) -> set[str]:
+        inner = typing.get_args(hint)
+        return {str(hint)} if not inner and isinstance(hint, str | int) else {w for each in inner for w in words(each)}
+
+    hints = typing.get_type_hints(pl.Trainer.__init__)
+    return {
+        "Callbacks": set(callbacks.__all__),
+        "Loggers": set(loggers.__all__),
+        "Strategies": {*strategies.StrategyRegistry.available_strategies(), *strategies.__all__},
+        "Precisions and plugins": {*words(hints["precision"]), *plugins.__all__},
+        "Profilers": set(profilers.__all__),
+        ARGUMENTS: set(inspect.signature(pl.Trainer).parameters),
+    }
+
+
+def test_every_part_of_the_installed_lightning_has_a_row():
+    listed = {(row.kind, row.name) for row in ROWS}
+    missing = [(kind, name) for kind, names in installed().items() for name in names if (kind, name) not in listed]
+    assert missing == []
