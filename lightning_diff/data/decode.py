@@ -141,7 +141,7 @@ def _decode(name: str, read: Read, reading: Reading) -> _One:
         image = opened(name, read(name))
         has_several, was_grey = has_frames(image), is_grey(image)
         pixels = reading.pixels(image)
-        if pixels.ndim != 3 or pixels.size == 0:
+        if pixels.ndim != 3:
             return _One(f"has shape {pixels.shape}")
         return _One(pixels, kind_of(pixels, image), has_several, was_grey)
     except ImageError as error:

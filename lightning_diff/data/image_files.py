@@ -13,7 +13,8 @@ from .label_file import LabelFile
 from .listing import LABEL_FILE, of_folder, of_zip
 
 MOST_BYTES = 2**31  # of one file of a zip, unpacked
-UNREADABLE = (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
+# What zipfile raises for damaged, encrypted and unknown things, beside what reading raises.
+UNREADABLE = (OSError, RuntimeError, NotImplementedError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class ImageFiles:
@@ -38,7 +39,7 @@ class ImageFiles:
                 self.listing = of_zip(self.zip)
         except FileNotFoundError:
             raise UserError(f"{self.where}: no such folder or zip (looked for it in {Path.cwd()})") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{self.where}: cannot be read as a folder or a zip of images: {error}") from None
         self.names = self.listing.images
         if not self.names:
@@ -81,7 +82,7 @@ class ImageFiles:
     def _read(self, name: str, depth: int) -> LabelFile:
         try:
             content = self.bytes(name)
-        except (*UNREADABLE, ValueError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{self.where}: {shown(name)} is damaged or cannot be read: {error}") from None
         return LabelFile(self.where, shown(name), content, depth)
 

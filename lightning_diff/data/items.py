@@ -203,8 +203,7 @@ class _Seen:
         self.total += float(values.sum())
         self.squares += float(values.square().sum())
         self.span.count += 1
-        if image.numel():
-            self.span.add(kind, float(image.min()), float(image.max()))
+        self.span.add(kind, float(image.min()), float(image.max()))
         if label is not None:
             self.labels.append(label)
         self.digest.update(image.contiguous().numpy().tobytes())

@@ -45,6 +45,8 @@ class Reading:
             ImageError: a form that cannot be read, or not without guessing.
         """
         stored, is_last = _stored(image), self.layout == "HWC"
+        if stored.size == 0 or stored.ndim == 0:
+            raise ImageError(f"has shape {stored.shape}, and no pixels")
         if isinstance(image, Image.Image):
             is_last = True
         elif stored.ndim == 3 and self.layout is None:
@@ -70,11 +72,11 @@ class Reading:
         if x.dtype.kind in "ui":
             return self._from_integers(x)
         if x.dtype.kind != "f":
-            raise ImageError(f"is {x.dtype}; expected bytes, bool, uint16 or floating point")
+            raise ImageError(f"is {x.dtype}; expected uint8, uint16, bool or floating point")
         x = x.astype(np.float32)
         if not np.isfinite(x).all():
             raise ImageError("holds NaN or infinite values")
-        if self.value_range is None or x.size == 0:
+        if self.value_range is None:
             return x
         low, high = self.value_range
         margin = 0.01 * (high - low)  # of resized images
@@ -89,7 +91,7 @@ class Reading:
                 f"is {x.dtype}, of which nobody knows what is white; set white to that number, "
                 "or give uint8, uint16 or floats"
             )
-        if x.size and (x.min() < 0 or x.max() > white):
+        if x.min() < 0 or x.max() > white:
             raise ImageError(f"has values from {x.min()} to {x.max()}, outside 0 to white={white}")
         return (x / (white / 2) - 1).astype(np.float32)
 
@@ -123,7 +125,7 @@ def _stored(image: object) -> Stored:
     try:
         array = np.asarray(image)
     except Exception as error:  # whatever an object's __array__ does
-        raise ImageError(f"is no image but {type(image).__name__} ({error})") from error
+        raise ImageError(f"is no image but {type(image).__name__} ({' '.join(str(error).split())})") from error
     if array.dtype.kind not in "?buifc":
         raise ImageError(f"is no image but {type(image).__name__}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -218,6 +218,7 @@ REFUSED = {
     "not finite": (np.full((6, 8), np.nan), "NaN"),
     "floats outside value_range": (UNIT * 2, "value_range"),
     "a path": ("a.png", "str"),
+    "no pixels": (np.zeros((0, 8), np.uint8), r"\(0, 8\)"),
     "None": (None, "NoneType"),
     "RGB, 16 bits, TIFF or PPM": (b"P6 8 6 65535\n" + RGB16.astype(">u2").tobytes(), "PPM"),
     "TIFF, 16 bits, white is 0": (saved(Image.fromarray(GREY16), "TIFF", tiffinfo={262: 0}), "white"),
