@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, multiprocessing
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..foundation import stopping
@@ -24,6 +24,7 @@ WORD_SECONDS = 60.0  # without a batch, until that is said
 LIMIT_SECONDS = 600.0  # without a batch, until the run ends
 
 Batch = dict[str, Tensor]
+Sent = Mapping[str, Tensor | np.ndarray]  # a batch as a worker hands it over
 
 
 class WorkerLoader(DataLoader[Batch]):
@@ -61,20 +62,22 @@ class WorkerLoader(DataLoader[Batch]):
 
     def __iter__(self) -> "Batches":  # type: ignore[override]
         try:
-            source: Iterator[Batch] = super().__iter__()
+            if self.num_workers:
+                multiprocessing.Queue().close()  # torch's iterator complains when it is not made to the end
+            return Batches(super().__iter__(), self.num_workers, self.accumulation)
         except OSError as error:  # no semaphores, no pipes, no processes to be had
             if not self.num_workers:
                 raise
             reason = error.strerror or error
             _warn(f"data.workers: none can be started ({reason}); images are read in the training process")
-            source = map(self.dataset.__getitems__, self.positions)  # type: ignore[attr-defined]
-        return Batches(source, self.num_workers, self.accumulation)
+            here = map(self.dataset.__getitems__, self.positions)  # type: ignore[attr-defined]
+            return Batches(here, 0, self.accumulation)
 
 
 class Batches:
     """The iterator of a `WorkerLoader`; arguments as there."""
 
-    def __init__(self, source: Iterator[Batch], workers: int, accumulation: int):
+    def __init__(self, source: Iterator[Sent], workers: int, accumulation: int):
         self.source, self.workers, self.accumulation = source, workers, accumulation
         self.count = 0
 
@@ -90,7 +93,7 @@ class Batches:
         self.count += 1
         return {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
 
-    def _next(self) -> Batch:
+    def _next(self) -> Sent:
         start, is_said = time.monotonic(), False
         while True:
             stopping.check()
@@ -108,7 +111,7 @@ class Batches:
                 _warn(f"{what}; the run ends after {LIMIT_SECONDS:.0f} s")
 
 
-def _handed_over(batch: Mapping[str, Tensor], *, shares: bool) -> Mapping[str, Tensor | np.ndarray]:
+def _handed_over(batch: Batch, *, shares: bool) -> Sent:
     """A batch as it leaves the process that made it."""
     if get_worker_info() is None:
         return batch

@@ -1,0 +1,92 @@
+"""A program outlives the streams that it writes to."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_diff import cli
+from lightning_diff.runs.console import lasting_streams
+
+
+class Broken(io.StringIO):
+    def __init__(self, error: OSError):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")])
+def test_a_stdout_that_fails_is_done_without_and_that_is_said_once(monkeypatch, error):
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", Broken(error))
+    monkeypatch.setattr(sys, "stderr", said)
+    with lasting_streams() as out:
+        print("one", flush=True)
+        print("two", flush=True)
+        assert out.flushed() == error.errno
+    assert said.getvalue() == f"warning: stdout: {error.strerror}; going on without it\n"
+    assert isinstance(sys.stdout, Broken)
+
+
+def test_a_stderr_that_fails_is_done_without(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Broken(OSError(5, "Input/output error")))  # a terminal that was closed
+    with lasting_streams():
+        print("one", file=sys.stderr, flush=True)
+
+
+def test_a_training_without_any_stream_trains_and_with_a_full_stdout_too(tmp_path, train):
+    train("recipe", "trainer.max_steps=1")
+    command = f"{sys.executable} -m lightning_diff train recipe.yaml trainer.max_steps=2"
+    closed = subprocess.Popen(["sh", "-c", f"{command} name=closed <&- >&- 2>&-"], cwd=tmp_path)
+    full = subprocess.Popen(
+        ["sh", "-c", f"{command} name=full > /dev/full"], cwd=tmp_path, text=True, stderr=subprocess.PIPE
+    )
+    try:
+        errors = full.communicate(timeout=120)[1]
+        assert (closed.wait(120), full.returncode) == (0, 0)
+    finally:
+        for process in (closed, full):
+            process.kill()
+    assert "warning: stdout: No space left" in errors
+    assert "Traceback" not in errors
+    for name in ("closed", "full"):
+        assert (Path("runs") / name / "model.safetensors").exists()
+        assert (Path("runs") / name / "finished.json").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(32, 0), (28, 2)])
+def test_a_command_that_only_prints_fails_on_a_full_disk_and_not_for_a_reader_that_left(
+    tmp_path, train, monkeypatch, capsys, number, code
+):
+    train("recipe", "trainer.max_steps=1")
+    monkeypatch.setattr(sys, "stdout", Broken(OSError(number, os.strerror(number))))
+    assert cli.main(["train", "--dry-run", "recipe.yaml"]) == code
+    assert f"stdout: {os.strerror(number)}" in capsys.readouterr().err
+
+
+def test_signals_end_a_command_before_it_has_begun_to_work(tmp_path):
+    """While it imports and reads; SIGHUP has the shell's exit code, SIGTERM the one that asks for another try."""
+    (tmp_path / "slow.py").write_text("import os, sys, time\nprint('slow', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "slow.yaml").write_text("model: {_target_: slow.Net}\ndata: {_target_: slow.Data, batch_size: 4}\n")
+    command = [sys.executable, "-m", "lightning_diff", "train", "slow.yaml"]
+    for signum, code in ((signal.SIGTERM, 75), (signal.SIGHUP, 129)):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)
+        )
+        assert process.stdout.readline() == "slow\n"
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == code, errors
+        assert f"stopped by {signum.name}" in errors
+        assert "Traceback" not in errors
+        assert not (tmp_path / "runs").exists()
