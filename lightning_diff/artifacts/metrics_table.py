@@ -120,7 +120,7 @@ class MetricsTable(Logger):
         return True
 
     def _rewrite(self, rows: Sequence[Row]) -> None:
-        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, HEADER)
             writer.writeheader()
             writer.writerows(rows)
@@ -129,7 +129,7 @@ class MetricsTable(Logger):
 def read(path: Path | str) -> list[Row]:
     """The rows of a metrics.csv; lines that a crash cut short are left out."""
     try:
-        with Path(path).open(newline="") as file:
+        with Path(path).open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames and tuple(rows.fieldnames) != HEADER:
                 raise UserError(f"{path}: its columns are not those of a table of metrics; move it away")
