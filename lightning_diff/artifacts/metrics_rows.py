@@ -12,7 +12,7 @@ Row = dict[str, str]
 def read(path: Path | str) -> list[Row]:
     """The rows of a metrics.csv; lines that a crash cut short are left out, columns that version 0.1 did not have are empty."""
     try:
-        with Path(path).open(newline="") as file:
+        with Path(path).open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames and tuple(rows.fieldnames) not in (HEADER, VERSION_0_1):
                 raise UserError(f"{path}: its columns are not those of a table of metrics; move it away")

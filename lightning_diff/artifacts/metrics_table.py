@@ -127,7 +127,7 @@ class MetricsTable(Logger):
         self._has_all_columns = True
 
     def _rewrite(self, rows: Sequence[Row]) -> None:
-        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, HEADER)
             writer.writeheader()
             writer.writerows(rows)

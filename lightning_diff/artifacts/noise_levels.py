@@ -130,12 +130,18 @@ class NoiseReport:
 
     def write_tables(self, folder: Path) -> None:
         """The three tables, each whole or not at all."""
-        with replacing(folder / "noise_levels.csv") as temporary, temporary.open("w", newline="") as file:
+        with (
+            replacing(folder / "noise_levels.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             table = {name: self.columns[name] for name in COLUMNS} | self.details
             writer.writerow(table)
             writer.writerows(_cells(torch.stack([column.double() for column in table.values()], 1)))
-        with replacing(folder / "noise_levels_history.csv") as temporary, temporary.open("w", newline="") as file:
+        with (
+            replacing(folder / "noise_levels_history.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(HISTORY)
             for images, window in zip(self.images, self.history, strict=True):
@@ -219,7 +225,7 @@ def _read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, float]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; the run needs the callback NoiseLevels")
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             names = tuple(reader.fieldnames or ())
             if names[: len(header)] != header:

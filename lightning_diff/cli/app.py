@@ -120,6 +120,11 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return 2, f"error: {' '.join(str(error).split())}"
     if isinstance(error, Stopped):
         return error.exit_code, str(error)
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            2,
+            f"error: {error.object[:200]!a}: the system's encoding, {error.encoding}, cannot write it; set PYTHONUTF8=1",
+        )
     if isinstance(error, typer.Abort):  # what older typers make of Ctrl-C
         return 130, "stopped by Ctrl-C"
     if hasattr(error, "format_message"):  # typer's own complaints about the command line

@@ -1,5 +1,6 @@
 """What every training module shares: one denoiser, trained by one optimiser on the position-addressed stream."""
 
+import warnings
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from ..foundation.processes import from_all
 from ..learning_rate import LearningRate
 from ..noise import LogNormal, NoiseLaw, TrainingLaw, as_training_law, sigma_to_log_snr
 from ..weighting import Uniform, Weighting, as_weighting
-from . import conditioning, sharding
+from . import compiling, conditioning, sharding
 from .base import CountedModule, Optimizer, StepOutputs
 from .training_data import training_data
 
@@ -37,7 +38,8 @@ class TrainingModule(CountedModule):
         optimizer: takes the parameters, returns the optimiser.
         learning_rate: factor on the optimiser's rate as a function of images seen.
         num_classes: number of classes, 0 for none.
-        compile: compile the network in place; checkpoints do not change.
+        compile: compile the network in place; checkpoints do not change. Where torch cannot compile, that is said, and training
+            goes on without.
         channels_last: keep weights and activations in NHWC.
     """
 
@@ -82,6 +84,11 @@ class TrainingModule(CountedModule):
             said += conditioning.unused_remarks(data)
         if self.trainer.is_global_zero and said:
             print("\n".join(said), flush=True)
+        if self.compile_net and (reason := compiling.why_not(self.trainer.strategy.root_device)) is not None:
+            self.compile_net = False
+            warnings.warn(
+                f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
+            )
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
         """For the model's record; `augment` is the data's."""

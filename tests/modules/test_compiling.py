@@ -1,0 +1,40 @@
+"""Without a compiler training goes on without compiling, and says so before the first step."""
+
+import pytest
+import torch
+from messages import tells
+
+from lightning_diff.modules import compiling
+
+
+class NoCompiler(RuntimeError):
+    """As inductor raises it: wrapped twice."""
+
+
+def failing(function):
+    def compiled(x):
+        try:
+            raise NoCompiler("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+        except NoCompiler as error:
+            raise RuntimeError("backend='inductor' raised:") from error
+
+    return compiled
+
+
+def test_the_reason_is_the_innermost_errors_first_line(monkeypatch):
+    monkeypatch.setattr(torch, "compile", failing)
+    assert compiling.why_not(torch.device("cpu")) == "No working C++ compiler found"
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert compiling.why_not(torch.device("cpu")) is None
+
+
+def test_training_goes_on_without_and_trains_the_same(train, state, monkeypatch):
+    eager = train("eager")
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.warns(UserWarning, match=r"model\.compile") as warned:
+        without = train("without", "model.compile=true")
+    assert [tells(str(each.message), "model.compile: ... No working C++ compiler found ...") for each in warned] == [
+        True
+    ]
+    for name, value in state(eager)["state_dict"].items():
+        assert torch.equal(value, state(without)["state_dict"][name]), name
