@@ -146,10 +146,18 @@ def _early_end(trainer: Trainer) -> str:
     return f"stopped at step {trainer.global_step:,} of {trainer.max_steps:,}: {why}"
 
 
+def _what_is_there(folder: Path, module: LightningModule) -> str:
+    """What a person may look for first: the model, the table, pictures; as far as this run wrote them."""
+    made = [name for name in (str(module.product), "metrics.csv") if (folder / name).exists()]
+    made += ["pictures"] if any(folder.rglob("*.png")) else []
+    *some, last = made or ["checkpoints"]
+    return f"{', '.join(some)} and {last} are there" if some else f"{last} is there"
+
+
 def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
     if trainer.global_step < trainer.max_steps:
         say(f"{folder}: {_early_end(trainer)}; {module.product} is of that step, and the same command resumes")
     elif trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
-        say(f"{folder}: done; {module.product}, metrics.csv and pictures are there")
+        say(f"{folder}: done; {_what_is_there(folder, module)}")
     trainer.strategy.barrier()  # the next recipe may need what the first process has just written

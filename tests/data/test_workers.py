@@ -22,7 +22,9 @@ def batches(count: int = 0, n: int = 4):
 
 
 def same(one, two) -> bool:
-    return all(a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in zip(one, two, strict=True))
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in zip(one, two, strict=True)
+    )
 
 
 def full(tensor):
