@@ -94,8 +94,10 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
         span.add("bytes", -1.0, int(out.max()) / 127.5 - 1)
     span.check(where, reading)
     notes = [f"the first frame of {some(frames)}"] if frames else []
-    if changed := len(names) - grey if reading.channels == 1 else grey if reading.channels == 3 else 0:
-        notes.append(f"{changed:,} {'coloured ones became grey' if reading.channels == 1 else 'grey ones became RGB'}")
+    if reading.channels == 3 and grey:
+        notes.append(f"{grey:,} of them grey, made RGB")
+    if reading.channels == 1 and grey < len(names):
+        notes.append(f"{len(names) - grey:,} of them coloured, made grey")
     return Decoded(torch.from_numpy(out), (*notes, *span.notes(reading)))
 
 

@@ -13,7 +13,26 @@ from .pixels import GREY_MODES
 
 Read = Callable[[str], bytes]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
+SUFFIXES = tuple(
+    f".{suffix}"
+    for suffix in [
+        "png",
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "webp",
+        "bmp",
+        "gif",
+        "tif",
+        "tiff",
+        "pbm",
+        "pgm",
+        "ppm",
+        "pnm",
+        "npy",
+    ]
+)
 # By content, whatever the name; not those that start other programs (EPS), nor those whose depth cannot be known (JPEG 2000).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM")
 STILL = ("MPO",)  # a camera's photograph and its preview

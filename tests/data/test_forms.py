@@ -143,6 +143,8 @@ FILES = {
         in_words(np.where(GREY16[2, 3] == GREY16, 65535, GREY16)),
     ),
     "grey, 16 bits, TIFF": (".tif", saved(Image.fromarray(GREY16), "TIFF"), in_words(GREY16)),
+    "PGM, 16 bits": (".pgm", b"P5 8 6 65535\n" + GREY16.astype(">u2").tobytes(), in_words(GREY16)),
+    "PPM": (".ppm", b"P6 8 6 255\n" + RGB.tobytes(), in_bytes(RGB)),
     "grey with alpha": (".png", saved(Image.fromarray(GREY_LAYERS), "PNG"), in_bytes(GREY_ON_WHITE)),
     "RGB, 8 bits": (".bmp", saved(Image.fromarray(RGB), "BMP"), in_bytes(RGB)),
     "RGB, 16 bits, PNG": (".png", png16(RGB16, 2), in_words(RGB16)),
