@@ -20,7 +20,7 @@ def upright(image: Image.Image) -> Image.Image:
     ):  # whose notes are among its tags; asking costs as much as a small image
         return image
     try:
-        turn = TURNS.get(image.getexif().get(0x0112))
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # of struct, of the TIFF reader, of the XML parser
         return image
     return image if turn is None else image.transpose(turn)
