@@ -117,7 +117,8 @@ class Items:
             notes += (f"the first frame of {some([f'item {i}' for i in seen.frames])}",)
         if seen.labels:
             self.num_classes = counted(self.name, seen.labels, classes)
-            notes += () if classes else gaps(self.name, seen.labels, self.num_classes)
+            is_all = seen.span.count == len(self)
+            notes += gaps(self.name, seen.labels, self.num_classes) if is_all and not classes else ()
         if seen.span.count < len(self):
             notes += (f"{seen.span.count:,} of them were looked at",)
         self.origin = Origin(self.name, "", notes)
