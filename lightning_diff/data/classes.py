@@ -30,14 +30,15 @@ def counted(name: str, labels: Collection[int], classes: int = 0) -> int:
 
 
 def gaps(name: str, labels: Collection[int], classes: int) -> tuple[str, ...]:
-    """What to say, and a warning, where labels count from 1, so that class 0 is never trained."""
-    if set(labels) != set(range(1, classes)) or classes < 2:
-        return ()
-    text = f"class 0 of {classes} has no image: labels seem to count from 1"
-    warnings.warn(
-        f"{name}: {text}; number them from 0 ({RELABEL}), or set classes={classes} to keep them", stacklevel=2
-    )
-    return (text,)
+    """What to say of classes without images; a warning where labels count from 1, so that class 0 is never trained."""
+    occurring = set(labels)
+    if classes > 1 and occurring == set(range(1, classes)):
+        text = f"class 0 of {classes} has no image: labels seem to count from 1"
+        warnings.warn(
+            f"{name}: {text}; number them from 0 ({RELABEL}), or set classes={classes} to keep them", stacklevel=2
+        )
+        return (text,)
+    return (f"{classes - len(occurring)} of them have no image",) if len(occurring) < classes else ()
 
 
 def relabelled(name: str, labels: Sequence[int], occurring: Sequence[int]) -> list[int]:

@@ -55,47 +55,14 @@ def decode(where: str, names: Sequence[str], read: Read, reading: Reading) -> De
         UserError: images that cannot be decoded, or sizes that differ; names the first five and counts the rest. Too
             many for the memory.
     """
-    out: Pixels | None = None
-    broken: list[str] = []
-    frames: list[str] = []
-    grey = 0
-    span = Span()
-    sizes: Counter[tuple[int, ...]] = Counter()
-    example: dict[tuple[int, ...], str] = {}
+    gathered = _Gathered(where, len(names), reading)
     with stage("decoding", len(names), "image", shown=len(names) > 1000) as bar, ThreadPoolExecutor() as pool:
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
         decoded = pool.map(lambda chunk: [_decode(name, read, reading) for name in chunk], chunks)
         for i, (name, one) in enumerate(zip(names, chain.from_iterable(decoded), strict=True)):
             bar.advance()
-            if isinstance(one.pixels, str):
-                broken.append(f"{shown(name)} ({one.pixels})")
-                continue
-            if one.has_frames:
-                frames.append(name)
-            grey += one.is_grey
-            if one.kind != "bytes":
-                span.add(one.kind, float(one.pixels.min()), float(one.pixels.max()))
-            sizes[one.pixels.shape] += 1
-            example.setdefault(one.pixels.shape, name)
-            if len(sizes) == 1:
-                out = _put(where, out, len(names), i, one.pixels)
-    if broken:
-        raise UserError(f"{where}: {len(broken)} of {len(names)} images cannot be read: {some(broken)}")
-    if len(sizes) > 1:
-        kinds = [f"{count} of {w}x{h} such as {shown(example[c, h, w])}" for (c, h, w), count in sizes.most_common()]
-        raise UserError(
-            f"{where}: the images differ in size (width x height): {some(kinds)}; "
-            "remove the odd ones, or set size to crop and shrink all to one"
-        )
-    assert out is not None
-    span.count = len(out)
-    if out.dtype == np.uint8:  # at once, because it is faster
-        span.add("bytes", -1.0, int(out.max()) / 127.5 - 1)
-    span.check(where, reading)
-    notes = [f"the first frame of {some(frames)}"] if frames else []
-    if changed := len(names) - grey if reading.channels == 1 else grey if reading.channels == 3 else 0:
-        notes.append(f"{changed:,} {'coloured ones became grey' if reading.channels == 1 else 'grey ones became RGB'}")
-    return Decoded(torch.from_numpy(out), (*notes, *span.notes(reading)))
+            gathered.add(i, name, one)
+    return gathered.result()
 
 
 def some(names: Sequence[str]) -> str:
@@ -109,20 +76,71 @@ def shown(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _put(where: str, out: Pixels | None, n: int, i: int, image: Pixels) -> Pixels:
-    """Write image i; one of more than 8 bits makes floats of all."""
-    try:
-        if out is None:
-            out = np.empty((n, *image.shape), image.dtype)
-        elif out.dtype != image.dtype and out.dtype == np.uint8:
-            out = _values(out)
-    except MemoryError as error:
-        raise UserError(
-            f"{where}: there is no memory for {n:,} images of {image.nbytes:,} bytes each; set size or limit, "
-            "or read them one by one, through MapDataset"
-        ) from error
-    out[i] = image if out.dtype == image.dtype else _values(image)
-    return out
+class _Gathered:
+    """The images so far, and what is to be said about them; arguments as for `decode`, n of `names`."""
+
+    def __init__(self, where: str, n: int, reading: Reading):
+        self.where, self.n, self.reading = where, n, reading
+        self.out: Pixels | None = None
+        self.broken: list[str] = []
+        self.frames: list[str] = []
+        self.grey = 0
+        self.span = Span()
+        self.sizes: Counter[tuple[int, ...]] = Counter()
+        self.example: dict[tuple[int, ...], str] = {}
+
+    def add(self, i: int, name: str, one: _One) -> None:
+        if isinstance(one.pixels, str):
+            self.broken.append(f"{shown(name)} ({one.pixels})")
+            return
+        if one.has_frames:
+            self.frames.append(name)
+        self.grey += one.is_grey
+        if one.kind != "bytes":
+            self.span.add(one.kind, float(one.pixels.min()), float(one.pixels.max()))
+        self.sizes[one.pixels.shape] += 1
+        self.example.setdefault(one.pixels.shape, name)
+        if len(self.sizes) == 1:
+            self._put(i, one.pixels)
+
+    def _put(self, i: int, image: Pixels) -> None:
+        """Write image i; one of more than 8 bits makes floats of all."""
+        try:
+            if self.out is None:
+                self.out = np.empty((self.n, *image.shape), image.dtype)
+            elif self.out.dtype != image.dtype and self.out.dtype == np.uint8:
+                self.out = _values(self.out)
+        except MemoryError as error:
+            raise UserError(
+                f"{self.where}: there is no memory for {self.n:,} images of {image.nbytes:,} bytes each; set size or limit, "
+                "or read them one by one, through MapDataset"
+            ) from error
+        self.out[i] = image if self.out.dtype == image.dtype else _values(image)
+
+    def result(self) -> Decoded:
+        if self.broken:
+            raise UserError(f"{self.where}: {len(self.broken)} of {self.n} images cannot be read: {some(self.broken)}")
+        if len(self.sizes) > 1:
+            most = self.sizes.most_common()
+            kinds = [f"{count} of {w}x{h} such as {shown(self.example[c, h, w])}" for (c, h, w), count in most]
+            raise UserError(
+                f"{self.where}: the images differ in size (width x height): {some(kinds)}; "
+                "remove the odd ones, or set size to crop and shrink all to one"
+            )
+        assert self.out is not None
+        self.span.count = self.n
+        if self.out.dtype == np.uint8:  # at once, because it is faster
+            self.span.add("bytes", -1.0, int(self.out.max()) / 127.5 - 1)
+        self.span.check(self.where, self.reading)
+        return Decoded(torch.from_numpy(self.out), (*self._notes(), *self.span.notes(self.reading)))
+
+    def _notes(self) -> list[str]:
+        notes = [f"the first frame of {some(self.frames)}"] if self.frames else []
+        if self.reading.channels == 3 and self.grey:
+            notes.append(f"{self.grey:,} of them grey, made RGB")
+        if self.reading.channels == 1 and self.grey < self.n:
+            notes.append(f"{self.n - self.grey:,} of them coloured, made grey")
+        return notes
 
 
 def _values(x: Pixels) -> Float32[np.ndarray, "..."]:

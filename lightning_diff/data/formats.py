@@ -13,7 +13,9 @@ from .pixels import GREY_MODES
 
 Read = Callable[[str], bytes]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+_LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".npy")
+SUFFIXES = (*_LOSSLESS, *_LOSSY)
 # By content, whatever the name; not those that start other programs (EPS), nor those whose depth cannot be known (JPEG 2000).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM")
 STILL = ("MPO",)  # a camera's photograph and its preview

@@ -13,6 +13,7 @@ from .classes import counted, gaps, relabelled
 from .decode import count_channels, decode, shown, some
 from .image_set import ImageSet, Origin
 from .image_source import ImageSource
+from .listing import is_hidden
 
 
 @dataclass(eq=False, kw_only=True)
@@ -85,7 +86,9 @@ class HuggingFace(ImageSource):
         path = Path(self.path).expanduser()
         if path.is_file():
             return [path]
-        every = sorted(path.rglob("*.parquet"))
+        every = sorted(
+            file for file in path.rglob("*.parquet") if not any(map(is_hidden, file.relative_to(path).parts))
+        )
         if not every:
             raise UserError(f"{path}: no such file, or no folder with .parquet files (looked for it in {Path.cwd()})")
         begins = re.compile(rf"{re.escape(split)}(?![a-z0-9])")

@@ -1,12 +1,12 @@
 """The classes of image files: from dataset.json, else from their folders, else none."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..foundation.errors import UserError
 from .classes import counted, gaps, relabelled
-from .decode import shown
+from .decode import shown, some
 from .image_files import ImageFiles
 from .listing import LABEL_FILE
 
@@ -53,7 +53,9 @@ def labelled(
         labels = file.labels(files.names, files.depth)
         if labels is None:
             return Labelled(source=file.name)
-        return _numbered(file.where, labels, classes, file.name, relabel=relabel, training=training)
+        found = _numbered(file.where, labels, classes, file.name, relabel=relabel, training=training)
+        unused = (f"{file.unused:,} labels of files that are not there",) if file.unused else ()
+        return replace(found, notes=(*found.notes, *unused))
     if where == "file":
         raise UserError(f"{files.where}: has no {LABEL_FILE}, which labels=file asks for")
     known = frozenset(training.names if training else ())
@@ -97,4 +99,4 @@ def _by_folder(files: ImageFiles, folders: list[str], classes: int, training: La
         raise UserError(f"{files.where}: the training images have no class {shown(unknown[0])!r}; they have {there}")
     places = {name: place for place, name in enumerate(names)}
     labels = [places[folder] for folder in folders]
-    return Labelled(labels, counted(files.where, labels, classes or len(names)), "its folders", names)
+    return Labelled(labels, counted(files.where, labels, classes or len(names)), f"its folders {some(names)}", names)

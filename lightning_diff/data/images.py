@@ -20,7 +20,7 @@ from .image_source import ImageSource
 
 @dataclass(eq=False, kw_only=True)
 class Images(ImageSource):
-    """Image files of one size: PNG, JPEG, WebP, BMP, GIF, TIFF or arrays (.npy); docs/data.md says how each is read.
+    """Image files of one size: PNG, JPEG, WebP, BMP, GIF, TIFF, PNM or arrays (.npy); docs/data.md says how each is read.
 
     Labels come from `dataset.json`, {"labels": [[name, class], ...]}, as EDM's dataset tool writes it, at the top or in a
     folder that all images share; without one, the folders at the top are the classes, in alphabetical order, if there are

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..foundation.errors import UserError
 from .classes import counted, gaps
+from .decode import some
 from .deep import ImageError
-from .formats import opened
+from .formats import has_frames, opened
 from .image_set import Indices, Origin
 from .pixels import Reading
 from .span import Kind, Span, kind_of
@@ -85,25 +86,25 @@ class Items:
 
     def _look(self, indices: Int64[np.ndarray, " n"]) -> "_Seen | None":
         """Read these items; None, and `reading` with 3 channels, if the first is grey and another one is not."""
-        first, label, _ = self._read(0)
-        self.shape, self.labelled = tuple(first.shape), label is not None
-        if _is_coloured(first):
+        first = self._read(0)
+        self.shape, self.labelled = tuple(first.image.shape), first.label is not None
+        if _is_coloured(first.image):
             self.reading = replace(self.reading, channels=3)
         seen = _Seen(f"{len(self.dataset)} {self.shape} {self.labelled}")
         for i in indices.tolist():
-            image, label, kind = self._read(i)
-            if self.shape[0] == 1 and self.reading.channels is None and _is_coloured(image):
+            item = self._read(i)
+            if self.shape[0] == 1 and self.reading.channels is None and _is_coloured(item.image):
                 self.reading = replace(self.reading, channels=3)
                 return None
-            self._check(image, label, i)
-            seen.add(image, label, kind)
+            self._check(item, i)
+            seen.add(item, i)
         return seen
 
     def _know(self, seen: "_Seen | None", classes: int) -> None:
         """Keep what the items that were looked at tell."""
         assert seen is not None  # with channels given there is no other way
         seen.span.check(self.name, self.reading)
-        if not torch.equal(self._read(0)[0], self._read(0)[0]):
+        if not torch.equal(self._read(0).image, self._read(0).image):
             seen.digest = hashlib.sha256(seen.begin)  # another run would see other values
             warnings.warn(
                 f"{self.name}: item 0 differs between two readings, so that a resumed run would see other images; "
@@ -112,19 +113,23 @@ class Items:
             )
         self._std, self._fingerprint = seen.std(), seen.digest.hexdigest()
         notes = tuple(seen.span.notes(self.reading))
+        if seen.frames:
+            notes += (f"the first frame of {some([f'item {i}' for i in seen.frames])}",)
         if seen.labels:
             self.num_classes = counted(self.name, seen.labels, classes)
-            notes += () if classes else gaps(self.name, seen.labels, self.num_classes)
+            is_all = seen.span.count == len(self)
+            notes += gaps(self.name, seen.labels, self.num_classes) if is_all and not classes else ()
         if seen.span.count < len(self):
             notes += (f"{seen.span.count:,} of them were looked at",)
         self.origin = Origin(self.name, "", notes)
 
     def _like_the_others(self, i: int) -> tuple[Float32[Tensor, "..."], int | None]:
-        image, label, _ = self._read(i)
-        self._check(image, label, i)
-        return image, label
+        item = self._read(i)
+        self._check(item, i)
+        return item.image, item.label
 
-    def _check(self, image: Float32[Tensor, "..."], label: int | None, i: int) -> None:
+    def _check(self, item: "_Item", i: int) -> None:
+        image, label = item.image, item.label
         if image.shape != self.shape:
             if self.shape[0] == 1 and _is_coloured(image):
                 raise UserError(
@@ -140,8 +145,7 @@ class Items:
                 "set classes to their number"
             )
 
-    def _read(self, i: int) -> tuple[Float32[Tensor, "..."], int | None, Kind]:
-        """Image and label of item i, and how the image was stored."""
+    def _read(self, i: int) -> "_Item":
         try:
             item, label = self.dataset[i], None
         except UserError:
@@ -158,10 +162,9 @@ class Items:
             if not item:
                 raise UserError(f"{self.name}: item {i} is empty")
             item, label = item[0], item[1] if len(item) > 1 else None
-        image, kind = self._image(item, i)
-        return image, None if label is None else self._class(label, i), kind
+        return self._image(item, None if label is None else self._class(label, i), i)
 
-    def _image(self, image: object, i: int) -> tuple[Float32[Tensor, "..."], Kind]:
+    def _image(self, image: object, label: int | None, i: int) -> "_Item":
         try:
             if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):  # undecoded, by `datasets`
                 image = image["bytes"]
@@ -174,7 +177,7 @@ class Items:
             what = " ".join(str(error).split())
             raise UserError(f"{self.name}: image {i} cannot be read: {type(error).__name__}: {what}") from error
         x = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
-        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, kind_of(pixels, image)
+        return _Item(x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, label, kind_of(pixels, image), image)
 
     def _class(self, label: object, i: int) -> int:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
@@ -188,6 +191,15 @@ def _is_coloured(image: Float32[Tensor, "..."]) -> bool:
     return image.ndim == 3 and len(image) == 3
 
 
+class _Item(NamedTuple):
+    """One item: pixels in [-1, 1] and class, and how its image was stored."""
+
+    image: Float32[Tensor, "..."]
+    label: int | None
+    kind: Kind
+    stored: object
+
+
 class _Seen:
     """Sums over the items that were looked at."""
 
@@ -196,14 +208,18 @@ class _Seen:
         self.digest = hashlib.sha256(self.begin)
         self.count, self.total, self.squares, self.span = 0, 0.0, 0.0, Span()
         self.labels: list[int] = []
+        self.frames: list[int] = []
 
-    def add(self, image: Float32[Tensor, "..."], label: int | None, kind: Kind) -> None:
+    def add(self, item: _Item, i: int) -> None:
+        image, label = item.image, item.label
         values = image.double()
+        if has_frames(item.stored):
+            self.frames.append(i)
         self.count += values.numel()
         self.total += float(values.sum())
         self.squares += float(values.square().sum())
         self.span.count += 1
-        self.span.add(kind, float(image.min()), float(image.max()))
+        self.span.add(item.kind, float(image.min()), float(image.max()))
         if label is not None:
             self.labels.append(label)
         self.digest.update(image.contiguous().numpy().tobytes())

@@ -25,6 +25,7 @@ class LabelFile:
     def __init__(self, where: str, name: str, content: bytes, depth: int):
         self.where, self.name, self.depth = f"{where}: {name}", name, depth
         self.by_name: dict[str, object] | None = None
+        self.unused = 0  # labels of files that are not there, known after `labels`
         try:
             entries = json.loads(content)["labels"]
             pairs = [(_plain(str(key)), label) for key, label in entries or []]
@@ -52,6 +53,7 @@ class LabelFile:
         keys = [next((key for key in self._keys(name, shared) if key in self.by_name), None) for name in names]
         if missing := [name for name, key in zip(names, keys, strict=True) if key is None]:
             raise UserError(f"{self.where} has no label for {some(missing)} (of {len(names)} images)")
+        self.unused = len(self.by_name) - len(set(keys))
         labels = [self.by_name[key] for key in keys if key is not None]
         classes = [label for label in labels if _is_class(label)]
         if len(classes) < len(labels):

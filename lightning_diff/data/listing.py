@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
@@ -100,7 +100,7 @@ def of_folder(root: Path) -> Listing:
     walk = _Walk()
     walk.enter(str(root), "")
     while walk.links:
-        walk.follow(*walk.links.pop(0))
+        walk.follow(*walk.links.popleft())
     return walk.listing.done()
 
 
@@ -109,7 +109,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.listing = Listing()
-        self.links: list[tuple[str, str]] = []  # (path, name)
+        self.links: deque[tuple[str, str]] = deque()  # (path, name)
         self.seen: set[Key] = set()
 
     def enter(self, folder: str, prefix: str) -> None:

@@ -2,6 +2,7 @@
 # ruff: noqa: E501 (messages stand on one line)
 
 import csv
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def test_a_dry_run_prints_the_resolved_recipe_and_trains_nothing(workplace, trai
     (workplace / "printed.yaml").write_text(out)
     assert recipe.compose("printed.yaml")["data"]["batch_size"] == 64
     assert "5 steps = 320 images" in out
+    assert re.search(r"^# \w+: [\d,]+ (images|examples) of .* (classes|labels)", out, re.M)
     assert trained == []
     assert not (workplace / "runs").exists()
 

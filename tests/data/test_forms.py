@@ -52,9 +52,9 @@ def saved(image, form, **options):
     return out.getvalue()
 
 
-def png(lines, width, depth, kind):
+def png(lines, width, depth, kind, height=None):
     """A PNG of these lines of bytes; kind 0 grey, 2 RGB, 4 grey with alpha, 6 RGBA."""
-    header = struct.pack(">IIBBBBB", width, len(lines), depth, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height or len(lines), depth, kind, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines))), (b"IEND", b""))
     packed = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
@@ -143,6 +143,8 @@ FILES = {
         in_words(np.where(GREY16[2, 3] == GREY16, 65535, GREY16)),
     ),
     "grey, 16 bits, TIFF": (".tif", saved(Image.fromarray(GREY16), "TIFF"), in_words(GREY16)),
+    "PGM, 16 bits": (".pgm", b"P5 8 6 65535\n" + GREY16.astype(">u2").tobytes(), in_words(GREY16)),
+    "PPM": (".ppm", b"P6 8 6 255\n" + RGB.tobytes(), in_bytes(RGB)),
     "grey with alpha": (".png", saved(Image.fromarray(GREY_LAYERS), "PNG"), in_bytes(GREY_ON_WHITE)),
     "RGB, 8 bits": (".bmp", saved(Image.fromarray(RGB), "BMP"), in_bytes(RGB)),
     "RGB, 16 bits, PNG": (".png", png16(RGB16, 2), in_words(RGB16)),
@@ -225,6 +227,7 @@ REFUSED = {
     "empty": (b"", "empty"),
     "truncated": (saved(Image.fromarray(RGB), "PNG")[:-40], "truncated"),
     "something else": (b"<html>", "unknown kind"),
+    "a decompression bomb": (png([bytes(10)], 20000, 8, 0, height=20000), "400000000 pixels"),
 }
 
 TWELVE = GREY16 // 16

@@ -263,3 +263,29 @@ def test_a_path_that_is_nothing_or_no_zip_is_named(tmp_path):
 def test_options_are_checked_before_anything_is_read(options, message):
     with pytest.raises(ValueError, match=message):
         Images(2, path="nowhere", **options)
+
+
+def test_the_line_says_what_was_changed(tmp_path):
+    root = folder(tmp_path / "train", ["a.png", "b.png"])
+    save(root / "c.png", 3, channels=1)
+    summary = Images(2, path=root).summary()
+    assert all(words in summary for words in ("3 images of 8x6, RGB from", "no labels", "1 of them grey, made RGB"))
+    assert str(root) in summary
+    grey = folder(tmp_path / "grey", ["a.png", "b.png"], channels=1)
+    summary = Images(2, path=grey, test_path=root).summary()
+    assert all(words in summary for words in ("2 images of 8x6, grey", "3 held out", "2 of them coloured, made grey"))
+    Image.fromarray(picture(0)).save(root / "d.gif", save_all=True, append_images=[Image.fromarray(picture(1))])
+    assert "the first frame of d.gif" in Images(2, path=root).summary()
+
+
+def test_one_image_of_sixteen_bits_makes_floats_of_all(tmp_path):
+    root = folder(tmp_path, ["a.png", "c.png"], channels=1)
+    before = Images(2, path=root).train.images(np.array([0, 1]))
+    words = np.random.default_rng(0).integers(0, 65536, (6, 8), dtype=np.uint16)
+    Image.fromarray(words).save(root / "b.png")
+    after = Images(2, path=root).train
+    assert after.pixels.dtype == torch.float32
+    assert torch.equal(after.images(np.array([0, 2])), before)
+    shrunk = Images(2, path=root, size=3).train.pixels[1, 0]
+    exact = torch.nn.functional.avg_pool2d(torch.from_numpy(words / 32767.5 - 1)[None, :, 1:7], 2)[0]
+    assert torch.allclose(shrunk.double(), exact, atol=1e-6)

@@ -188,6 +188,15 @@ def test_ids_and_labels_from_one(tmp_path):
     assert Images(2, path=root, relabel=True).num_classes == 3
 
 
+def test_labels_without_images_are_said(tmp_path):
+    root = folder(tmp_path, ["0.png", "1.png"])
+    labels(root / "dataset.json", [["0.png", 0], ["1.png", 4], ["2.png", 2], ["3.png", 3]])
+    summary = Images(2, path=root).summary()
+    assert all(
+        words in summary for words in ("5 classes by dataset.json", "3 of them have no image", "2 labels of files")
+    )
+
+
 def test_a_damaged_label_file_or_image_in_a_zip_is_a_sentence(tmp_path):
     root = folder(tmp_path / "set", ["0.png", "1.png"])
     labels(root / "dataset.json", [["0.png", 0], ["1.png", 1]])

@@ -218,3 +218,11 @@ def test_options_are_checked():
         MapDataset(4, dataset=iter([]))
     with pytest.raises(ValueError, match="value_range"):
         MapDataset(4, dataset=[], value_range=(1, 0))
+
+
+def test_animated_items_are_their_first_frame_and_said(tmp_path):
+    first, second = (Image.fromarray(x.permute(1, 2, 0).numpy()) for x in BYTES[:2])
+    first.save(tmp_path / "a.webp", lossless=True, save_all=True, append_images=[second])
+    data = MapDataset(1, dataset=Listed([Image.open(tmp_path / "a.webp"), BYTES[2]]))
+    assert torch.equal(data.train.images(np.array([0]))[0], IN_RANGE[0])
+    assert "the first frame of item 0" in data.summary()

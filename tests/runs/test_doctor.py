@@ -27,6 +27,7 @@ def test_a_finished_run(folder):
     assert {kind for kind, _ in found.values()} == {"ok"}
     assert found["run"][1].startswith("finished at step 8 of 8, 128 images")
     assert found["step_00000008.ckpt"][1].startswith("step 8, 128 images, ")
+    assert "256 examples of shape (2,)" in found["data"][1]
     assert doctor.as_text(doctor.examine(folder)).startswith("  run                 finished at step 8 of 8")
 
 
