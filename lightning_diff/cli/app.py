@@ -17,8 +17,8 @@ import typer
 
 from ..foundation import stopping
 from ..foundation.errors import Stopped, UserError
+from ..foundation.streams import lasting_streams
 from ..runs import recipe
-from ..runs.console import lasting_streams
 from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate

@@ -81,7 +81,7 @@ def test_a_signal_in_the_middle_of_figures_saves_first_and_they_are_made_again(t
         return f"callbacks=[{', '.join(kind % f'at: {at}' if kind == ACTS else kind for kind in order)}, {LOGS}]"
 
     whole = train("whole", callbacks(-1), *options)
-    with pytest.raises(Stopped, match="after saving .*step_00000005") as stopped:
+    with pytest.raises(Stopped, match=r"after saving .*step_00000005") as stopped:
         train("parts", callbacks(80), *options)
     assert stopped.value.exit_code == 75
     parts = train("parts", callbacks(-1), *options)
@@ -103,7 +103,7 @@ def test_what_is_killed_in_the_middle_of_figures_has_been_saved_first(train, sta
 
 
 def test_a_signal_in_the_figures_at_the_end_leaves_them_to_the_next_start(train, state):
-    with pytest.raises(Stopped, match="after saving .*step_00000008"):
+    with pytest.raises(Stopped, match=r"after saving .*step_00000008"):
         train("parts", f"callbacks=[{ACTS % 'at: 128'}]")
     assert (train("parts", f"callbacks=[{ACTS % ''}]") / "finished.json").exists()
 

@@ -22,7 +22,9 @@ def batches(count: int = 0, n: int = 4):
 
 
 def same(one, two) -> bool:
-    return all(a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in zip(one, two, strict=True))
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in zip(one, two, strict=True)
+    )
 
 
 def full(tensor):
@@ -70,7 +72,7 @@ def test_a_disk_that_does_not_answer_ends_in_a_sentence(monkeypatch):
     monkeypatch.setattr(workers, "LIMIT_SECONDS", 0.3)
     with (
         pytest.warns(UserWarning, match="data: no batch.*1 worker"),
-        pytest.raises(UserError, match="no batch.*disk.*data.workers=0"),
+        pytest.raises(UserError, match=r"no batch.*disk.*data.workers=0"),
     ):
         next(iter(loader(Stalls(4, workers=1), seed=1)))
     for child in multiprocessing.active_children():

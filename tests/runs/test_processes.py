@@ -21,7 +21,13 @@ from lightning_diff.runs.launch import OwnEnvironment, _environment
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEFT_OVER = {"RANK": "5", "LOCAL_RANK": "1", "NODE_RANK": "3", "WORLD_SIZE": "7", "MASTER_ADDR": "nowhere.invalid"}
-TASKS = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+TASKS = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
 
 
 @pytest.fixture
@@ -46,7 +52,9 @@ def refusal(here: int, nodes: int = 1) -> str:
 def test_one_process_is_the_first_whatever_is_left_over(train, variables, name):
     variables(**{name: 1})
     folder = train("run", "trainer.max_steps=1", "trainer.strategy=ddp" if name == "LOCAL_RANK" else "seed=3")
-    assert all((folder / file).exists() for file in ("metrics.csv", "recipe.yaml", "model.safetensors", "finished.json"))
+    assert all(
+        (folder / file).exists() for file in ("metrics.csv", "recipe.yaml", "model.safetensors", "finished.json")
+    )
     from torch import distributed
 
     if distributed.is_initialized():
@@ -63,7 +71,9 @@ def test_tasks_and_devices_that_differ_are_refused_before_the_folder_is_touched(
     variables(**TASKS, SLURM_NTASKS=1)
     with pytest.raises(UserError) as refused:
         train("run", "trainer.devices=2")
-    assert tells(str(refused.value), "...run.yaml: trainer: trainer.devices=2 ... --ntasks-per-node=2 ... unset SLURM_NTASKS")
+    assert tells(
+        str(refused.value), "...run.yaml: trainer: trainer.devices=2 ... --ntasks-per-node=2 ... unset SLURM_NTASKS"
+    )
     assert not Path("runs").exists()
 
 
