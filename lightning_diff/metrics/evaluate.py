@@ -140,6 +140,7 @@ class Reference:
                 named = self.extractor.logits(features).argmax(1)
                 agreeing.update((named == labels.to(self.device)).sum().to(where))
         n = int(count.compute())
+        stopping.check("batch")
 
         features, pixels = (real.to(where) for real in self._share())
         frechet.update(features, real=True)
@@ -148,6 +149,7 @@ class Reference:
         for metric in equal_n:
             metric.update(features[: len(range(rank, n, world))], real=True)
 
+        stopping.check("batch")
         kernel, manifold, balls = (metric.compute() for metric in equal_n)
         values = {"frechet": frechet.compute(), "kernel": kernel, **manifold, **balls}
         values = {f"{metric}_{name}": value for metric, value in values.items()} | memorisation.compute()
