@@ -20,8 +20,8 @@ import typer
 
 from ..foundation import caches, stopping
 from ..foundation.errors import Stopped, UserError
+from ..foundation.streams import lasting_streams
 from ..runs import recipe
-from ..runs.console import lasting_streams
 from .command import Command
 from .compare import compare
 from .describe import describe

@@ -128,7 +128,7 @@ def loader(data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: i
     room = 0
     if data.workers:
         example = sum(tensor.nbytes for tensor in stream.__getitems__([start]).values())
-        # Of each process: a batch that is trained with, one that comes next, and what the workers make ahead.
+        # Of each process: a batch that is trained with, one that comes next, and what so many workers make ahead.
         room = example * (data.batch_size // accumulation) * (2 + PREFETCH * data.workers)
     return WorkerLoader(stream, positions, data.workers, accumulation, room)
 

@@ -119,6 +119,7 @@ class Reference:
                 named = self.extractor.logits(features).argmax(1)
                 agreeing.update((named == labels.to(self.device)).sum().to(where))
         n = int(count.compute())
+        stopping.check("batch")
 
         features, pixels = (real.to(where) for real in self._share())
         frechet.update(features, real=True)
@@ -130,6 +131,7 @@ class Reference:
             metric.update(some, real=False)
             metric.update(features[: len(range(rank, min(n, self.n), world))], real=True)
 
+        stopping.check("batch")
         compared = each(equal_n, "comparing with real images", len(equal_n), "figure", shown=is_first_process())
         kernel, manifold, balls = (metric.compute() for metric in compared)
         values = {"frechet": frechet.compute(), "kernel": kernel, **manifold, **balls}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lightning_diff import cli
-from lightning_diff.runs.console import lasting_streams
+from lightning_diff.foundation.streams import lasting_streams
 
 
 class Broken(io.StringIO):
