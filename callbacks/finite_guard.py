@@ -179,9 +179,10 @@ def _gradient(parameter: Tensor) -> Tensor | None:
 
 def _are_finite(gradients: list[Tensor], device: torch.device) -> Tensor:
     """() bool on the device. By the largest entry: a sum of squares overflows before its terms do."""
+    gradients = [gradient for gradient in gradients if gradient.numel()]
     if not gradients:
         return torch.ones((), dtype=torch.bool, device=device)
-    largest = torch._foreach_norm([gradient for gradient in gradients if gradient.numel()], float("inf"))
+    largest = list(torch._foreach_norm(gradients, float("inf")))
     if len({each.dtype for each in largest}) > 1:
         largest = [each.double() for each in largest]
     return torch.stack(largest).isfinite().all()

@@ -19,7 +19,7 @@ from ..data import Data, Facts, Positions
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
-from ..modules.lightning_internals import callbacks as all_callbacks
+from ..modules import lightning_internals as internals
 from ..modules.sharding import GATHERED, ShardedStrategy
 from . import recipe
 from .folder import folder_of
@@ -127,9 +127,13 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
 def _refuse_other_parts(trainer: Trainer, source: Path | str) -> None:
     """Before the run folder is touched: what is of Lightning's and does not work here, whoever made it."""
     strategy, plugin = trainer.strategy, trainer.precision_plugin
-    parts: dict[str, object] = {f"callbacks: {i}": part for i, part in enumerate(all_callbacks(trainer))}
+    parts: dict[str, object] = {f"callbacks: {i}": part for i, part in enumerate(internals.callbacks(trainer))}
     parts |= {f"trainer.logger: {i}": part for i, part in enumerate(trainer.loggers)}
-    parts |= {"trainer.strategy": strategy, "trainer.precision": plugin, "trainer.profiler": trainer.profiler}
+    parts |= {
+        "trainer.strategy": strategy,
+        "trainer.precision": plugin,
+        "trainer.profiler": internals.profiler(trainer),
+    }
     with recipe.naming(source):
         recipe.check_built(parts)
         if isinstance(strategy, ShardedStrategy) and trainer.precision not in GATHERED:

@@ -122,15 +122,15 @@ def check_parts(callbacks: object, trainer: object) -> None:
         _refuse_node(node, f"callbacks.{i}")
     for name in ("logger", "strategy", "profiler", "plugins"):
         value = trainer.get(name)
-        for node in value if isinstance(value, list) else [value]:
-            _refuse_node(node, f"trainer.{name}")
+        for part in value if isinstance(value, list) else [value]:
+            _refuse_node(part, f"trainer.{name}")
     strategy = trainer.get("strategy")
     for start, reason in STRATEGIES.items():
         if isinstance(strategy, str) and strategy.startswith(start):
             raise UserError(f"trainer.strategy: {strategy}: {reason}")
     for name, refused in (("precision", PRECISIONS), ("profiler", PROFILERS)):
-        if isinstance(value := trainer.get(name), str) and value in refused:
-            raise UserError(f"trainer.{name}: {value}: {refused[value]}")
+        if isinstance(choice := trainer.get(name), str) and choice in refused:
+            raise UserError(f"trainer.{name}: {choice}: {refused[choice]}")
     for i, node in nodes.items():
         _check_arguments(node, f"callbacks.{i}", [*nodes.values()], trainer)
 
