@@ -88,10 +88,9 @@ class FiniteGuard(StepCallback[CountedModule]):
 
     def _hold_back(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         """Let the optimiser pass over this step if it is not finite."""
-        is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if (
-            finite.is_cuda and is_fused and optimizer.state
-        ):  # at the first step, some kernels would leave state unwritten
+        # At the first step some fused kernels would leave state unwritten.
+        is_fused = getattr(optimizer, "_step_supports_amp_scaling", False) and bool(optimizer.state)
+        if finite.is_cuda and is_fused:
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
             self._held_by = optimizer
         elif (not finite.is_cuda or self.policy == "skip") and not bool(finite):

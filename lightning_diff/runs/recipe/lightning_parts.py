@@ -6,7 +6,7 @@ test for each of its rows; a part that a new version of Lightning brings fails t
 
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from ...foundation.binding import Node, is_node, locate
 from ...foundation.errors import UserError
@@ -135,15 +135,15 @@ def check_parts(callbacks: object, trainer: object) -> None:
         _check_arguments(node, f"callbacks.{i}", [*nodes.values()], trainer)
 
 
-def check_built(parts: Mapping[str, object]) -> None:
+def check_built(parts: Iterable[tuple[str, object]]) -> None:
     """UserError for an object that a run does not take, whatever function made it.
 
     Args:
-        parts: callbacks, loggers, strategy, and so on, by dotted key.
+        parts: callbacks, loggers, strategy, and so on, each with its dotted key.
     """
     from ...modules.lightning_internals import process_start, state_of_its_own  # 4 s
 
-    for key, part in parts.items():
+    for key, part in parts:
         refuse(type(part), key)
         if (method := process_start(part)) not in (None, "popen"):
             raise UserError(f"{key}: {type(part).__name__} by {method}: {_SPAWNED}")
