@@ -62,8 +62,9 @@ class Checkpoint(StepCallback[CountedModule], LightningCheckpoint):
 
     def on_step_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
         images = module.images_seen
-        # The last step's before pictures and figures are made of it, which may fail.
-        due = self.is_last(trainer)
+        # The last step's before pictures and figures are made of it, which may fail. Of several processes one may want to stop
+        # before the others know; they save when the training has ended.
+        due = self.is_last(trainer) or (trainer.should_stop and trainer.world_size == 1)
         due = due or (self.every_images is not None and images // self.every_images > self._images // self.every_images)
         signum = stopping.pending()
         late = self.every_minutes is not None and time.monotonic() - self._clock > 60 * self.every_minutes

@@ -88,10 +88,9 @@ class FiniteGuard(StepCallback[CountedModule]):
 
     def _hold_back(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         """Let the optimiser pass over this step if it is not finite."""
-        is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if (
-            finite.is_cuda and is_fused and optimizer.state
-        ):  # at the first step, some kernels would leave state unwritten
+        # At the first step some fused kernels would leave state unwritten.
+        is_fused = getattr(optimizer, "_step_supports_amp_scaling", False) and bool(optimizer.state)
+        if finite.is_cuda and is_fused:
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
             self._held_by = optimizer
         elif (not finite.is_cuda or self.policy == "skip") and not bool(finite):
@@ -179,9 +178,10 @@ def _gradient(parameter: Tensor) -> Tensor | None:
 
 def _are_finite(gradients: list[Tensor], device: torch.device) -> Tensor:
     """() bool on the device. By the largest entry: a sum of squares overflows before its terms do."""
+    gradients = [gradient for gradient in gradients if gradient.numel()]
     if not gradients:
         return torch.ones((), dtype=torch.bool, device=device)
-    largest = torch._foreach_norm([gradient for gradient in gradients if gradient.numel()], float("inf"))
+    largest = list(torch._foreach_norm(gradients, float("inf")))
     if len({each.dtype for each in largest}) > 1:
         largest = [each.double() for each in largest]
     return torch.stack(largest).isfinite().all()

@@ -38,6 +38,11 @@ def log_every_n_steps(trainer: Trainer) -> int:
     return cast(int, trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
 
+def profiler(trainer: Trainer) -> object:
+    """`trainer.profiler`, which the Trainer has from the start and does not declare."""
+    return cast(object, trainer.profiler)  # type: ignore[attr-defined]
+
+
 def show_metrics(trainer: Trainer, values: Mapping[str, int | float]) -> None:
     """Add to `trainer.callback_metrics`: what it gives is the dictionary itself, no copy, and keeps what is put in."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})

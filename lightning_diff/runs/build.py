@@ -16,7 +16,7 @@ from ..callbacks.base import PeriodicCallback
 from ..data import Data, Facts, Positions
 from ..foundation import rng
 from ..foundation.errors import UserError
-from ..modules.lightning_internals import callbacks as all_callbacks
+from ..modules import lightning_internals as internals
 from ..modules.sharding import GATHERED, ShardedStrategy
 from . import recipe
 from .folder import folder_of
@@ -125,10 +125,14 @@ def _trainer(options: Node, callbacks: list[Callback], folder: Path, source: Pat
 
 def _refuse_other_parts(trainer: Trainer, source: Path | str) -> None:
     """Before the run folder is touched: what is of Lightning's and does not work here, whoever made it."""
-    strategy, plugin = trainer.strategy, trainer.precision_plugin
-    parts: dict[str, object] = {f"callbacks: {i}": part for i, part in enumerate(all_callbacks(trainer))}
-    parts |= {f"trainer.logger: {i}": part for i, part in enumerate(trainer.loggers)}
-    parts |= {"trainer.strategy": strategy, "trainer.precision": plugin, "trainer.profiler": trainer.profiler}
+    strategy = trainer.strategy
+    parts = [
+        *(("callbacks", callback) for callback in internals.callbacks(trainer)),
+        *(("trainer.logger", logger) for logger in trainer.loggers),
+        ("trainer.strategy", strategy),
+        ("trainer.precision", trainer.precision_plugin),
+        ("trainer.profiler", internals.profiler(trainer)),
+    ]
     with recipe.naming(source):
         recipe.check_built(parts)
         if isinstance(strategy, ShardedStrategy) and trainer.precision not in GATHERED:

@@ -208,7 +208,7 @@ def test_a_mistake_in_what_is_trained(fails, override, message):
         (["name=b", OPTIMIZER % "lr: -1"], "... model.optimizer: ... learning rate: -1"),
         (["name=c", "model.net.shape=[3]"], "... model.net.shape: ... (3,) ... (2,)"),
         (["name=d", "callbacks.0={_target_: lightning_diff.callbacks.SampleGrid}"], "... SampleGrid: ... (2,)"),
-        (["name=e", "callbacks.0={_target_: lightning_diff.callbacks.Evaluate, n: 2}"], "... Evaluate: held-out images"),
+        (["name=e", "callbacks.0={_target_: lightning_diff.callbacks.Evaluate, n: 2}"], "... Evaluate: 2 samples"),
         (["name=f", "model.net.width=32", "trainer.max_steps=3", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "... another network ... denoiser.net.conditioning"),
         (["name=g", "data.seed=2", "trainer.max_steps=3", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "... Toy: ... training images ... checkpoint"),
         (["name=h", "resume=runs/tiny/checkpoints/step_00000002.ckpt"], "... resume: runs/tiny/checkpoints/step_00000002.ckpt ... step 2 ... trainer.max_steps=2"),

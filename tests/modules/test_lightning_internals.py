@@ -83,6 +83,7 @@ def test_undeclared_attributes_of_the_trainer(tmp_path):
     run = trainer(watch, tmp_path, max_steps=1, log_every_n_steps=7)
     assert watch in internals.callbacks(run)
     assert internals.log_every_n_steps(run) == 7
+    assert type(internals.profiler(run)).__name__ == "PassThroughProfiler"
 
     from lightning.pytorch import LightningDataModule
 

@@ -129,3 +129,75 @@ def test_every_part_of_the_installed_lightning_has_a_row():
     listed = {(row.kind, row.name) for row in ROWS}
     missing = [(kind, name) for kind, names in installed().items() for name in names if (kind, name) not in listed]
     assert missing == []
+
+
+MINE = """
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
+
+class Mine(GradientAccumulationScheduler):
+    pass
+
+def made():
+    return EarlyStopping("train/loss")
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "way"), [("Mine, scheduling: {0: 2}", "trainer.accumulate_grad_batches"), ("made", "trainer.max_steps")]
+)
+def test_what_derives_from_a_refused_part_or_makes_one_is_refused_like_it(train, tmp_path, target, way):
+    (tmp_path / "parts_of_mine.py").write_text(MINE)
+    row = Row("Callbacks", target, "refused", "")
+    with pytest.raises(UserError) as error:
+        train("mine", f"callbacks=[{{_target_: parts_of_mine.{row.part}}}]")
+    assert tells(str(error.value), f"...{way}")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_resumes_from_a_file_of_model_checkpoint_that_is_not_weights_alone(train):
+    keep = "callbacks=[{_target_: lightning.pytorch.callbacks.ModelCheckpoint, every_n_train_steps: 2, filename: kept, %s}]"
+    train("whole", "trainer.max_steps=2", keep % "dirpath: here")
+    train("weights", "trainer.max_steps=2", keep % "dirpath: there, save_weights_only: true")
+    resumed = train("resumed", "resume=here/kept.ckpt", "trainer.max_steps=4")
+    assert product(resumed) == product(train("plain", "trainer.max_steps=4"))
+    with pytest.raises(UserError, match=r"there/kept\.ckpt.*weights alone"):
+        train("weights", "resume=there/kept.ckpt", "trainer.max_steps=4")
+
+
+def test_half_true_precision_is_refused_without_a_recipe(tmp_path):
+    from lightning.pytorch import Trainer
+
+    from lightning_diff import DiffusionModule, TrainingData
+    from lightning_diff.data import Toy
+    from lightning_diff.nets import MLP
+
+    data = Toy(batch_size=4, n=16)
+    data.setup()
+    trainer = Trainer(
+        accelerator="cpu", precision="bf16-true", max_steps=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="bf16-mixed"):
+        trainer.fit(DiffusionModule(MLP(data.shape, width=4, depth=1)), datamodule=TrainingData(data, seed=0))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_progress_bar_of_lightnings_takes_the_place_of_ours(train, capfd):
+    train("bar", "callbacks=[{_target_: lightning.pytorch.callbacks.TQDMProgressBar}]")
+    shown = "".join(capfd.readouterr())
+    assert "Epoch" in shown
+    assert "img" not in shown
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("callbacks=[{_target_: lightning.pytorch.callbacks.ModelSummary}]", "Trainable params"),
+        ("trainer.profiler=simple", "Profiler Report"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_part_says_by_lightnings_log_is_heard(train, caplog, choice, said):
+    train("loud", choice)
+    assert said in caplog.text

@@ -76,6 +76,14 @@ def migrate(checkpoint: object, path: Path | str) -> Checkpoint:
     Raises:
         UserError: it was written by a newer lightning_diff, or is no checkpoint of a training.
     """
+    if (
+        isinstance(checkpoint, dict)
+        and "callbacks" not in checkpoint
+        and checkpoint.keys() >= {"images_seen", "state_dict"}
+    ):
+        raise UserError(
+            f"{path}: holds weights alone (ModelCheckpoint's save_weights_only), from which no training resumes"
+        )
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _KEYS:
         raise UserError(f"{path}: is no checkpoint of a training")
     version = checkpoint.get("format", 1)

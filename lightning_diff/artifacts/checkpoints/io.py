@@ -1,5 +1,6 @@
 """Lightning's plugin that writes and reads our checkpoints."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -34,4 +35,8 @@ class CheckpointFiles(CheckpointIO):
         return sharded.filled(state, Path(path)) if Path(path).is_dir() else state
 
     def remove_checkpoint(self, path: Path | str) -> None:
-        Path(path).unlink(missing_ok=True)
+        path = Path(path)
+        if path.is_dir() and not path.is_symlink():  # in shards
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ test for each of its rows; a part that a new version of Lightning brings fails t
 
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from ...foundation.binding import Node, is_node, locate
 from ...foundation.errors import UserError
@@ -122,28 +122,28 @@ def check_parts(callbacks: object, trainer: object) -> None:
         _refuse_node(node, f"callbacks.{i}")
     for name in ("logger", "strategy", "profiler", "plugins"):
         value = trainer.get(name)
-        for node in value if isinstance(value, list) else [value]:
-            _refuse_node(node, f"trainer.{name}")
+        for part in value if isinstance(value, list) else [value]:
+            _refuse_node(part, f"trainer.{name}")
     strategy = trainer.get("strategy")
     for start, reason in STRATEGIES.items():
         if isinstance(strategy, str) and strategy.startswith(start):
             raise UserError(f"trainer.strategy: {strategy}: {reason}")
     for name, refused in (("precision", PRECISIONS), ("profiler", PROFILERS)):
-        if isinstance(value := trainer.get(name), str) and value in refused:
-            raise UserError(f"trainer.{name}: {value}: {refused[value]}")
+        if isinstance(choice := trainer.get(name), str) and choice in refused:
+            raise UserError(f"trainer.{name}: {choice}: {refused[choice]}")
     for i, node in nodes.items():
         _check_arguments(node, f"callbacks.{i}", [*nodes.values()], trainer)
 
 
-def check_built(parts: Mapping[str, object]) -> None:
+def check_built(parts: Iterable[tuple[str, object]]) -> None:
     """UserError for an object that a run does not take, whatever function made it.
 
     Args:
-        parts: callbacks, loggers, strategy, and so on, by dotted key.
+        parts: callbacks, loggers, strategy, and so on, each with its dotted key.
     """
     from ...modules.lightning_internals import process_start, state_of_its_own  # 4 s
 
-    for key, part in parts.items():
+    for key, part in parts:
         refuse(type(part), key)
         if (method := process_start(part)) not in (None, "popen"):
             raise UserError(f"{key}: {type(part).__name__} by {method}: {_SPAWNED}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...foundation.binding import Node, bind, construct, is_node, locate, signature
+from ...foundation.errors import UserError
 from .record import Recipe, naming
 
 
@@ -20,7 +21,15 @@ def build(value: object, key: str, source: Path | str | None = None) -> Any:
         UserError: an argument does not fit its annotation, or a constructor refused it.
     """
     with naming(source):
-        return construct(bind(value, Any, key))
+        bound = bind(value, Any, key)
+        try:
+            return construct(bound)
+        except Exception as error:
+            if (
+                type(error).__name__ != "MisconfigurationException"
+            ):  # Lightning's way to refuse, which is not imported for it
+                raise
+            raise UserError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 def fill_facts(recipe: Recipe, facts: Mapping[str, object]) -> Recipe:
