@@ -148,15 +148,15 @@ def on_two(place):
 
 
 def test_every_packaged_recipe_trains_on_two_processes_as_on_one(on_two):
-    """Plain DDP, FSDP where the recipe has it: no weight without a gradient, and the losses of one process."""
-    lines, wrong = [f"{'recipe':<20}{'start':<20}{'world':>6}{'step 1':>14}{'step 2':>14}  equal to one process"], []
+    """Plain DDP, FSDP where the recipe has it: no weight without a gradient, and the losses of one process, up to rounding."""
+    lines, wrong = [f"{'recipe':<20}{'start':<20}{'world':>6}{'step 1':>14}{'step 2':>14}  from one process's"], []
     for name in PACKAGED:
         one, two = (losses(on_two / "runs" / folder) for folder in (name, f"{name}_on_2"))
-        is_equal = two == pytest.approx(one, rel=1e-5, abs=1e-7)
+        precision = recipe.compose(name)["trainer"].get("precision", "32-true")
+        is_equal = two == pytest.approx(one, rel=1e-4 if precision == "bf16-mixed" else 1e-5, abs=1e-7)
+        apart = max((abs(b - a) / max(abs(a), 1e-7) for a, b in zip(one, two, strict=False)), default=0.0)
         shown = "".join(f"{value:>14.8g}" for value in two)
-        lines.append(
-            f"{name:<20}{SMALL[name][0] or '-':<20}{2:>6}{shown}  {'within 1e-5' if is_equal else f'no: {one}'}"
-        )
+        lines.append(f"{name:<20}{SMALL[name][0] or '-':<20}{2:>6}{shown}  {apart:.1e} ({precision})")
         wrong += [] if is_equal and len(two) == 2 else [name]
     print("\n".join(["", *lines]))
     assert not wrong, "\n".join(lines)
