@@ -28,12 +28,14 @@ DIT = ["model.net.width=32", "model.net.depth=2", "model.net.heads=2", "model.ne
 CLASSES = ["model.num_classes=4", "model.net.num_classes=4"]
 ALONE = ["trainer.devices=1", "trainer.strategy=auto"]
 SMALL_PLAN = [
-    "model.plan.prompts=4",
+    "model.plan.prompts=2",
     "model.plan.pool=4",
     "model.plan.keep=2",
     "model.plan.steps=3",
-    "data.batch_size=16",
+    "model.plan.preview_steps=2",
+    "data.batch_size=8",
 ]
+FEW = {"SampleGrid": {"columns": 2, "rows": 2, "steps": 2}, "RewardReport": {"n": 8}}  # images that callbacks draw
 INK = ["model.reward={_target_: lightning_diff.rewards.Ink}"]
 # What makes a recipe small; what it starts from comes first.
 SMALL = {
@@ -50,7 +52,7 @@ SMALL = {
     "cifar10_edm": (None, [*PICTURES, *UNET]),
     "cifar10_scd": ("cifar10_edm", PICTURES),
     "cifar10_sct": ("cifar10_edm", PICTURES),
-    "cifar10_art": ("cifar10_edm", ["data.batch_size=4", "model.learner.steps=4", "model.learner.width=8"]),
+    "cifar10_art": ("cifar10_edm", ["data.batch_size=2", "model.learner.steps=4", "model.learner.width=8"]),
     "cifar10_reward": (
         "cifar10_edm",
         [*SMALL_PLAN, *INK, "model.loss.levels=2", "data.path=pictures", "trainer.accumulate_grad_batches=2"],
@@ -83,7 +85,8 @@ def trained(name: str, processes: int = 1) -> Path:
         if start is not None:
             trained(start)
         # What measures has tests of its own; everything else that the recipe lists runs along.
-        kept = [node for node in recipe.compose(name)["callbacks"] if not node["_target_"].endswith(".Evaluate")]
+        listed = {node["_target_"].rpartition(".")[2]: node for node in recipe.compose(name)["callbacks"]}
+        kept = [node | FEW.get(kind, {}) for kind, node in listed.items() if kind != "Evaluate"]
         if processes > 1:
             words = [word for word in words if word not in ALONE] + [f"trainer.devices={processes}"]
         settings = recipe.load(name, [*words, *ON_CPU, f"name={folder.name}", f"callbacks={json.dumps(kept)}"])
@@ -113,7 +116,7 @@ def test_every_packaged_recipe_trains(place, monkeypatch, name):
 def test_every_start_is_the_one_that_the_header_names():
     for name, (start, _) in SMALL.items():
         header = (ROOT / "recipes" / f"{name}.yaml").read_text().partition("\nname:")[0]
-        assert start is None or f"train {start} {name}" in header or f"runs/{start}" in header
+        assert start is None or f"train {start} {name}" in header or f"runs/{start}" in header, name
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +148,15 @@ def on_two(place):
 
 
 def test_every_packaged_recipe_trains_on_two_processes_as_on_one(on_two):
-    """Plain DDP, FSDP where the recipe has it: no weight without a gradient, and the losses of one process."""
-    lines, wrong = [f"{'recipe':<20}{'start':<20}{'world':>6}{'step 1':>14}{'step 2':>14}  equal to one process"], []
+    """Plain DDP, FSDP where the recipe has it: no weight without a gradient, and the losses of one process, up to rounding."""
+    lines, wrong = [f"{'recipe':<20}{'start':<20}{'world':>6}{'step 1':>14}{'step 2':>14}  from one process's"], []
     for name in PACKAGED:
         one, two = (losses(on_two / "runs" / folder) for folder in (name, f"{name}_on_2"))
-        is_equal = two == pytest.approx(one, rel=1e-5, abs=1e-7)
+        precision = recipe.compose(name)["trainer"].get("precision", "32-true")
+        is_equal = two == pytest.approx(one, rel=1e-4 if precision == "bf16-mixed" else 1e-5, abs=1e-7)
+        apart = max((abs(b - a) / max(abs(a), 1e-7) for a, b in zip(one, two, strict=False)), default=0.0)
         shown = "".join(f"{value:>14.8g}" for value in two)
-        lines.append(
-            f"{name:<20}{SMALL[name][0] or '-':<20}{2:>6}{shown}  {'within 1e-5' if is_equal else f'no: {one}'}"
-        )
+        lines.append(f"{name:<20}{SMALL[name][0] or '-':<20}{2:>6}{shown}  {apart:.1e} ({precision})")
         wrong += [] if is_equal and len(two) == 2 else [name]
     print("\n".join(["", *lines]))
     assert not wrong, "\n".join(lines)

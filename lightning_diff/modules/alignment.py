@@ -1,7 +1,7 @@
 """Reward fine-tuning: a trained model is trained on towards images with a higher reward (DiffusionNFT, Sol-RL)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
@@ -146,12 +146,8 @@ class AlignmentModule(TrainingModule):
         return pretrained.facts(node, "model")
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
-        """As the model that training starts from, where that is still there: the data's images are not trained on."""
-        try:
-            start = pretrained.record(self.model_path, "model")
-        except UserError:
-            return TrainedWith()
-        return TrainedWith(**{each.name: getattr(start, each.name) for each in fields(TrainedWith)})
+        """As the model that training starts from: the data's images are not trained on."""
+        return pretrained.trained_with(self.model_path)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -1,13 +1,14 @@
 """What a module that starts from a trained model takes from the model: facts of its record, its network, its weights."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..artifacts import ModelRecord, load_denoiser, load_weights, read_record
+from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights, read_record
 from ..denoiser import Denoiser
 from ..foundation.binding import bind, construct, is_node
 from ..foundation.errors import UserError
@@ -39,6 +40,15 @@ def record(path: Path, key: str) -> ModelRecord:
     is_packaged = (files("lightning_diff.recipes") / f"{path.name}.yaml").is_file()
     way = f"`lightning-diff train {path.name}` makes it" if is_packaged else "train it first"
     raise UserError(f"model.{key}: {path}: no such model; {way}")
+
+
+def trained_with(path: Path) -> TrainedWith:
+    """What the model was trained with; nothing is known of one that is not there."""
+    try:
+        known = read_record(path)
+    except UserError:
+        return TrainedWith()
+    return TrainedWith(**{each.name: getattr(known, each.name) for each in fields(TrainedWith)})
 
 
 def denoiser(

@@ -69,19 +69,30 @@ class LowRank(nn.Module):
         self.register_buffer("scale", torch.tensor(alpha / rank))
 
     def forward(self, weight: Float[Tensor, "d *c"]) -> Float[Tensor, "d *c"]:
-        # As `merged` forms it: what samples with merged weights and what trains have to be one policy in every precision.
-        with torch.autocast(weight.device.type, enabled=False):
-            return weight + (self.scale * (self.B @ self.A)).reshape(weight.shape).to(weight.dtype)
+        return _sum(weight, self.A, self.B, self.scale)
+
+
+def _sum(weight: Float[Tensor, "d *c"], A: Tensor, B: Tensor, scale: Tensor) -> Float[Tensor, "d *c"]:
+    """W + scale B A, laid out as W; without autocast, whatever surrounds it.
+
+    What samples with merged weights and what trains with adapters have to be one policy in every precision: B A rounded to bfloat16
+    in one of the two, or weights in another memory format, for which other kernels sum in another order, make them two.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        total = weight + (scale * (B @ A)).reshape(weight.shape).to(weight.dtype)
+        if total.stride() == weight.stride():
+            return total
+        return weight.new_empty_strided(weight.shape, weight.stride()).copy_(total)
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An adapted network's state as the plain network's, in its order; any other state as it is."""
+    """An adapted network's state as the plain network's, in its order, whatever autocast surrounds it; any other state as it is."""
     plain: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.endswith(_ORIGINAL):
             layer = name.removesuffix(_ORIGINAL)
             A, B, scale = (state[f"{layer}{_ADAPTER}{part}"] for part in ("A", "B", "scale"))
-            plain[f"{layer}.weight"] = value + (scale * (B @ A)).reshape(value.shape).to(value.dtype)
+            plain[f"{layer}.weight"] = _sum(value, A, B, scale)
         elif _ADAPTER not in name:
             plain[name] = value
     return plain
