@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..foundation import rng
 from ..foundation.errors import SCHEDULER_SIGNALS, UserError
+from .processors import Workers
 from .source import Data
 
 Batch = dict[str, Tensor]
@@ -128,7 +129,7 @@ def loader(
     data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0
 ) -> DataLoader[Batch]:
     """Micro-batches of one process, from position `start` on; arguments as for `Stream` and `Positions`."""
-    return DataLoader(
+    return Workers(
         Stream(data, seed),
         batch_sampler=Positions(data.batch_size, rank, world, accumulation, start),
         collate_fn=_as_it_is,
