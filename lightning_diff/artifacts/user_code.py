@@ -47,7 +47,7 @@ def make_importable(folder: Path) -> None:
             continue
         root = file.parents[depth - 1]
         PLACES[name.partition(".")[0]] = module["file"]
-        if root.is_relative_to(Path.cwd()) and file.is_file() and sha256(file) == module["sha256"]:
+        if _is_below_here(root) and file.is_file() and sha256(file) == module["sha256"]:
             sys.path.append(str(root))
             print(f"{folder}: {name} is {file}, as when it was trained", file=sys.stderr)
 
@@ -69,6 +69,12 @@ def _modules(value: object) -> Iterator[str]:
 def _is_installed(file: Path) -> bool:
     paths = sysconfig.get_paths()
     return any(file.is_relative_to(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def _is_below_here(folder: Path) -> bool:
+    """Whether a folder is the working folder or lies in it; in / lies everything, which says nothing."""
+    here = Path.cwd()
+    return here != Path(here.anchor) and folder.is_relative_to(here)
 
 
 def _noted(folder: Path) -> dict[str, Module]:

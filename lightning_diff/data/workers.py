@@ -1,6 +1,5 @@
 """Batches from worker processes: handed over in shared memory or through pipes, and never waited for without a word."""
 
-import os
 import shutil
 import signal
 import sys
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from ..foundation import stopping
 from ..foundation.errors import STOP_SIGNALS, UserError
 from ..foundation.processes import is_first_process
+from .processors import allowed
 
 SHARED_MEMORY = Path("/dev/shm")  # where there is one; 64 MB in a container unless it is told otherwise
 PREFETCH = 2  # batches that each worker makes ahead
@@ -40,7 +40,7 @@ class WorkerLoader(DataLoader[Batch]):
     Args:
         dataset: makes a batch from positions.
         positions: of each batch.
-        workers: how many, at most one for each processor that this process may use.
+        workers: how many; more than there are processors are kept and said, since those that wait for a disk need none.
         accumulation: batches in each optimiser step; between two steps a signal may end the wait for a batch.
         room: bytes of shared memory that the batches on their way take, of all processes of this machine; beyond half of what is
             free all go through pipes, which leaves room for others.
@@ -49,7 +49,6 @@ class WorkerLoader(DataLoader[Batch]):
     def __init__(
         self, dataset: Dataset[Batch], positions: Sampler[list[int]], workers: int, accumulation: int = 1, room: int = 0
     ):
-        workers = _useful(workers)
         shares = not workers or not room or _has(room, workers)
         super().__init__(
             dataset,
@@ -63,6 +62,13 @@ class WorkerLoader(DataLoader[Batch]):
             timeout=LOOK_SECONDS if workers else 0,
         )
         self.positions, self.accumulation = positions, accumulation
+
+    def check_worker_number_rationality(self) -> None:
+        """Called by torch when the loader is made and when it starts: a line in place of a warning each time."""
+        if self.num_workers > (most := allowed()) and is_first_process() and not hasattr(self, "_is_said"):
+            plural = "s" * (most > 1)
+            print(f"data.workers: {self.num_workers} on {most} processor{plural}; fewer may be faster", file=sys.stderr)
+            self._is_said = True
 
     def __iter__(self) -> "Batches":  # type: ignore[override]
         try:
@@ -129,15 +135,6 @@ def _shared(tensor: Tensor) -> Tensor | np.ndarray:
         return tensor
     except (RuntimeError, OSError):
         return tensor.numpy()
-
-
-def _useful(workers: int) -> int:
-    """At most as many as there are processors for: more only take these from the training. Says so."""
-    count = getattr(os, "sched_getaffinity", None)
-    processors = len(count(0)) if count else os.cpu_count() or 1
-    if workers > processors and is_first_process():
-        print(f"data.workers={workers}: {processors} read, one for each processor", file=sys.stderr, flush=True)
-    return min(workers, processors)
 
 
 def _has(room: int, workers: int) -> bool:

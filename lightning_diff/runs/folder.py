@@ -25,8 +25,14 @@ PACKAGES = ("lightning_diff", "torch", "lightning", "torchmetrics", "omegaconf",
 
 
 def folder_of(settings: Recipe) -> Path:
-    """The run folder of a recipe."""
-    return Path(settings["runs_dir"]) / settings["name"]
+    """The run folder of a recipe; `~` is the home folder, unless there is one of that name here, as version 0.1 made it."""
+    runs = Path(settings["runs_dir"])
+    if runs.exists():
+        return runs / settings["name"]
+    try:
+        return runs.expanduser() / settings["name"]
+    except RuntimeError as error:
+        raise UserError(f"runs_dir: {runs}: {error}") from error
 
 
 def holds_a_run(folder: Path) -> bool:

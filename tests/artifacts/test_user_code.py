@@ -64,10 +64,11 @@ def test_below_the_working_folder_they_are_found_and_that_is_said(trained, tmp_p
     assert f"exp/{module.replace('.', '/')}.py" in capsys.readouterr().err
 
 
-def test_elsewhere_they_are_only_named(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("elsewhere", ["empty", "/"])
+def test_elsewhere_they_are_only_named(trained, tmp_path, monkeypatch, elsewhere):
     folder = trained()
     (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / elsewhere)
     make_importable(folder)
     file = tmp_path / "exp" / "own_part_of_test.py"
     assert tells(refused("own_part_of_test.Net"), f"net: ... own_part_of_test.Net ... {file} ... PYTHONPATH")

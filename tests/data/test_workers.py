@@ -10,7 +10,6 @@ from itertools import islice
 
 import pytest
 import torch
-from messages import tells
 
 from lightning_diff.data import Augment, Data, Digits, ImageSet, loader, workers
 from lightning_diff.foundation.errors import UserError
@@ -52,14 +51,6 @@ def test_without_means_for_processes_batches_are_read_in_this_one(monkeypatch):
     monkeypatch.setattr(torch.multiprocessing, "Queue", refused)
     with pytest.warns(UserWarning, match="data.workers: .*Function not implemented"):
         assert same(batches(2), batches())
-
-
-def test_there_are_no_more_workers_than_processors(monkeypatch, capsys):
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: {0}, raising=False)
-    assert loader(Digits(16, workers=12), seed=1).num_workers == 1
-    assert tells(capsys.readouterr().err, "data.workers=12: 1 ...")
-    assert loader(Digits(16, workers=1), seed=1).num_workers == 1
-    assert capsys.readouterr().err == ""
 
 
 class Stuck(ImageSet):

@@ -1,10 +1,13 @@
 """Values of the command line: YAML, and texts as they were written."""
 
+from pathlib import Path
+
 import pytest
 from messages import tells
 
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
+from lightning_diff.runs.folder import folder_of
 
 BASE = """
 model: {_target_: lightning_diff.DiffusionModule, net: {_target_: lightning_diff.nets.MLP, width: 16, depth: 1}}
@@ -93,3 +96,13 @@ def test_what_is_neither_is_refused_in_a_line(word, message):
         recipe.load("base.yaml", [word])
     assert "\n" not in str(error.value)
     assert tells(str(error.value), message)
+
+
+def test_a_tilde_before_the_runs_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    made = recipe.load("base.yaml", ["runs_dir=~/runs", "name=~"])
+    assert folder_of(made) == tmp_path / "home" / "runs" / "~"
+    (tmp_path / "~" / "runs").mkdir(parents=True)  # from before
+    assert folder_of(made) == Path("~/runs/~")
+    with pytest.raises(UserError, match="runs_dir"):
+        folder_of(made | {"runs_dir": "~nobody-of-that-name/runs"})
