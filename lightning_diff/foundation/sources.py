@@ -59,8 +59,13 @@ class Source:
                 yield statement.name, statement
             elif isinstance(statement, ast.Assign):
                 for target in statement.targets:
-                    if isinstance(target, ast.Name):
-                        yield target.id, statement.value
+                    owner = target
+                    while isinstance(
+                        owner, ast.Attribute
+                    ):  # Net.__init__ = ..., after which Net is no longer what it was
+                        owner = owner.value
+                    if isinstance(owner, ast.Name):
+                        yield owner.id, statement.value
             elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
                 yield statement.target.id, statement.value
             elif isinstance(statement, ast.Import):
@@ -75,9 +80,10 @@ class Source:
                         alias.asname or alias.name,
                         ".".join(filter(None, (self._imported_from(statement), alias.name))),
                     )
-            elif isinstance(statement, ast.If | ast.Try):
+            elif isinstance(statement, ast.If | ast.Try | ast.With | ast.For | ast.While):
+                others = [getattr(statement, name, []) for name in ("orelse", "finalbody")]
                 handlers = statement.handlers if isinstance(statement, ast.Try) else []
-                for part in (statement.body, statement.orelse, *(handler.body for handler in handlers)):
+                for part in (statement.body, *others, *(handler.body for handler in handlers)):
                     yield from self._bound(part)
 
     def _imported_from(self, statement: ast.ImportFrom) -> str:

@@ -161,6 +161,7 @@ def test_where_a_copy_goes_and_what_is_no_copy(printed, tmp_path):
     for words, facts in [
         (["x", "--from", "digits_edm", "--out", "deep/er.yaml"], "deep/er.yaml: ... not overwritten"),
         (["x", "--from", "digits_emd"], "--from: ... digits_emd ... digits_edm"),
+        (["deep/er", "--from", "digits_edm"], "new: 'deep/er' ... folder"),
         (["x/y", "--from", "digits_edm"], "new: 'x/y' ... folder"),
         (["digits_scd", "--from", "digits_edm"], "new: digits_scd ... packaged"),
         (["x", "--from", "digits_edm", "--out", "x.txt"], "--out: x.txt ... .yaml"),
