@@ -21,7 +21,7 @@ from lightning_diff.cli import app as cli
 from lightning_diff.data import Toy
 from lightning_diff.metrics import Reference, evaluate
 from lightning_diff.metrics.features import FeatureName
-from lightning_diff.runs import recipe
+from lightning_diff.runs import grid, recipe
 from lightning_diff.runs.build import DEFAULT_CALLBACKS
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,8 @@ def test_the_readmes_commands_are_understood(line, monkeypatch):
     given = parser.make_context(command, arguments).params
     if command == "train":
         paths = [word for word in given["words"] if not recipe.is_override(word)]
-        recipe.load(*paths, [word for word in given["words"] if recipe.is_override(word)])
+        overrides = [word for word in given["words"] if recipe.is_override(word)]
+        assert grid.points(paths, overrides) if given["many"] else recipe.load(*paths, overrides)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

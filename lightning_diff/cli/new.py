@@ -20,4 +20,4 @@ def new(
     from ..runs.new_recipe import copy
 
     written = copy(name, origin, out)
-    print(f"{written}: {origin} under the name {name}; lightning-diff train {written}")
+    print(f"{written}: a copy of {origin}; lightning-diff train {written}")

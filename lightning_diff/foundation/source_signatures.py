@@ -102,7 +102,7 @@ def _of_class(defined: Defined) -> list[inspect.Parameter] | None:
     node, here = defined.node, defined.source
     assert isinstance(node, ast.ClassDef)
     own = {statement.name: statement for statement in node.body if isinstance(statement, ast.FunctionDef)}
-    if node.keywords or "__new__" in own or not _decorators_are_plain(node, here):
+    if node.keywords or "__new__" in own or _says_its_own(node) or not _decorators_are_plain(node, here):
         return None
     if _dataclass(node, here) is not None:
         return _of_dataclass(defined)
@@ -118,6 +118,12 @@ def _of_class(defined: Defined) -> list[inspect.Parameter] | None:
         found = find(base)
         return _of_class(found) if found and isinstance(found.node, ast.ClassDef) else None
     return []
+
+
+def _says_its_own(node: ast.ClassDef) -> bool:
+    """Whether a class sets its signature or its constructor by an assignment."""
+    targets = [target for statement in node.body if isinstance(statement, ast.Assign) for target in statement.targets]
+    return any(isinstance(target, ast.Name) and target.id in ("__signature__", "__init__") for target in targets)
 
 
 def _of_dataclass(defined: Defined) -> list[inspect.Parameter] | None:

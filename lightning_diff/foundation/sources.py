@@ -19,6 +19,11 @@ from .moved import current
 Definition: TypeAlias = ast.ClassDef | ast.FunctionDef
 # What binds a name in a file: a definition, the right-hand side of an assignment, or the import path that it stands for.
 Binding: TypeAlias = Definition | ast.expr | str
+REMAKES = (
+    "__init__",
+    "__new__",
+    "__signature__",
+)  # a class to which one of these is assigned is not what its text says
 MOST_STEPS = 12  # from one file to the next, before a circle is suspected
 
 
@@ -59,8 +64,9 @@ class Source:
                 yield statement.name, statement
             elif isinstance(statement, ast.Assign):
                 for target in statement.targets:
-                    if isinstance(target, ast.Name):
-                        yield target.id, statement.value
+                    bound = target.value if isinstance(target, ast.Attribute) and target.attr in REMAKES else target
+                    if isinstance(bound, ast.Name):
+                        yield bound.id, statement.value
             elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
                 yield statement.target.id, statement.value
             elif isinstance(statement, ast.Import):
@@ -75,9 +81,10 @@ class Source:
                         alias.asname or alias.name,
                         ".".join(filter(None, (self._imported_from(statement), alias.name))),
                     )
-            elif isinstance(statement, ast.If | ast.Try):
+            elif isinstance(statement, ast.If | ast.Try | ast.With | ast.For | ast.While):
+                others = [getattr(statement, name, []) for name in ("orelse", "finalbody")]
                 handlers = statement.handlers if isinstance(statement, ast.Try) else []
-                for part in (statement.body, statement.orelse, *(handler.body for handler in handlers)):
+                for part in (statement.body, *others, *(handler.body for handler in handlers)):
                     yield from self._bound(part)
 
     def _imported_from(self, statement: ast.ImportFrom) -> str:
@@ -106,7 +113,10 @@ class Defined:
 
     @property
     def docstring(self) -> str:
-        return ast.get_docstring(self.node) or ""
+        """Of a class without one, its constructor's."""
+        inner = [part for part in self.node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+        found = [ast.get_docstring(node) for node in (self.node, *([] if self.is_function else inner))]
+        return next(filter(None, found), "")
 
 
 @cache

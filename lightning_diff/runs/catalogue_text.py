@@ -4,7 +4,7 @@ import inspect
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
@@ -79,14 +79,18 @@ def _defined(entry: Entry) -> str:
     taken = parameters(entry.defined)
     if taken is None:
         taken = signature(locate(entry.path, "describe"))
-    return "\n".join([title, "", says.text, "", *_options(taken, arguments)]).rstrip()
+    return _page(title, says.text, _options(taken, arguments))
 
 
 def _imported(path: str) -> str:
     """What no source file tells for certain is imported and asked."""
     target = locate(path, "describe")
     says = _split(inspect.getdoc(target) or "")
-    return "\n".join([path, "", says.text, "", *_options(signature(target), says.arguments)]).rstrip()
+    return _page(path, says.text, _options(signature(target), says.arguments))
+
+
+def _page(title: str, text: str, options: Iterable[str]) -> str:
+    return "\n\n".join(filter(None, [title, text, "\n".join(options)]))
 
 
 def _bases(defined: Defined) -> Iterator[Defined]:

@@ -146,7 +146,7 @@ def as_text(runs: list[Listed]) -> str:
     )
 
 
-def size(number: float) -> str:
+def size(number: int | float) -> str:
     """Bytes for people."""
     for unit in ("B", "kB", "MB"):
         if number < 1000:
@@ -155,7 +155,7 @@ def size(number: float) -> str:
     return f"{number:.3g} GB"
 
 
-def age(seconds: float) -> str:
+def age(seconds: int | float) -> str:
     """A duration in its largest unit."""
     for limit, length, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
         if seconds < limit:

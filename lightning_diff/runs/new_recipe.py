@@ -14,14 +14,14 @@ def copy(name: str, origin: str, out: Path | None = None) -> Path:
     """Write the copy; returns its path.
 
     Args:
-        name: of the new recipe.
+        name: of the new recipe; `.yaml` at its end is left out.
         origin: name of a packaged recipe.
         out: file to write; default NAME.yaml in the working folder. One that is there is not overwritten.
 
     Raises:
         UserError: there is no such packaged recipe, the file exists or cannot be written, the name is none.
     """
-    shelf = recipe.packaged()
+    name, shelf = name.removesuffix(".yaml"), recipe.packaged()
     if (source := shelf.get(origin.removesuffix(".yaml"))) is None:
         raise UserError(f"--from: no packaged recipe {origin}; {nearest(origin, shelf, 'there are')}")
     if Path(name).name != name or name in ("", "..") or name != name.strip():

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from ..foundation.errors import SCHEDULER_SIGNALS, UserError
 from . import listing
@@ -25,6 +24,7 @@ from .grid import Point
 
 SIGNALS = (signal.SIGINT, *SCHEDULER_SIGNALS)
 STOPPED = (75, 130)  # exit codes of a run that saved and stopped
+PATIENCE_SECONDS = 5.0  # for the last lines of a run that has ended
 NOT_BEGUN = -1000  # in an exit code's place; those of signals are small and negative
 
 
@@ -53,16 +53,21 @@ def run(points: Sequence[Point], jobs: int) -> int:
     """
     codes = dict.fromkeys(range(len(points)), NOT_BEGUN)
     waiting, running = deque(range(len(points))), dict[int, tuple[int, Running]]()  # slot -> number and run
-    with _handed_on(running) as received:
+    handed_on = 0
+    with _noted() as received:
         while running or (waiting and not received):
             for slot in range(jobs):
                 if slot not in running and waiting and not received:
                     number = waiting.popleft()
                     running[slot] = (number, _begin(points[number], slot, jobs))
+            for signum in received[handed_on:]:
+                for _, one in running.values():
+                    one.process.send_signal(signum)
+                handed_on += 1
             for slot, (number, one) in list(running.items()):
                 if (code := one.process.poll()) is not None:
                     if one.printer is not None:
-                        one.printer.join()
+                        one.printer.join(PATIENCE_SECONDS)
                     codes[number] = code
                     del running[slot]
             time.sleep(0.05)
@@ -91,7 +96,7 @@ def _begin(point: Point, slot: int, jobs: int) -> Running:
     printer = None
     if process.stdout is not None:
         name = point.label or point.settings["name"]
-        printer = threading.Thread(target=_print_lines, args=(process.stdout, name), daemon=True)
+        printer = threading.Thread(target=_print_lines, args=(process, name), daemon=True)
         printer.start()
     else:
         print(f"--- {point.settings['name']}", flush=True)
@@ -102,11 +107,12 @@ def _command(point: Point) -> list[str]:
     return [sys.executable, "-m", __name__.partition(".")[0], "train", point.word, *point.overrides]
 
 
-def _print_lines(stream: IO[str], name: str) -> None:
-    for line in stream:
-        if line.strip():
-            sys.stdout.write(f"[{name}] {line}")
-            sys.stdout.flush()
+def _print_lines(process: subprocess.Popen[str], name: str) -> None:
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            if line.strip():
+                print(f"[{name}] {line.rstrip()}", flush=True)
 
 
 def _environment(slot: int, jobs: int) -> dict[str, str]:
@@ -130,16 +136,14 @@ def _gpus() -> list[str]:
 
 
 @contextmanager
-def _handed_on(running: dict[int, tuple[int, Running]]) -> Iterator[list[int]]:
-    """Signals go to the runs that train; yields those that came."""
+def _noted() -> Iterator[list[int]]:
+    """Yields the signals that came so far, in place of what they do otherwise."""
     received: list[int] = []
 
-    def hand_on(signum: int, frame: FrameType | None) -> None:
+    def note(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
-        for _, one in list(running.values()):
-            one.process.send_signal(signum)
 
-    before = {signum: signal.signal(signum, hand_on) for signum in SIGNALS}
+    before = {signum: signal.signal(signum, note) for signum in SIGNALS}
     try:
         yield received
     finally:

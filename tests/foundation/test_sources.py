@@ -94,6 +94,15 @@ class Mine(Data):
     sizes: Mapping[str, int] | None = None
 @same
 def function(a: int, b=3, *, c: bool): ...
+class Signed:
+    __signature__ = None
+    def __init__(self, a): ...
+class Patched:
+    def __init__(self, a): ...
+Patched.__init__ = Wrapped.__init__
+with open(__file__):
+    class Inside:
+        def __init__(self, a: int = 3): ...
 if True:
     def twice(a): ...
 else:
@@ -151,13 +160,13 @@ def test_signatures_of_libraries_too(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["Plain", "Inherits", "Wrapped", "Empty", "Network", "Base", "Child", "Mine", "function"]
+    "name", ["Plain", "Inherits", "Wrapped", "Empty", "Network", "Base", "Child", "Mine", "Inside", "function"]
 )
 def test_every_sort_of_signature(parts, name):
     assert agree(f"{parts}.{name}")
 
 
-@pytest.mark.parametrize("name", ["Hidden", "WithMetaclass", "New", "twice", "nothing"])
+@pytest.mark.parametrize("name", ["Hidden", "WithMetaclass", "New", "Signed", "Patched", "twice", "nothing"])
 def test_what_the_text_does_not_settle_is_left_to_the_import(parts, name):
     assert not agree(f"{parts}.{name}")
 
