@@ -1,11 +1,18 @@
-"""The processes of a training: values of all of them. (Which is the first: `first_process`.)"""
+"""The processes of a training: which of them is the first, and values of all of them."""
 
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
 
-from .first_process import is_first_process as is_first_process
+
+def is_first_process() -> bool:
+    """Whether this process is the first, or the only one; known before the process group exists.
+
+    Launchers tell each process its place by these variables.
+    """
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def from_all(values: Tensor) -> Tensor:
