@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{message or 'stopped by Ctrl-C'}\n", end="", file=sys.stderr, flush=True)
         # A reader or a terminal that went away wants no more.
         is_lost = out.flushed() not in (0, errno.EPIPE, errno.EIO)
-    trains = words[0] == "train" and "--dry-run" not in words
+    trains = words[0] in ("train", "resume") and "--dry-run" not in words
     return 2 if is_lost and not code and not trains else code
 
 

@@ -39,9 +39,7 @@ Run = Annotated[
 Steps = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Solver steps; default 18, or 2 for a consistency model.")
 ]
-Solver = Annotated[
-    str | None, choice("--solver", lambda: choices.solvers().all, "One of {solvers}; default by the model.")
-]
+Solver = Annotated[str | None, choice("--solver", lambda: choices.solvers().all, "{solvers}; default by the model.")]
 Grid = Annotated[str | None, choice("--grid", choices.grids, "Noise levels: {grids}; default by the solver.")]
 Levels = Annotated[
     str | None,

@@ -15,7 +15,7 @@ def schedule(
     method: Annotated[str, choice("--method", choices.methods, "How: {methods} (docs/schedules.md).")] = "art_solver",
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Solver steps.")] = 18,
     solver: Annotated[
-        str, choice("--solver", lambda: choices.solvers().ode, "What the grid is for: {ode_solvers}.")
+        str, choice("--solver", lambda: choices.solvers().ode, "{ode_solvers}: what the grid is for.")
     ] = "heun",
     trajectories: Annotated[int | None, typer.Option(min=2, metavar="N", help="To learn from; 256.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of their noise.")] = 0,

@@ -1,28 +1,12 @@
-"""The processes of a training: which of them is the first, and values of all of them."""
+"""The processes of a training: values of all of them. (Which is the first: `first_process`.)"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
 
-_rank = 0  # of this process, as the Trainer said
-
-
-def take_rank(rank: int) -> None:
-    """Say which of the processes of a training this one is; it is the first before that."""
-    global _rank
-    _rank = rank
-
-
-def is_first_process() -> bool:
-    """Whether this process is the first, or the only one: by its process group, or else by what the Trainer said.
-
-    Not by variables of the environment, which may be left over from another program: of several processes each is taken for the
-    first until its Trainer is built.
-    """
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank() == 0
-    return _rank == 0
+from .first_process import is_first_process as is_first_process
+from .first_process import take_rank as take_rank
 
 
 def from_all(values: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-from ..foundation.processes import is_first_process
+from ..foundation.first_process import is_first_process
 
 
 def say(text: str) -> None:

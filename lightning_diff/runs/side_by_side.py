@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ..foundation.errors import SCHEDULER_SIGNALS, UserError
+from ..foundation import stopping
+from ..foundation.errors import STOP_SIGNALS, UserError, exit_code
 from . import listing
 from .folder import folder_of
 from .grid import Point
 
-SIGNALS = (signal.SIGINT, *SCHEDULER_SIGNALS)
-STOPPED = (75, 130)  # exit codes of a run that saved and stopped
+STOPPED = tuple(map(exit_code, STOP_SIGNALS))  # exit codes of a run that saved and stopped
 PATIENCE_SECONDS = 5.0  # for the last lines of a run that has ended
 NOT_BEGUN = -1000  # in an exit code's place; those of signals are small and negative
 
@@ -54,7 +54,7 @@ def run(points: Sequence[Point], jobs: int) -> int:
     codes = dict.fromkeys(range(len(points)), NOT_BEGUN)
     waiting, running = deque(range(len(points))), dict[int, tuple[int, Running]]()  # slot -> number and run
     handed_on = 0
-    with _noted() as received:
+    with stopping.saving(), _noted() as received:  # the runs, not this process, say how long it takes to stop
         while running or (waiting and not received):
             for slot in range(jobs):
                 if slot not in running and waiting and not received:
@@ -73,7 +73,7 @@ def run(points: Sequence[Point], jobs: int) -> int:
             time.sleep(0.05)
     print(_summary(points, codes), flush=True)
     if received:
-        return 130 if received[0] == signal.SIGINT else 75
+        return exit_code(received[0])
     ended = [code for code in codes.values() if code]
     if any(code not in STOPPED for code in ended):
         return 1
@@ -143,7 +143,9 @@ def _noted() -> Iterator[list[int]]:
     def note(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
 
-    before = {signum: signal.signal(signum, note) for signum in SIGNALS}
+    before = {
+        signum: signal.signal(signum, note) for signum in STOP_SIGNALS if signal.getsignal(signum) != signal.SIG_IGN
+    }
     try:
         yield received
     finally:

@@ -4,12 +4,16 @@ YAML alone would cut `runs/a #1` at the `#`, and make a number of `1e3`, nothing
 runs or of folders. A value that stands for no text, such as `[1, 2]` or `{lr: 0.1}`, has YAML's own rules.
 """
 
+import inspect
 import re
 from collections.abc import Sequence
 from typing import cast
 
+from ...foundation.annotations import ANYTHING
 from ...foundation.binding import Node, bind, is_node, locate, signature
 from ...foundation.errors import UserError
+from ...foundation.source_signatures import parameters
+from ...foundation.sources import find
 from .files import Raw
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=", re.ASCII)
@@ -111,13 +115,22 @@ def _parsed(text: str, *, is_text: bool) -> object:
 def _fits(node: Node, name: str, value: object) -> bool:
     """Whether a node's target takes the value; False where that is not known, which is said when the recipe is checked."""
     try:
-        parameter = (signature(locate(node["_target_"], "")) or {})[name] if is_node(node) else None
+        parameter = _parameter(node, name) if is_node(node) else None
         if parameter is None:
             return False
         bind(value, parameter.annotation, "")
-    except (UserError, KeyError):
+    except UserError:
         return False
     return True
+
+
+def _parameter(node: Node, name: str) -> inspect.Parameter | None:
+    """Of a node's target, from its source file where that says enough: importing it costs seconds."""
+    defined = find(node["_target_"]) if isinstance(node["_target_"], str) else None
+    known = None if defined is None else parameters(defined)
+    if known is None or (name in known and known[name].annotation is ANYTHING):
+        known = signature(locate(node["_target_"], ""))
+    return (known or {}).get(name)
 
 
 def _at(tree: object, path: list[str]) -> object:
