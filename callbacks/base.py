@@ -1,7 +1,7 @@
 """The base of callbacks that watch optimiser steps: when one has ended, what is due, and how a row is logged."""
 
 from collections.abc import Mapping
-from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import ClassVar, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -119,6 +119,8 @@ class PeriodicCallback(StepCallback[M]):
         every: images, > 0; None for the end only.
     """
 
+    # Whether all processes sample and measure equally often in it, and may agree there to stop.
+    together: ClassVar[bool] = False
     _acted = -1  # images seen when it acted last, or when the run started or resumed
 
     def __init__(self, every: int | None = None):
@@ -134,9 +136,13 @@ class PeriodicCallback(StepCallback[M]):
         for callback in callbacks(trainer):
             if isinstance(callback, SavesFirst):
                 callback.save_first(trainer, module)
-        with stopping.whole("batch"):
+        with stopping.whole(self._place):
             self.act(trainer, module)
         self._acted = module.images_seen
+
+    @property
+    def _place(self) -> stopping.Place:
+        return "batch" if self.together else "act"
 
     def is_waiting(self, trainer: Trainer, module: M) -> bool:
         """Whether it has still to act on the step that ended last."""
@@ -154,5 +160,5 @@ class PeriodicCallback(StepCallback[M]):
         self._acted = cast(M, pl_module).images_seen
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with stopping.whole("batch"):
+        with stopping.whole(self._place):
             super().on_train_end(trainer, pl_module)

@@ -32,6 +32,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         batch: samples at a time on each process.
     """
 
+    together = True
     watches = TrainingModule
 
     def __init__(

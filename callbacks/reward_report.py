@@ -45,6 +45,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         seed: of the images.
     """
 
+    together = True
     watches = AlignmentModule
 
     def __init__(
@@ -69,9 +70,9 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
 
     def on_run_end(self, trainer: Trainer, module: AlignmentModule) -> None:
         self.act(trainer, module)
+        after, before = self._shown(trainer, module), self._shown(trainer, module, module.policies.reference)
         if not trainer.is_global_zero:
             return
-        after, before = self._shown(trainer, module), self._shown(trainer, module, module.policies.reference)
         folder = Path(trainer.default_root_dir)
         shape = tuple(after.shape[1:])
         if len(shape) == 3 and shape[0] in (1, 3):

@@ -30,6 +30,7 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
         seed: of the initial noise.
     """
 
+    together = True
     watches = TrainingModule
 
     def __init__(

@@ -29,7 +29,7 @@ SAVE_SECONDS = 900.0  # for a checkpoint
 REPEAT_SECONDS = 1.0  # a job's signal may come twice at once: to the process, and to its group
 
 Agree = Callable[[int], int]
-Place = Literal["moment", "batch", "chunk"]  # where what may be left can be left
+Place = Literal["moment", "batch", "chunk", "act"]  # where what may be left can be left
 
 
 @dataclass
@@ -172,7 +172,8 @@ def whole(place: Place) -> Iterator[None]:
 
     Args:
         place: where it may be left. By one process: anywhere ("moment": waiting), else at every `check`, as what exchanges weights
-            and puts them back. By several, which have to agree: at a `check` of this place, where all of them come equally often.
+            and puts them back. By several, which have to agree: at a `check` of this place, where all of them come equally often;
+            in an "act" they never do.
     """
     _state.whole.append(place)
     try:

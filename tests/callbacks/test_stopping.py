@@ -173,3 +173,21 @@ def test_a_program_that_does_not_come_back_from_a_library_is_ended(monkeypatch):
         stopping.defer()
         signal.raise_signal(signal.SIGTERM)
         assert ended.wait(10)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_processes_agree_only_in_what_all_of_them_do_alike(together):
+    """A callback that draws on the first process alone would wait for the others for ever."""
+    asked = []
+
+    class Draws(PeriodicCallback):
+        pass
+
+    Draws.together = together
+    stopping.defer(agree=lambda signum: asked.append(signum) or 0, is_alone=False)
+    try:
+        with stopping.listening(), stopping.whole(Draws()._place):
+            stopping.check("batch")
+    finally:
+        stopping.obey()
+    assert len(asked) == together
