@@ -117,7 +117,7 @@ class _Lines(Stage):
         self._last = ""
 
     def draw(self, now: bool = False) -> None:
-        if not (now or time.monotonic() - self._said > LINES):
+        if self.done == self._start or not (now or time.monotonic() - self._said > LINES):
             return
         self._said = time.monotonic()
         if (text := f"{self.name} {self.text()}") != self._last:

@@ -108,7 +108,7 @@ def fails(trained, capsys):
         assert content() == before
         lines = capsys.readouterr().err.splitlines()
         assert "Traceback" not in "\n".join(lines)
-        (message,) = (line for line in lines if line and " images [" not in line)  # the progress bar's
+        (message,) = (line for line in lines if line and " image/s" not in line)  # the progress bar's
         assert message.startswith("error: ")
         return message.removeprefix("error: ")
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from lightning_diff.data.processors import allowed
 from lightning_diff.data.workers import WorkerLoader
@@ -42,10 +42,17 @@ def test_more_workers_than_processors_are_a_line_and_no_warning(one, capsys):
         def __getitems__(self, positions):
             return {"x": torch.tensor(positions) ** 2}
 
-    batches = WorkerLoader(Squares(), [[1, 2], [3]], workers=2)
+    class Fixed(Sampler):
+        def __iter__(self):
+            return iter([[1, 2], [3]])
+
+        def __len__(self):
+            return 2
+
+    batches = WorkerLoader(Squares(), Fixed(), workers=2)
     assert [batch["x"].tolist() for batch in batches] == [[1, 4], [9]]
     assert capsys.readouterr().err.count("data.workers: 2 on 1 processor;") == 1
-    assert list(WorkerLoader(Squares(), [[1]], workers=0))
+    assert list(WorkerLoader(Squares(), Fixed(), workers=0))
     assert not capsys.readouterr().err
 
 

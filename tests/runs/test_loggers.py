@@ -6,6 +6,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from messages import tells
 
+from lightning_diff.foundation import first_process
 from lightning_diff.runs.loggers import WANDB_ID, identify, loggers, refused_by_wandb, release
 
 
@@ -49,7 +50,7 @@ def test_a_logger_object_has_it_too_unless_it_names_one(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(first_process, "_rank", 1)
     assert started(tmp_path / "a")["id"] is None
     assert not list(Path(tmp_path / "a").iterdir())
 

@@ -86,7 +86,7 @@ def test_the_later_one_wins_whatever_it_is():
         ("name=", "base.yaml: name: '' ... folder"),
         ("name=..", "base.yaml: name: '..' ... folder"),
         ("name=a\nb", "base.yaml: name: ... printed"),
-        pytest.param("name=a\udcff", "base.yaml: name: 'a\\udcff' ... printed", id="no UTF-8"),
+        pytest.param("name=a\udcff", "command line: name=a\\xff: ... UTF-8", id="no UTF-8"),
         ("name=" + "é" * 150, "base.yaml: name: 300 bytes ... 200"),
         ("data.path=a\0b", "command line: data.path: ... zero byte"),
     ],
