@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
@@ -111,14 +111,6 @@ def devices_and_nodes(options: Mapping[str, Any]) -> tuple[int, int]:
         **chosen,
     )
     return scout.num_devices, scout.num_nodes
-
-
-def runs_in_forks(trainer: Trainer) -> bool:
-    """Whether `fit` would run in processes that multiprocessing starts, and leave this one without what they trained.
-
-    Relied on: the strategy's `launcher`, and the launchers' names.
-    """
-    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def say_rank(trainer: Trainer) -> None:

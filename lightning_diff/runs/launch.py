@@ -172,16 +172,7 @@ def _free_port() -> int:
 
 
 def settle(trainer: Trainer) -> None:
-    """After the Trainer is built: it says which process this is, and starts the others so that none is left behind.
-
-    Raises:
-        UserError: its strategy starts processes of which this one learns nothing.
-    """
-    if internals.runs_in_forks(trainer):
-        raise UserError(
-            "trainer.strategy: starts processes inside this program, and what they train stays with them; strategy=ddp, or "
-            "none, trains the same on these devices"
-        )
+    """After the Trainer is built: it says which process this is, and starts the others so that none is left behind."""
     internals.leave_signals_alone(trainer)
     internals.say_rank(trainer)
     take_rank(trainer.global_rank)

@@ -14,7 +14,7 @@ import pytest
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from messages import tells
 
-from lightning_diff.foundation import parent, processes
+from lightning_diff.foundation import first_process, parent
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import launch
 from lightning_diff.runs.launch import OwnEnvironment, _environment
@@ -143,9 +143,9 @@ def test_processes_whose_training_would_be_lost_are_refused(train, strategy):
 
 def test_the_first_process_is_the_trainers_word(monkeypatch, variables):
     variables(RANK=1)
-    assert processes.is_first_process()
-    monkeypatch.setattr(processes, "_rank", 1)
-    assert not processes.is_first_process()
+    assert first_process.is_first_process()
+    monkeypatch.setattr(first_process, "_rank", 1)
+    assert not first_process.is_first_process()
 
 
 def test_a_process_that_waits_for_others_says_so_and_why(monkeypatch, variables, capsys):
