@@ -26,6 +26,7 @@ from .finished import is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
 from .loggers import identify, refused_by_wandb, release
+from .rates import doubts
 from .recipe import Recipe
 from .resume import Start, find_start, refuse_unfit
 
@@ -63,7 +64,8 @@ def _train(settings: Recipe, source: Path | str) -> None:
         if is_first_process():
             _set_aside(folder, start)
             identify(trainer.loggers, folder)
-            say(f"{data.summary()}\n{summary(settings, module, trainer)}")
+            hints = doubts(module, trainer, data.batch_size, start.step)
+            say("\n".join([data.summary(), summary(settings, module, trainer), *hints]))
         with (
             recorded(folder, settings, lambda: trainer.global_step > start.step),
             _explained(source, folder, data, trainer),
