@@ -45,10 +45,10 @@ def _of_rate(module: CountedModule, batch: int, first: int, steps: int) -> Itera
     count = min(steps - first, POINTS)
     looked_at = [first + 1 + round(i * (steps - first - 1) / max(count - 1, 1)) for i in range(count)]
     rates = [at(step) for step in looked_at]
-    # A cosine ends at 0, which is no fault; of a single step it is.
-    at_zero = [step for step, rate in zip(looked_at, rates, strict=True) if rate == 0 and (step < steps or count == 1)]
+    at_zero = [step for step, rate in zip(looked_at, rates, strict=True) if rate == 0]
     share = len(at_zero) / count
-    if share > MOST_AT_ZERO:
+    ends_there = at_zero == [steps] and count > 1  # as a cosine does
+    if share > MOST_AT_ZERO and not ends_there:
         total = getattr(schedule, "total", None)
         way = f"; its total is {total:,} images: left out, it is the run's" if total is not None else ""
         yield f"model.learning_rate: the rate is 0 for {share:.0%} of the steps, first at step {at_zero[0]:,} of {steps:,}{way}"
