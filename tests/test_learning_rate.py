@@ -21,7 +21,13 @@ def test_each_curve_at_known_places():
     assert InverseSqrt(100)(400) == 0.5
 
 
-RELATIVE = [Constant(0.25), Cosine(), Cosine(warmup=0.25), Cosine(0.5, warmup=0.25, floor=0.1), InverseSqrt(0.5, warmup=0.25)]  # fmt: skip
+RELATIVE = [
+    Constant(0.25),
+    Cosine(),
+    Cosine(warmup=0.25),
+    Cosine(0.5, warmup=0.25, floor=0.1),
+    InverseSqrt(0.5, warmup=0.25),
+]
 
 
 @pytest.mark.parametrize("schedule", RELATIVE, ids=str)

@@ -18,6 +18,8 @@ from lightning_diff.runs.recipe.of_run import value_at
 COSINE = "model.learning_rate={_target_: lightning_diff.learning_rate.Cosine, %s}"
 WARM = COSINE % "warmup: 0.25"  # of 8 steps of 16 images: 32
 RATE = "model.learning_rate."
+WEIGHTING = "model.weighting={_target_: lightning_diff.weighting.MeasuredVariance, warmup: %s}"
+NOISE = "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, warmup: %s}"
 # At their packaged lengths, as the recipes had them in images; data.batch_size x trainer.max_steps.
 PACKAGED = {
     "cifar10_art": {"learning_rate.total": 19_200, "learning_rate.warmup": 1_280},
@@ -137,8 +139,8 @@ def test_a_recipe_that_extends_a_saved_one_has_its_parts(train, tmp_path):
         (COSINE % "total: 1.0", "run.yaml: model.learning_rate.total: ... share ... 1.0"),
         (COSINE % "warmup: -0.1", "run.yaml: model.learning_rate.warmup: ... share ... -0.1"),
         (COSINE % "warmup: half", "run.yaml: model.learning_rate.warmup: ... 'half'"),
-        ("model.weighting={_target_: lightning_diff.weighting.MeasuredVariance, warmup: 1.5}", "run.yaml: model.weighting.warmup: ..."),
-        ("model.noise={_target_: lightning_diff.noise.AdaptiveNoise, warmup: .nan, base: {_target_: lightning_diff.noise.LogNormal}}", "run.yaml: model.noise.warmup: ..."),
+        (WEIGHTING % 1.5, "run.yaml: model.weighting.warmup: ..."),
+        (NOISE % ".nan", "run.yaml: model.noise.warmup: ..."),
     ],
 )  # fmt: skip
 def test_what_is_neither_images_nor_a_share_is_told_by_its_key(tmp_path, word, said):
@@ -150,12 +152,7 @@ def test_what_is_neither_images_nor_a_share_is_told_by_its_key(tmp_path, word, s
 
 def test_every_warm_up_may_be_a_share(tmp_path):
     loaded(tmp_path, "")
-    words = ["model.weighting={_target_: lightning_diff.weighting.MeasuredVariance, warmup: 0.5}"]
-    words += [
-        "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, warmup: 0.125, base: {_target_: lightning_diff.noise.LogNormal}}",
-        "trainer.max_steps=8",
-    ]
-    settings = recipe.load(tmp_path / "run.yaml", words)
+    settings = recipe.load(tmp_path / "run.yaml", [WEIGHTING % 0.5, NOISE % 0.125, "trainer.max_steps=8"])
     assert (settings["model"]["weighting"]["warmup"], settings["model"]["noise"]["warmup"]) == (64, 16)
 
 
@@ -176,5 +173,5 @@ def test_with_a_trainer_of_ones_own_the_run_is_the_trainers(tmp_path):
         module.images_seen = 0
         Trainer(max_epochs=-1, max_steps=steps, **options).fit(module, TrainingData(Toy(batch_size=16, n=64), 0))
         assert module.learning_rate == Cosine(16 * steps, warmup=4 * steps)
-    with pytest.raises(UserError, match="total, warmup .*max_steps"):
+    with pytest.raises(UserError, match=r"total, warmup .*max_steps"):
         Trainer(max_epochs=1, **options).fit(module, TrainingData(Toy(batch_size=16, n=64), 0))

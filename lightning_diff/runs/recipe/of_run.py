@@ -40,7 +40,8 @@ def resolve(recipe: Recipe) -> Recipe:
     if not written:
         return recipe
     notes = {key: Part(written=length, images=numbers[key]) for key, length in written.items()}
-    return recipe | {"model": cast(Node, _replaced(recipe["model"], "model", numbers)), "of_run": notes}
+    model = cast(Node, _replaced(recipe["model"], "model", numbers))
+    return cast(Recipe, {**recipe, "model": model, "of_run": notes})
 
 
 def as_written(recipe: Raw) -> Raw:
@@ -69,7 +70,7 @@ def in_the_run_of(after: Recipe, before: Recipe) -> dict[str, object]:
     if "of_run" not in after or "max_steps" not in before.get("trainer", {}) or "data" not in before:
         return {}
     written = cast(Recipe, as_written(cast(Raw, after)))
-    there = resolve(written | {"trainer": before["trainer"], "data": before["data"]})
+    there = resolve(cast(Recipe, {**written, "trainer": before["trainer"], "data": before["data"]}))
     return {key: value_at(there, key) for key in after["of_run"]}
 
 
