@@ -137,7 +137,7 @@ def test_a_recipe_that_extends_a_saved_one_has_its_parts(train, tmp_path):
     ("word", "said"),
     [
         (COSINE % "total: 1.0", "run.yaml: model.learning_rate.total: ... share ... 1.0"),
-        (COSINE % "warmup: -0.1", "run.yaml: model.learning_rate.warmup: ... share ... -0.1"),
+        (COSINE % "warmup: 1e400", "run.yaml: model.learning_rate.warmup: ... share ... inf"),
         (COSINE % "warmup: half", "run.yaml: model.learning_rate.warmup: ... 'half'"),
         (WEIGHTING % 1.5, "run.yaml: model.weighting.warmup: ..."),
         (NOISE % ".nan", "run.yaml: model.noise.warmup: ..."),
@@ -148,6 +148,16 @@ def test_what_is_neither_images_nor_a_share_is_told_by_its_key(tmp_path, word, s
     with pytest.raises(UserError) as error:
         recipe.load(tmp_path / "run.yaml", [word, "trainer.max_steps=8"])
     assert tells(str(error.value).removeprefix(f"{tmp_path}/"), said)
+
+
+@pytest.mark.parametrize("word", [COSINE % "warmup: -0.1", COSINE % "total: -5", WEIGHTING % -1, NOISE % -1])
+def test_a_length_below_0_is_refused_by_its_class(tmp_path, word):
+    loaded(tmp_path, "")
+    settings = recipe.load(tmp_path / "run.yaml", [word, "trainer.max_steps=8"])
+    with pytest.raises(UserError, match=r"model\.\w+: \w+: .*(warmup|total)"):
+        recipe.build(
+            recipe.fill_facts(settings, {"shape": (2,), "num_classes": 0, "sigma_data": 0.5})["model"], "model"
+        )
 
 
 def test_every_warm_up_may_be_a_share(tmp_path):

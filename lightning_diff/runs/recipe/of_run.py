@@ -24,13 +24,13 @@ def resolve(recipe: Recipe) -> Recipe:
     """A copy of a checked recipe with images in the place of parts; the recipe itself where it has none.
 
     Raises:
-        UserError: a length is neither images nor a share.
+        UserError: a length is neither images nor a share; what is below 0 is left for its class to refuse.
     """
     numbers: dict[str, int] = {}
     written: dict[str, Length] = {}
     for key, lengths in _lengths(recipe["model"], "model"):
         for name, length in lengths.items():
-            if (reason := refusal(length)) is not None:
+            if (reason := refusal(length)) is not None and not (isinstance(length, int | float) and length < 0):
                 raise UserError(f"{key}.{name}: {reason}")
         parts = {name: length for name, length in lengths.items() if is_part(length)}
         if parts:
