@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from .. import ema
 from ..callbacks.ema import find as find_ema
+from ..foundation.errors import UserError
 from ..modules.base import CountedModule
 
 POINTS = 2000  # of a longer run, so many steps are looked at
@@ -33,6 +34,9 @@ def doubts(module: LightningModule, trainer: Trainer, batch: int, first: int = 0
         trainer: its Trainer; max_steps is the length of the run.
         batch: images of an optimiser step.
         first: steps that are done already.
+
+    Raises:
+        UserError: the learning rate is no number of at least 0.
     """
     steps = int(trainer.max_steps)
     if not isinstance(module, CountedModule) or first >= steps:
@@ -84,4 +88,16 @@ def _rate(module: CountedModule, batch: int) -> Callable[[int], float]:
         defaults = {}
     rate = given.get("lr", defaults.get("lr"))
     base = float(rate) if isinstance(rate, int | float) else 1.0
-    return lambda step: base * float(module.learning_rate(step * batch))
+
+    def at(step: int) -> float:
+        try:
+            rate = base * float(module.learning_rate(step * batch))
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise UserError(
+                f"model.learning_rate: no rate for step {step:,}: {' '.join(str(error).split())}"
+            ) from error
+        if not 0 <= rate < math.inf:
+            raise UserError(f"model.learning_rate: expected a number of at least 0, got {rate} at step {step:,}")
+        return rate
+
+    return at

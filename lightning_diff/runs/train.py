@@ -58,14 +58,14 @@ def _train(settings: Recipe, source: Path | str) -> None:
         datamodule = _examples(data, recipe.seed_of(settings), start)
         settings["generator"] = rng.generator_of(datamodule.seed)
         refuse_unfit(module, start, settings, trainer.strategy.root_device)
+        warnings = doubts(module, trainer, data.batch_size, start.step)
         if not _has_something_to_do(folder, trainer, start):
             return
         claim(folder, never=settings["resume"] == "never", checkpoint=start.checkpoint)
         if is_first_process():
             _set_aside(folder, start)
             identify(trainer.loggers, folder)
-            hints = doubts(module, trainer, data.batch_size, start.step)
-            say("\n".join([data.summary(), summary(settings, module, trainer), *hints]))
+            say("\n".join([data.summary(), summary(settings, module, trainer), *warnings]))
         with (
             recorded(folder, settings, lambda: trainer.global_step > start.step),
             _explained(source, folder, data, trainer),

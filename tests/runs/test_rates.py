@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_diff.cli import main
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
 from lightning_diff.runs.describe import describe
 
@@ -25,6 +26,11 @@ WARM_UP, AT_ZERO, TOO_LONG = "never leaves its warm-up", "the rate is 0", "longe
 def rising(images: int) -> float:
     """A rate of one's own, without a name for its warm-up."""
     return images / 1e6
+
+
+def nowhere(images: int, rate: float | None = None) -> float | None:
+    """None, or another thing that is no rate."""
+    return rate
 
 
 def told(tmp_path: Path, *words: str) -> str:
@@ -74,6 +80,21 @@ def test_what_nobody_can_have_meant_is_warned_of_and_nothing_else(tmp_path, word
     warnings = re.findall(r"^# warning: (.*)$", told(tmp_path, word), re.M)
     assert len(warnings) == len(said), warnings
     assert all(part in warning for part, warning in zip(said, warnings, strict=True)), warnings
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        f"{{_target_: {__name__}.nowhere, _partial_: true}}",
+        f"{{_target_: {__name__}.nowhere, _partial_: true, rate: .nan}}",
+        f"{{_target_: {__name__}.nowhere, _partial_: true, rate: -0.1}}",
+        "{_target_: lightning_diff.learning_rate.InverseSqrt, _partial_: true, reference: 10}",  # calling it makes a rate
+    ],
+)
+def test_what_is_no_rate_is_refused_before_the_folder_is_made(train, rate):
+    with pytest.raises(UserError, match=r"model.learning_rate: .* step 1\b"):
+        train("run", f"model.learning_rate={rate}")
+    assert not Path("runs").exists() or not any(Path("runs/run").glob("checkpoints"))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
