@@ -58,12 +58,11 @@ def train(options: argparse.Namespace, name: str, recipe: str, *settings: str) -
 
 
 def teacher(options: argparse.Namespace, norm: str) -> Path:
-    images = TEACHER_STEPS * BATCH
     settings = [
         "model.net.channels=16",
         "model.time=trigflow",
         f"trainer.max_steps={TEACHER_STEPS}",
-        f"model.learning_rate.total={images}",
+        "model.learning_rate.warmup=10_000",
         "callbacks.2.every=null",
     ]
     return train(options, f"teacher_{norm}", "digits_edm", *settings, *(DOUBLE if norm == "double" else []))
@@ -76,7 +75,6 @@ def student(options: argparse.Namespace, arm: str, seed: int) -> Path:
         f"model.teacher={options.runs / ('teacher_additive' if arm == 'no double normalisation' else 'teacher_double')}",
         f"model.warmup={images // 4}",
         f"trainer.max_steps={options.steps}",
-        f"model.learning_rate.total={images}",
         f"callbacks.3.every={images}",
         f"callbacks.4.n={options.n}",
         f"callbacks.5.n={options.n}",

@@ -71,7 +71,7 @@ def settings(options: argparse.Namespace, arm: str, seed: int) -> list[str]:
         f"runs_dir={options.runs}",
         f"trainer.max_steps={options.steps}",
         f"data.batch_size={options.batch}",
-        f"model.learning_rate.total={images}",
+        "model.learning_rate.warmup=10_000",
         f"callbacks.0.profiles.ema.images={images // 8}",
         f"model.net.channels={options.channels}",
         "callbacks.2.every=null",

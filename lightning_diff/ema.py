@@ -74,6 +74,22 @@ class PowerFunction:
         return float((1 - min(batch_size / images_seen, 1.0)) ** (self.gamma + 1))
 
 
+def half_life(profile: Profile, images_seen: int, batch_size: int) -> float:
+    """Images after which half of an average is forgotten, late in a training: what `HalfLife` is given, else what its decay says.
+
+    Args:
+        profile: any.
+        images_seen: at which it is asked.
+        batch_size: images of an optimiser step.
+    """
+    if isinstance(profile, HalfLife):
+        return float(profile.images)
+    beta = profile.decay(images_seen, batch_size)
+    if beta >= 1:
+        return math.inf
+    return batch_size * math.log(0.5) / math.log(beta) if beta > 0 else 0.0
+
+
 def gamma_to_sigma_rel(gamma: float) -> float:
     """Standard deviation of the profile t^gamma on [0, 1], gamma >= 0: that of a beta law (EDM2, section 3.1)."""
     if not gamma >= 0:

@@ -15,11 +15,15 @@ from lightning.pytorch import Callback
 
 FILE = Path(__file__).with_name("golden_losses.json")
 STEPS = 20
-# Recipes as packaged but for what measures and draws; the second and third start from what the first one left. The reward run's
-# epochs are smaller, and its reward needs no classifier.
+# Recipes as packaged, at the rates of their packaged lengths, but for what measures and draws; the second and third start from what
+# the first one left. The reward run's epochs are smaller, and its reward needs no classifier.
 RUNS = {
-    "digits_edm": ["callbacks=[{_target_: lightning_diff.callbacks.EMA}, {_target_: golden.Losses}]"],
-    "digits_scd": ["callbacks=[{_target_: golden.Losses}]"],
+    "digits_edm": [
+        "callbacks=[{_target_: lightning_diff.callbacks.EMA}, {_target_: golden.Losses}]",
+        "model.learning_rate.total=307200",
+        "model.learning_rate.warmup=10000",
+    ],
+    "digits_scd": ["callbacks=[{_target_: golden.Losses}]", "model.learning_rate.total=768000"],
     "digits_reward": [
         "callbacks=[{_target_: golden.Losses}]",
         "model.reward={_target_: lightning_diff.rewards.Ink}",

@@ -50,6 +50,7 @@ SMALL = {
     ),
     "digits_reward": ("digits_edm", [*SMALL_PLAN, "model.loss.levels=2"]),
     "cifar10_edm": (None, [*PICTURES, *UNET]),
+    "cifar10_small": (None, [*PICTURES, *UNET]),
     "cifar10_scd": ("cifar10_edm", PICTURES),
     "cifar10_sct": ("cifar10_edm", PICTURES),
     "cifar10_art": ("cifar10_edm", ["data.batch_size=2", "model.learner.steps=4", "model.learner.width=8"]),

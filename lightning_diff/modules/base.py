@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
-from ..learning_rate import LearningRate
+from ..learning_rate import LearningRate, over, parts
 from . import lightning_internals as internals
 from . import sharding
 from .lightning_internals import State
@@ -52,6 +52,7 @@ class CountedModule(LightningModule):
     def __init__(self, *, optimizer: Optimizer, learning_rate: LearningRate):
         super().__init__()
         self.make_optimizer, self.learning_rate = optimizer, learning_rate
+        self._learning_rate = learning_rate  # as given: its lengths may be parts of each run anew
         self.images_seen = 0  # by finished optimiser steps, over all processes
         self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
 
@@ -65,6 +66,12 @@ class CountedModule(LightningModule):
             self.double()  # Lightning does it after it has loaded a checkpoint, into weights that would round it
         data = cast(_Stream, internals.datamodule(self.trainer))
         self.seed, self.batch_size = data.seed, data.batch_size
+        if relative := parts(self._learning_rate):
+            if self.trainer.max_steps < 1:
+                raise UserError(
+                    f"learning_rate: {', '.join(relative)} is a part of the run; set the Trainer's max_steps"
+                )
+            self.learning_rate = over(self._learning_rate, self.trainer.max_steps * self.batch_size)
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights
 from ..data import Augment
 from ..denoiser import Denoiser
-from ..foundation import rng
+from ..foundation import lengths, rng
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..nets.frozen import Frozen
@@ -46,7 +46,8 @@ class ConsistencyModule(TrainingModule):
             normalised to that. `weighting.Uniform` switches it off.
         optimizer: default RAdam at 1e-4 with betas (0.9, 0.99), the paper's for CIFAR-10.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
-        warmup: images over which the network's own derivative comes into the tangent; the paper's 10,000 steps.
+        warmup: images over which the network's own derivative comes into the tangent; the paper's 10,000 steps. In a
+            recipe, a number below 1 is a share of the run.
         normalisation: of the tangent, "l2", "rms", "clip" or "none" (see `objectives.consistency_loss`).
         c: what is added to the tangent's norm.
         derivative: "jvp", "two_pass", or, for networks without forward-mode rules, "central" or "discrete". A network that is
@@ -61,6 +62,7 @@ class ConsistencyModule(TrainingModule):
         channels_last: keep weights and activations in NHWC.
     """
 
+    OF_RUN: ClassVar[tuple[str, ...]] = ("warmup",)
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("teacher",)  # the hash of its weights is compared
 
     def __init__(
@@ -73,7 +75,7 @@ class ConsistencyModule(TrainingModule):
         weighting: nn.Module | None = None,
         optimizer: Optimizer = partial(torch.optim.RAdam, lr=1e-4, betas=(0.9, 0.99)),  # noqa: B008 (immutable)
         learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
-        warmup: int = 5_120_000,
+        warmup: int | float = 5_120_000,
         normalisation: Normalisation = "l2",
         c: float = 0.1,
         derivative: Derivative = "jvp",
@@ -92,6 +94,7 @@ class ConsistencyModule(TrainingModule):
             )
         if warmup < 0 or not c > 0:
             raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
+        lengths.refuse_parts("ConsistencyModule", warmup=warmup)
         if guidance is not None:
             _refuse_unguided(guidance, objective, num_classes)
         denoiser = pretrained.denoiser(

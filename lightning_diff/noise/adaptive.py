@@ -1,11 +1,12 @@
 """Noise laws that learn from the losses which levels to draw."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..foundation.lengths import refuse_parts
 from .laws import NoiseLaw, TrainingLaw, log_snr_to_sigma, sigma_to_log_snr
 from .moments import LevelMoments
 
@@ -17,6 +18,8 @@ class BinnedNoise(TrainingLaw, nn.Module):
     therefore piecewise linear in the base law's own, and `icdf` inverts it exactly: stratified u give stratified levels.
     Subclasses say which masses the bins should have.
     """
+
+    OF_RUN: ClassVar[tuple[str, ...]] = ("warmup",)
 
     masses: Tensor
     base_masses: Tensor
@@ -30,7 +33,7 @@ class BinnedNoise(TrainingLaw, nn.Module):
         beta: float,
         smoothing: float,
         min_count: float,
-        warmup: int,
+        warmup: int | float,
         refresh: int,
         low: float,
         high: float,
@@ -40,6 +43,7 @@ class BinnedNoise(TrainingLaw, nn.Module):
         name = type(self).__name__
         if not 0 < mix <= 1 or warmup < 0 or refresh < 1 or not sigma_data > 0:
             raise ValueError(f"{name}: need 0 < mix <= 1, warmup >= 0, refresh >= 1 and sigma_data > 0")
+        refuse_parts(name, warmup=warmup)
         try:
             self.moments = LevelMoments(bins, low, high, beta, smoothing, min_count)
         except ValueError as error:
@@ -144,7 +148,8 @@ class AdaptiveNoise(BinnedNoise):
         beta: decay of the measurement at each visit of a bin, in (0, 1).
         smoothing: standard deviation of the kernel over bins, in bins, > 0.
         min_count: samples at which a bin's measurement is trusted in full.
-        warmup: images over which the share of draws from the base law falls from 1 to `mix`.
+        warmup: images over which the share of draws from the base law falls from 1 to `mix`; in a recipe, a number below 1 is
+            a share of the run.
         refresh: optimiser steps between changes of the law.
         low, high: range of log_snr; beyond it the base law stands.
         sigma_data: standard deviation of the data (a fact of the data: a recipe may leave it out).
@@ -159,7 +164,7 @@ class AdaptiveNoise(BinnedNoise):
         beta: float = 0.99,
         smoothing: float = 1.0,
         min_count: float = 32.0,
-        warmup: int = 20_000,
+        warmup: int | float = 20_000,
         refresh: int = 10,
         low: float = -10.0,
         high: float = 10.0,
@@ -213,7 +218,7 @@ class InfoNoise(BinnedNoise):
         beta: float = 0.99,
         smoothing: float = 1.0,
         min_count: float = 32.0,
-        warmup: int = 20_000,
+        warmup: int | float = 20_000,
         refresh: int = 10,
         low: float = -10.0,
         high: float = 10.0,

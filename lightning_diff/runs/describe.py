@@ -16,6 +16,7 @@ from . import memory, recipe
 from .build import build, build_data
 from .console import quieten
 from .folder import folder_of
+from .rates import doubts, learning_rates
 from .recipe import Recipe
 
 
@@ -25,8 +26,15 @@ def describe(settings: Recipe, source: Path | str) -> str:
     facts, remark = _known_facts(settings, source)
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source, on_meta=True)
-    lines = [remark, summary(settings, module, trainer), _memory(settings, facts["shape"], module, trainer)]
-    return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(lines), '# ')}"
+    batch = settings["data"]["batch_size"]
+    lines = [
+        remark,
+        summary(settings, module, trainer),
+        learning_rates(module, trainer, batch),
+        *doubts(module, trainer, batch),
+        _memory(settings, facts["shape"], module, trainer),
+    ]
+    return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(line for line in lines if line), '# ')}"
 
 
 def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str]:

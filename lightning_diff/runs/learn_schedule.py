@@ -59,7 +59,7 @@ def learn_schedule(
     ]
     started = time.perf_counter()
     source = recipe.find(RECIPES[method])
-    key = _key(recipe.compose(source, words), record.sha256)
+    key = _key(recipe.load(source, words), record.sha256)
     name = f"{method}_{key}" if method == "art_rl" else f"{method}_{solver}_{steps}_{key}"
     if not (folder / name / NAME).is_file():
         train(recipe.load(source, [*words, f"name={name}"]), source)
@@ -74,7 +74,9 @@ def learn_schedule(
 def _key(settings: Recipe, sha256: str) -> str:
     """What a grid is learned by and for: the whole recipe, and the model by its hash in place of its path."""
     content: Node = {
-        key: value for key, value in settings.items() if key not in ("name", "runs_dir", "resume", "trainer")
+        key: value
+        for key, value in settings.items()
+        if key not in ("name", "runs_dir", "resume", "trainer", *recipe.NOTES)
     }
     content["model"] = content["model"] | {"model": sha256}
     content["data"] = content["data"] | {"model": sha256}

@@ -11,15 +11,19 @@ bases say. A change is harmless if an object around it says that it may change, 
 kept. The recipe says it for all of `callbacks` and, but for a few keys, of `trainer`; so a callback that says nothing may change in
 everything, and a part of `model` or `data` that says nothing in nothing. An object that is replaced by one of another class has
 changed at its own key and, for what must be kept, in its `_target_`; one that says that "*" must be kept may neither come nor go.
+
+A length that the new recipe gives as a part of the run follows the run's length (`recipe.of_run`): harmless, if the earlier run had
+what that part is of it.
 """
 
 import sys
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from typing import cast
 
 from ..foundation.binding import Node, is_node
 from ..foundation.moved import current
-from .recipe import LEFT_OUT, Change, Recipe
+from .recipe import LEFT_OUT, NOTES, Change, Recipe, in_the_run_of
 
 RECIPE_MAY_CHANGE = ("name", "runs_dir", "resume", "callbacks.*", "trainer.*")
 RECIPE_MUST_KEEP = (  # Lightning's Trainer declares nothing
@@ -38,13 +42,19 @@ def split(changes: list[Change], before: Recipe, after: Recipe) -> tuple[list[Ch
         before, after: the recipes themselves.
     """
     recipes = [{**settings, "callbacks": _by_class(settings)} for settings in (before, after)]
-    harmless = [change for change in changes if _is_harmless(change, recipes)]
+    parts = in_the_run_of(after, before)
+    harmless = [
+        change
+        for change in changes
+        if _is_harmless(change, recipes) or (change.key in parts and parts[change.key] == change.before)
+    ]
     return harmless, [change for change in changes if change not in harmless]
 
 
 def comparable(settings: Recipe) -> Node:
-    """A recipe with its callbacks by class rather than by place, since their order says nothing."""
+    """A recipe with its callbacks by class rather than by place, since their order says nothing, and without notes."""
     callbacks = _by_class(settings)  # without paths: a class may be named by more than one
+    settings = cast(Recipe, {key: value for key, value in settings.items() if key not in NOTES})
     return {**settings, "callbacks": {name: node | {"_target_": _own_name(node)} for name, node in callbacks.items()}}
 
 

@@ -26,6 +26,7 @@ from .finished import is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
 from .loggers import identify, refused_by_wandb, release
+from .rates import doubts
 from .recipe import Recipe
 from .resume import Start, find_start, refuse_unfit
 
@@ -57,13 +58,14 @@ def _train(settings: Recipe, source: Path | str) -> None:
         datamodule = _examples(data, recipe.seed_of(settings), start)
         settings["generator"] = rng.generator_of(datamodule.seed)
         refuse_unfit(module, start, settings, trainer.strategy.root_device)
+        warnings = doubts(module, trainer, data.batch_size, start.step)
         if not _has_something_to_do(folder, trainer, start):
             return
         claim(folder, never=settings["resume"] == "never", checkpoint=start.checkpoint)
         if is_first_process():
             _set_aside(folder, start)
             identify(trainer.loggers, folder)
-            say(f"{data.summary()}\n{summary(settings, module, trainer)}")
+            say("\n".join([data.summary(), summary(settings, module, trainer), *warnings]))
         with (
             recorded(folder, settings, lambda: trainer.global_step > start.step),
             _explained(source, folder, data, trainer),

@@ -1,11 +1,13 @@
 """Weights driven by what the loss was measured to do."""
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..foundation.lengths import refuse_parts
 from ..noise.moments import LevelMoments
 from .base import Weighting
 
@@ -77,10 +79,12 @@ class MeasuredVariance(Weighting):
         smoothing: standard deviation of the kernel over bins, in bins, > 0.
         min_count: samples, over a bin and its neighbours, at which what was measured is trusted in full.
         clip: weights stay within [1 / clip, clip] before they are scaled to mean one; > 1.
-        warmup: images over which gamma rises from 0.
+        warmup: images over which gamma rises from 0; in a recipe, a number below 1 is a share of the run.
         refresh: optimiser steps between updates of the weights.
         low, high: range of log_snr covered; levels outside get the weight of the nearest end.
     """
+
+    OF_RUN: ClassVar[tuple[str, ...]] = ("warmup",)
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class MeasuredVariance(Weighting):
         smoothing: float = 1.0,
         min_count: float = 32.0,
         clip: float = 4.0,
-        warmup: int = 20_000,
+        warmup: int | float = 20_000,
         refresh: int = 10,
         low: float = -10.0,
         high: float = 10.0,
@@ -102,6 +106,7 @@ class MeasuredVariance(Weighting):
             raise ValueError(
                 f"MeasuredVariance: need clip > 1, warmup >= 0 and refresh >= 1, got {clip}, {warmup}, {refresh}"
             )
+        refuse_parts("MeasuredVariance", warmup=warmup)
         try:
             self.moments = LevelMoments(bins, low, high, beta, smoothing, min_count)
         except ValueError as error:

@@ -10,13 +10,15 @@ from .composition import compose, load, make_importable
 from .files import SAVED, find, packaged, read_yaml, run_folder, save, to_yaml
 from .lightning_parts import check_built
 from .objects import build, fill_facts
+from .of_run import in_the_run_of, run_images
 from .overrides import is_override, merge
-from .record import KEYS, Recipe, naming, seed_of
+from .record import KEYS, NOTES, Recipe, naming, seed_of
 from .validation import check
 
 __all__ = [
     "KEYS",
     "LEFT_OUT",
+    "NOTES",
     "SAVED",
     "Change",
     "Node",
@@ -28,6 +30,7 @@ __all__ = [
     "compose",
     "fill_facts",
     "find",
+    "in_the_run_of",
     "is_node",
     "is_override",
     "load",
@@ -37,6 +40,7 @@ __all__ = [
     "packaged",
     "read_yaml",
     "run_folder",
+    "run_images",
     "save",
     "seed_of",
     "to_yaml",

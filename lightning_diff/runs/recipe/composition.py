@@ -13,6 +13,7 @@ from typing import cast
 from ...foundation.binding import Node, nearest
 from ...foundation.errors import UserError
 from ...foundation.moved import modern
+from . import of_run
 from .files import Raw, find, in_its_folder, read, resolved
 from .overrides import as_written, merge, override
 from .record import KEYS, Recipe, naming
@@ -20,7 +21,7 @@ from .validation import check
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Compose a recipe and check all of it; nothing is built, no data are touched.
+    """Compose a recipe, check all of it, and put images where it has parts of the run; nothing is built, no data are touched.
 
     Args:
         path: a file, the name of a packaged recipe, or a run folder, whose recipe then means that folder.
@@ -30,8 +31,9 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         UserError: the recipe, or something in it, is not right.
     """
     recipe = cast(Recipe, as_written(cast(Node, compose(path, overrides)), overrides))
-    check(recipe, find(path))
-    return recipe
+    check(recipe, source := find(path))
+    with naming(source):
+        return of_run.resolve(recipe)
 
 
 def compose(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -42,7 +44,7 @@ def compose(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     source = find(path)
     make_importable(source.parent, Path.cwd())
     # In the names of today before overrides, since one in new names belongs on top of a file in old ones.
-    recipe = in_its_folder(_on_its_base(_modern(read(source), source), source), source)
+    recipe = in_its_folder(_on_its_base(_modern(_read(source), source), source), source)
     # A changed target drops the old target's keys, so it has to come before the overrides that set the new one's.
     for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("._target_")):
         recipe = override(recipe, text)
@@ -59,6 +61,14 @@ def compose(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return cast(Recipe, resolved(recipe, source))
 
 
+def _read(source: Path) -> Raw:
+    """As a person wrote it, also where a run has saved it."""
+    recipe = of_run.as_written(read(source))
+    if "of_run" in recipe:
+        raise UserError(f"{source}: of_run: is what a run notes in the recipe that it saves; leave it out")
+    return recipe
+
+
 def _modern(recipe: Raw, source: Path) -> Raw:
     """In the names of today, with a warning for each that is old."""
     recipe, remarks = modern(recipe)
@@ -73,7 +83,7 @@ def _on_its_base(recipe: Raw, source: Path) -> Raw:
         return recipe
     with naming(f"{source}: extends"):
         base_source = find(str(base), source.parent)
-    base_recipe = _modern(read(base_source), base_source)
+    base_recipe = _modern(_read(base_source), base_source)
     if "extends" in base_recipe:
         raise UserError(
             f"{source}: extends: {base_source} itself extends {base_recipe['extends']}; one level is the limit"

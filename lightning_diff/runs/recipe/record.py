@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from ...foundation.rng import Seed
 
 KEYS = ("name", "seed", "generator", "runs_dir", "resume", "extends", "model", "data", "callbacks", "trainer")
+NOTES = ("of_run",)  # what a run adds to the recipe that it saves
+
+
+class Part(TypedDict):
+    """A length that was written as a part of the run, and what it came to; see `of_run`."""
+
+    written: float | None
+    images: int
 
 
 class Recipe(TypedDict):
@@ -25,6 +33,7 @@ class Recipe(TypedDict):
     data        the examples
     callbacks   beside those that every run has
     trainer     arguments of Lightning's Trainer
+    of_run      lengths that were written as parts of the run, by dotted key (see `of_run.resolve`)
     """
 
     name: str
@@ -36,6 +45,7 @@ class Recipe(TypedDict):
     data: Node
     callbacks: list[Node]
     trainer: Node
+    of_run: NotRequired[dict[str, Part]]
 
 
 def seed_of(recipe: Recipe) -> "int | Seed":
