@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 from messages import tells
 from noise_reports import LEVELS, report
 
@@ -25,10 +26,14 @@ trainer: {max_steps: 8}
 """
 
 
+DRAW = compare_figure.draw
+
+
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """make(name, *evaluations, tilt=0, recipe=RECIPE): a run; an evaluation is (images, distance, changes of the protocol)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare_figure, "draw", lambda *_: Figure((1, 1)))  # a picture takes a second
 
     def make(name: str, *evaluations: tuple[int, float, dict], tilt: float = 0.0, recipe: str | None = None) -> Path:
         folder = Path("runs") / name
@@ -151,7 +156,7 @@ def test_every_run_has_its_own_colour_in_every_panel_and_one_scale_for_all_heatm
             recipe=f"{RECIPE}\nx: {index}",
         )
     runs = compare.read([Path("runs") / f"run{index}" for index in range(5)])
-    figure = compare_figure.draw(compare_groups.series(compare_groups.grouped(runs)))
+    figure = DRAW(compare_groups.series(compare_groups.grouped(runs)))
     panels = [axes for axes in figure.axes if axes.get_lines()]
     assert len(panels) == 5  # loss and figure over images; mean, variance, effort over levels
     colours = [list(dict.fromkeys(line.get_color() for line in axes.get_lines())) for axes in panels]
@@ -281,8 +286,9 @@ def test_losses_of_other_data_and_noise_levels_are_marked(make, capsys, change, 
     assert f"b*: losses do not compare with a's: {expected}" in out
 
 
-def test_nothing_in_a_run_folder_stops_the_comparison(make, capsys):
+def test_nothing_in_a_run_folder_stops_the_comparison(make, capsys, monkeypatch):
     make("alpha", (1000, 3.5, {}))
+    monkeypatch.setattr(compare_figure, "draw", DRAW)
     Path("runs/empty").mkdir()
     damaged = make("damaged", recipe="[")
     (damaged / "noise_levels.csv").write_bytes(b"\xff\xfe")
