@@ -140,10 +140,11 @@ def losses_differ(first: Group, other: Group) -> tuple[str, ...]:
     found = []
     mine, theirs = _part(a, "model"), _part(b, "model")
     if mine.get("_target_") != theirs.get("_target_"):
-        found.append(f"{_last(theirs.get('_target_'))} and not {_last(mine.get('_target_'))}")
+        found.append(f"{_target(theirs)} and not {_target(mine)}")
     elif mine.get("noise") != theirs.get("noise"):
         found.append("other noise levels (model.noise)")
-    if changed := [change.key for change in recipe.changes(_images(a), _images(b), "data")]:
+    changed = [change.key for change in recipe.changes(_images(a), _images(b), "data")]
+    if changed and not _references(first) & _references(other):  # a folder may have moved
         found.append(f"other data ({', '.join(changed[:3])})")
     return tuple(found)
 
@@ -231,6 +232,11 @@ def _common_start(names: Sequence[str]) -> str:
     return "".join(same)
 
 
+def _references(group: Group) -> set[str]:
+    """Hashes of the images that figures were measured against."""
+    return {row["reference"] for run in group.runs for row in run.metrics if row["reference"]}
+
+
 def _images(settings: Recipe) -> Node:
     return {key: value for key, value in _part(settings, "data").items() if key not in NOT_THE_IMAGES}
 
@@ -251,5 +257,5 @@ def _at(row: Row) -> float:
     return float(row["images"] or 0)
 
 
-def _last(target: object) -> str:
-    return str(target).rpartition(".")[2]
+def _target(node: Node) -> str:
+    return str(node.get("_target_", "no training module")).rpartition(".")[2]

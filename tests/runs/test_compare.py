@@ -286,6 +286,13 @@ def test_losses_of_other_data_and_noise_levels_are_marked(make, capsys, change, 
     assert f"b*: losses do not compare with a's: {expected}" in out
 
 
+def test_images_that_moved_are_the_same_data(make, capsys):
+    for name, path in (("a", "here"), ("b", "there")):
+        make(name, (1000, 3.5, {}), recipe=RECIPE.replace("n: 256", f"path: {path}"))
+    assert cli.main(["compare", "a", "b"]) == 0
+    assert "do not compare" not in capsys.readouterr().out
+
+
 def test_nothing_in_a_run_folder_stops_the_comparison(make, capsys, monkeypatch):
     make("alpha", (1000, 3.5, {}))
     monkeypatch.setattr(compare_figure, "draw", DRAW)
