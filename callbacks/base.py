@@ -67,8 +67,9 @@ class StepCallback(Callback, Generic[M]):
 
     def log_row(self, trainer: Trainer, module: M, values: Mapping[str, int | float]) -> None:
         """To every logger: metrics.csv, and TensorBoard or W&B if the recipe asks for one."""
-        for logger in trainer.loggers:
-            logger.log_metrics({"images": module.images_seen, **values}, step=trainer.global_step)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({"images": module.images_seen, **values}, step=trainer.global_step)
 
     def is_window_end(self, trainer: Trainer) -> bool:
         """Whether this step is one of every `trainer.log_every_n_steps`, or the last."""

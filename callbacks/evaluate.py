@@ -16,6 +16,7 @@ from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
 from .sampler import GridName, choose_for, refuse_unfit_guidance
+from .trackers import log_values
 
 
 class Evaluate(PeriodicCallback[TrainingModule]):
@@ -113,6 +114,5 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.log_rows([where | row.record() for row in rows])
-            else:
-                logger.log_metrics({row.metric + place: row.value for row in rows}, step=trainer.global_step)
+        log_values(trainer, {f"eval/{row.metric}{place}": row.value for row in rows})
         return f"{sampler}:\n{table(rows)}" if is_one_of_several else table(rows)

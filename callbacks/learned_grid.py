@@ -11,6 +11,7 @@ from ..modules.base import StepOutputs
 from ..modules.schedule import ScheduleModule
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
+from .trackers import log_picture
 
 
 class LearnedGrid(PeriodicCallback[ScheduleModule]):
@@ -53,3 +54,4 @@ class LearnedGrid(PeriodicCallback[ScheduleModule]):
         path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:012d}.png"
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=100, metadata={"Software": None})
+        log_picture(trainer, "schedule", path)

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ..artifacts import noise_levels, noise_levels_figure
-from ..artifacts.metrics_table import MetricsTable
 from ..foundation.processes import from_all
 from ..modules.base import StepOutputs
 from ..modules.denoiser_module import TrainingModule
@@ -19,6 +17,7 @@ from ..statistics import NoiseLevelStatistics
 from .base import StepCallback
 from .cadence import is_due
 from .gradient_levels import GradientLevels, can_measure
+from .trackers import log_picture, log_values, trackers
 
 FLUSH_STEPS = 32  # losses are binned this many steps at a time: one pass over 32 batches costs as much as over one
 GRADIENT_STEPS = 100  # one backward of 16 images in so many steps: below 1 % if it takes half a step or less
@@ -31,8 +30,8 @@ class NoiseLevels(StepCallback[TrainingModule]):
     The unweighted loss shows the training; the weighted one would show the weight. Training is cut into at most `windows` windows,
     the columns of the heatmap; when there are more, neighbours are merged. The curves show the last quarter of the run. Empty bins
     stay empty. Files: see `lightning_diff.artifacts.noise_levels`. They are written at the end, and during long runs every ten
-    minutes. TensorBoard and W&B get loss, variance and gradient share in ten coarse bins at each window, and the picture at the
-    end.
+    minutes. TensorBoard and W&B get loss, variance and gradient share in ten coarse bins at each window, and the picture
+    whenever it is written.
     What a training step puts into outputs["details"], (B,) by name, is averaged in the same bins and shown, too: a consistency
     model's tangents.
 
@@ -124,17 +123,7 @@ class NoiseLevels(StepCallback[TrainingModule]):
             self._close_window(trainer, module)
         if not trainer.is_global_zero or not self.images:
             return
-        path = Path(trainer.default_root_dir)
-        report = self.report(path.name, module.denoiser.sigma_data)
-        noise_levels_figure.write(path, report)
-        print(report.sentence(), flush=True)
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # W&B
-                logger.log_image(key="noise_levels", images=[str(path / "noise_levels.png")], step=trainer.global_step)
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(
-                    "noise_levels", noise_levels_figure.draw(report), trainer.global_step, close=False
-                )
+        print(self._write(trainer, module).sentence(), flush=True)
 
     def _add_details(self, names: list[str]) -> None:
         bins, low, high = self.statistics.bins, self.statistics.low, self.statistics.high
@@ -183,9 +172,15 @@ class NoiseLevels(StepCallback[TrainingModule]):
         if trainer.is_global_zero:
             self._log(trainer, loss)
             if time.monotonic() - self._written > REDRAW_SECONDS:
-                path = Path(trainer.default_root_dir)
-                noise_levels_figure.write(path, self.report(path.name, module.denoiser.sigma_data))
+                self._write(trainer, module)
                 self._written = time.monotonic()
+
+    def _write(self, trainer: Trainer, module: TrainingModule) -> noise_levels.NoiseReport:
+        path = Path(trainer.default_root_dir)
+        report = self.report(path.name, module.denoiser.sigma_data)
+        noise_levels_figure.write(path, report)
+        log_picture(trainer, "noise_levels", path / noise_levels_figure.NAME)
+        return report
 
     # --- what comes out ---
 
@@ -215,8 +210,7 @@ class NoiseLevels(StepCallback[TrainingModule]):
 
     def _log(self, trainer: Trainer, window: Tensor) -> None:
         """The window's mean and variance in coarse bins; not into metrics.csv, beside which the tables stand."""
-        loggers = [logger for logger in trainer.loggers if not isinstance(logger, MetricsTable)]
-        if not loggers:
+        if not trackers(trainer):
             return
         groups = -(-self.statistics.bins // self.gradients.coarse)
         padded = torch.zeros(3, groups * self.gradients.coarse, dtype=window.dtype)
@@ -233,8 +227,7 @@ class NoiseLevels(StepCallback[TrainingModule]):
             }
             level = float(self.centres[bins].mean())
             values |= {f"noise_levels/{name}/log_snr_{level:+05.1f}": v for name, v in here.items() if v == v}
-        for logger in loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+        log_values(trainer, values)
 
     # --- checkpoints ---
 

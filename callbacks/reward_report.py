@@ -23,6 +23,7 @@ from ..schedules.sampling import choose
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
+from .trackers import log_picture
 
 COSTS = ("seconds", "evaluations", "images")  # what `Mentor` logs by phase
 
@@ -80,8 +81,9 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
             pairs = torch.cat([part[i : i + self.columns] for i in rows for part in (before, after)])
             names = [name for i in range(len(rows)) for name in (f"{i} before", "after")]
             pictures.save_grid(folder / "before_after.png", pairs, self.columns, row_names=names)
-        if curve := read_curve(folder / "metrics.csv"):
-            draw_curve(curve, folder)
+            log_picture(trainer, "reward/before_after", folder / "before_after.png")
+        if (curve := read_curve(folder / "metrics.csv")) and draw_curve(curve, folder):
+            log_picture(trainer, "reward/curve", folder / "reward.png")
 
     def act(self, trainer: Trainer, module: AlignmentModule) -> None:
         """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
@@ -171,10 +173,11 @@ def read_curve(path: Path, costs: Mapping[str, float] | None = None) -> dict[str
     return curve
 
 
-def draw_curve(curve: dict[str, list[float]], folder: Path) -> None:
+def draw_curve(curve: dict[str, list[float]], folder: Path) -> bool:
+    """Write `reward.png`; False without costs to draw it against."""
     names = [name for name in COSTS if name in curve]
     if not names:
-        return
+        return False
     labels = {"seconds": "seconds", "evaluations": "network evaluations", "images": "images drawn"}
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
@@ -185,3 +188,4 @@ def draw_curve(curve: dict[str, list[float]], folder: Path) -> None:
         figure.suptitle(f"{folder.name}: reward of the averaged weights")
         with replacing(folder / "reward.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)
+    return True

@@ -16,6 +16,7 @@ from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
 from .sampler import GridName, choose_for, refuse_unfit_guidance
+from .trackers import log_picture
 
 
 class SampleGrid(PeriodicCallback[TrainingModule]):
@@ -81,3 +82,4 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:012d}.png"
             pictures.save_grid(path, images, columns=self.columns)
+            log_picture(trainer, "samples", path)

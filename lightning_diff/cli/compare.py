@@ -21,24 +21,27 @@ def compare(
 ) -> None:
     """Draw several runs' losses and figures side by side.
 
-    Losses per noise level in one picture, final figures in one table.
+    Learning curves and losses per noise level in one picture, final figures in one table. Runs that differ in their seed alone are
+    one row: mean and 95 % interval. What does not compare is marked with a *, and said.
     """
+    if out.suffix != ".png":
+        raise UserError(f"--out: {out} does not end in .png")
     from ..runs import compare as comparing
-    from ..runs import named
+    from ..runs import compare_figure, compare_groups, compare_table, named
     from ..runs.output import writable
 
     runs = comparing.read([named.home(named.find(folder)) for folder in folders])
-    if out.suffix != ".png":
-        raise UserError(f"--out: {out} does not end in .png")
+    shown = compare_groups.series(compare_groups.grouped(runs))
+    remarks = compare_groups.remarks(shown)
     writable(out, out, (3, 1, 1))
     with replacing(out) as temporary:
-        comparing.draw(runs).savefig(temporary, dpi=110)
-    protocol = comparing.common_protocol(runs)  # after the picture: the losses compare whatever the figures do
-    rows = comparing.table(runs, protocol)
-    comparing.write_table(out.with_suffix(".csv"), rows)
-    print(comparing.as_text(runs, rows))
-    if protocol is not None:
-        measured = [f"{name} {value}" for name, value in zip(comparing.COMPARABLE, protocol, strict=True) if value]
+        compare_figure.draw(shown, remarks).savefig(temporary, dpi=110)
+    rows = compare_table.table(shown)
+    compare_table.write_table(out.with_suffix(".csv"), rows)
+    print(compare_table.as_text(shown, rows))
+    main = next((each.protocol for each in shown if each.protocol is not None and not each.figures_differ), None)
+    if main is not None:
+        measured = [f"{name} {value}" for name, value in zip(comparing.COMPARABLE, main, strict=True) if value]
         headline = len(comparing.HEADLINE)
         print(", ".join(measured[:headline]), ", ".join(measured[headline:]), sep="\n")
-    print(f"{out}, {out.with_suffix('.csv')}")
+    print(*compare_table.runs_of(shown), *remarks, f"{out}, {out.with_suffix('.csv')}", sep="\n")

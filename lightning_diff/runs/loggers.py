@@ -1,26 +1,113 @@
-"""The loggers of a recipe, and a W&B run that is the run folder's own."""
+"""The loggers of a recipe, the recipe in them, and a W&B run that is the run folder's own.
+
+trainer: {logger: wandb}
+trainer: {logger: [tensorboard, {wandb: {project: digits, group: sweep, tags: [edm, small]}}]}
+"""
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from ..artifacts.metrics_table import MetricsTable
 from ..foundation.atomic import replacing
 from ..foundation.processes import is_first_process
+from .recipe import Recipe
 
 WANDB_ID = "wandb_id.txt"
 
 
+def tensorboard(folder: Path, *, prefix: str = "", flush_secs: int = 120, max_queue: int = 10) -> TensorBoardLogger:
+    """TensorBoard's files, in the folder's tensorboard/.
+
+    Args:
+        folder: the run's.
+        prefix: before the name of each metric.
+        flush_secs, max_queue: at most so many seconds and events are kept back from the disk.
+    """
+    return TensorBoardLogger(
+        folder, name="", version="tensorboard", prefix=prefix, flush_secs=flush_secs, max_queue=max_queue
+    )
+
+
+def wandb(
+    folder: Path,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    group: str | None = None,
+    tags: list[str] | None = None,
+    name: str | None = None,
+    notes: str | None = None,
+    job_type: str | None = None,
+    id: str | None = None,
+    mode: Literal["online", "offline", "disabled"] | None = None,
+    prefix: str = "",
+) -> WandbLogger:
+    """A run of Weights & Biases.
+
+    Args:
+        folder: the run's.
+        project, entity, group, tags, notes, job_type, mode: see `wandb.init`; without a project $WANDB_PROJECT or lightning_logs.
+        name: None for the folder's.
+        id: None for one that stays in the folder, see `identify`.
+        prefix: before the name of each metric.
+    """
+    return WandbLogger(
+        name=name or folder.name,
+        save_dir=folder,
+        project=project,
+        id=id,
+        prefix=prefix,
+        resume="allow",
+        entity=entity,
+        group=group,
+        tags=tags,
+        notes=notes,
+        job_type=job_type,
+        mode=mode,
+    )
+
+
+BY_NAME: dict[str, Callable[..., Logger]] = {"tensorboard": tensorboard, "wandb": wandb}
+
+
 def loggers(choice: object, folder: Path) -> Iterator[Logger]:
-    """What `trainer.logger` says, by name or as objects; True, False and None are none beside metrics.csv."""
+    """What `trainer.logger` says, by name, with options, or as objects; True, False and None are none beside metrics.csv."""
     for each in choice if isinstance(choice, list) else [choice]:
-        if each == "tensorboard":
-            yield TensorBoardLogger(folder, name="", version="tensorboard")
-        elif each == "wandb":
-            yield WandbLogger(name=folder.name, save_dir=folder, resume="allow")
-        elif isinstance(each, Logger):
+        if isinstance(each, Logger):
             yield each
+        elif isinstance(each, str):
+            yield BY_NAME[each](folder)
+        elif isinstance(each, dict):
+            yield from (BY_NAME[name](folder, **(options or {})) for name, options in each.items())
+
+
+def log_recipe(chosen: Iterable[Logger], settings: Recipe) -> None:
+    """The recipe as hyper-parameters of each logger but metrics.csv, once for each start; the first process does so.
+
+    Its keys are dotted, as on the command line: model.net.channels, callbacks.0.every. Lists of plain values stay whole.
+    """
+    if not is_first_process():
+        return
+    flat = dict(_flat(settings, ""))
+    for logger in chosen:
+        if not isinstance(logger, MetricsTable):
+            logger.log_hyperparams(flat)
+
+
+def _flat(value: object, key: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        parts = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        parts = {str(i): item for i, item in enumerate(value)}.items()
+    else:
+        yield key, value
+        return
+    for name, item in parts:
+        yield from _flat(item, f"{key}.{name}" if key else str(name))
 
 
 def identify(chosen: Iterable[Logger], folder: Path) -> None:

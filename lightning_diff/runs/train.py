@@ -25,7 +25,7 @@ from .describe import summary
 from .finished import is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
-from .loggers import identify, refused_by_wandb, release
+from .loggers import identify, log_recipe, refused_by_wandb, release
 from .rates import doubts
 from .recipe import Recipe
 from .resume import Start, find_start, refuse_unfit
@@ -70,6 +70,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
             recorded(folder, settings, lambda: trainer.global_step > start.step),
             _explained(source, folder, data, trainer),
         ):
+            log_recipe(trainer.loggers, settings)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
         _finish(folder, module, trainer)
         release(trainer.loggers)

@@ -10,6 +10,7 @@ import torch
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.callbacks import Mentor
 from lightning_diff.callbacks.reward_report import read_curve
+from lightning_diff.callbacks.trackers import LOGGED
 from lightning_diff.foundation.errors import UserError
 
 PRIZES = """
@@ -153,7 +154,7 @@ def test_a_steered_run_stopped_anywhere_resumes_bit_for_bit(align, state):
 
 def test_a_report_puts_the_reward_beside_what_it_cost(align):
     report = "{_target_: lightning_diff.callbacks.RewardReport, every: 32, n: 20}"
-    folder = align("reported", {"every": None}, more=f"{EMA}, {report}")
+    folder = align("reported", {"every": None}, "trainer.logger=tensorboard", more=f"{EMA}, {report}")
     curve = read_curve(folder / "metrics.csv")
     assert len(curve["reward"]) == 5
     epoch = 2 * 12 * 3 + 2 * 4 * 6 + 32 * 5
@@ -161,6 +162,7 @@ def test_a_report_puts_the_reward_beside_what_it_cost(align):
     assert curve["images"] == [0, 32, 64, 96, 128]
     assert curve["seconds"] == sorted(curve["seconds"])
     assert (folder / "reward.png").stat().st_size > 0
+    assert ",reward/curve,8," in (folder / LOGGED).read_text()
 
 
 def test_what_it_cannot_watch_or_choose_is_refused(train, align):

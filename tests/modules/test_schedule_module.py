@@ -11,6 +11,7 @@ import torch
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.artifacts.schedule import load_schedule
 from lightning_diff.artifacts.step_policy import load_step_policy
+from lightning_diff.callbacks.trackers import LOGGED
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
 from lightning_diff.runs.learn_schedule import learn_schedule
@@ -38,7 +39,7 @@ def trained(train):
 
 @pytest.mark.parametrize("learner", [STICK, PAPER])
 def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train, learner):
-    folder = train("grid", *words(learner))
+    folder = train("grid", *words(learner), "trainer.logger=tensorboard")
     found = load_schedule(folder)
     check_sigmas(found.grid())
     assert found.model == json.loads((trained / "model.json").read_text())["sha256"]
@@ -46,6 +47,10 @@ def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train
     assert found.costs["calls"] > 0
     assert not (folder / "model.safetensors").exists()
     assert {path.name for path in (folder / "samples").iterdir()} == {f"{n:012d}.png" for n in (64, 128)}
+    assert [line.split(",")[1:3] for line in (folder / LOGGED).read_text().splitlines()] == [
+        ["schedule", "4"],
+        ["schedule", "8"],
+    ]
     names = {row["metric"] for row in read(folder / "metrics.csv")}
     assert {"schedule/cost", "schedule/lambda", "schedule/spread"} <= names
     assert ("schedule/multiplier" in names) == (learner is PAPER)

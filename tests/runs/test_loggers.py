@@ -7,7 +7,9 @@ from lightning.pytorch.loggers import WandbLogger
 from messages import tells
 
 from lightning_diff.foundation import first_process
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs.loggers import WANDB_ID, identify, loggers, refused_by_wandb, release
+from lightning_diff.runs.recipe.trackers import check_loggers
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +69,46 @@ def test_a_run_ends_with_its_training(tmp_path):
     logger._experiment = run = Run()
     release([logger])
     assert run.ended == 1
+
+
+def test_options_of_the_recipe_reach_wandb(tmp_path):
+    own = {"wandb": {"project": "x", "group": "y", "tags": ["a", "b"], "name": "other", "mode": "offline"}}
+    for choice in (own, [own]):
+        given = started(tmp_path / "a", choice)
+        assert (given["project"], given["group"], given["tags"]) == ("x", "y", ["a", "b"])
+        assert (given["name"], given["mode"], given["dir"]) == ("other", "offline", str(tmp_path / "a"))
+        assert given["id"] == (tmp_path / "a" / WANDB_ID).read_text().strip()
+    both = list(loggers(["tensorboard", {"wandb": None}, own], tmp_path))
+    assert [type(each).__name__ for each in both] == ["TensorBoardLogger", "WandbLogger", "WandbLogger"]
+    assert len(list(loggers({"tensorboard": {"prefix": "p"}, "wandb": {}}, tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"wandb": {"projet": "x"}}, "trainer.logger.wandb.projet: ... project"),
+        ({"wandb": {"tags": "a"}}, "trainer.logger.wandb.tags: ... list ... 'a'"),
+        ([{"wandb": {"mode": "off"}}], "trainer.logger.0.wandb.mode: 'off' ... offline"),
+        (["tensorboard", {"wandbb": {}}], "trainer.logger.1.wandbb: ... wandb"),
+        ({"wandb": {"folder": "x"}}, "trainer.logger.wandb.folder: ..."),
+        ({"wandb": ["x"]}, "trainer.logger.wandb: ..."),
+        ({"tensorboard": {"flush_secs": "x"}}, "trainer.logger.tensorboard.flush_secs: ... int ... 'x'"),
+        ([["wandb"]], "trainer.logger.0: ..."),
+        (3, "trainer.logger: ... tensorboard, wandb"),
+    ],
+)
+def test_a_mistake_in_the_options_is_a_sentence(choice, expected, monkeypatch):
+    monkeypatch.setattr("lightning_diff.runs.recipe.trackers.is_installed", lambda name: True)
+    with pytest.raises(UserError) as error:
+        check_loggers(choice)
+    assert tells(str(error.value), expected)
+
+
+def test_options_of_a_package_that_is_absent(monkeypatch):
+    monkeypatch.setattr("lightning_diff.runs.recipe.trackers.is_installed", lambda name: False)
+    with pytest.raises(UserError) as error:
+        check_loggers([{"wandb": {"project": "x"}}])
+    assert tells(str(error.value), "trainer.logger.0.wandb: ... pip install 'lightning_diff[wandb]'")
 
 
 def test_what_wandb_refuses_is_a_sentence():

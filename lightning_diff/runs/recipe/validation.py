@@ -6,10 +6,10 @@ from typing import Literal
 
 from ...foundation.binding import Node, bind
 from ...foundation.errors import UserError
-from ...foundation.extras import how_to_install, is_installed
 from ...foundation.source_check import refuse_by_source
 from .lightning_parts import MANAGED, check_parts
 from .record import Recipe, naming
+from .trackers import check_loggers
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
 
@@ -81,13 +81,8 @@ def _check_folder_name(name: str) -> None:
 def _check_trainer(trainer: Node) -> None:
     """What Lightning's Trainer takes, less what a run decides itself, plus the names of loggers."""
     from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import Logger
 
-    name_of = Literal["tensorboard", "wandb"]
-    logger = bind(trainer.get("logger"), name_of | Logger | bool | list[name_of | Logger] | None, "trainer.logger")
-    for name in logger if isinstance(logger, list) else [logger]:
-        if isinstance(name, str) and not is_installed(name):
-            raise UserError(f"trainer.logger: {name} is not installed: {how_to_install(name)}")
+    check_loggers(trainer.get("logger"))
     options = {name: value for name, value in trainer.items() if name != "logger"}
     bind({"_target_": "lightning.Trainer", **options}, Trainer, "trainer")
     if not isinstance(options.get("max_steps"), int) or options["max_steps"] < 1:
