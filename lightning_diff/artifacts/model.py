@@ -20,11 +20,12 @@ from ..foundation.atomic import replacing, sha256
 from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
 from ..nets import lora
-from . import record, user_code
+from . import edm_pickle, record, user_code
 from .conditions import Conditions, TrainedWith
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
+EDM_AVERAGE = "edm"  # the average of EDM's that its snapshots hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +126,15 @@ def load_denoiser(path: Path | str) -> Denoiser:
     """The denoiser that `save_denoiser` wrote, on the CPU and in eval mode.
 
     Args:
-        path: a folder with model.safetensors and model.json (a run folder, for instance), or either of the files.
+        path: a folder with model.safetensors and model.json (a run folder, for instance), or either of the files; or an EDM
+            pickle (.pkl).
 
     Raises:
         UserError: a file is missing, damaged, of a newer format, names something that is no network, or the weights are
             not those of the network.
     """
+    if _is_pickle(Path(path)):
+        return edm_pickle.load_edm_pickle(path)
     described = read_record(path)
     weights, source = _files(Path(path))
     if not weights.is_file():
@@ -154,11 +158,13 @@ def load_denoiser(path: Path | str) -> Denoiser:
 
 
 def read_record(path: Path | str) -> ModelRecord:
-    """The content of `model.json`.
+    """The content of `model.json`; of an EDM pickle, what it would be.
 
     Args:
         path: as for `load_denoiser`.
     """
+    if _is_pickle(Path(path)):
+        return _record_of_pickle(Path(path))
     weights, source = _files(Path(path))
     if not source.is_file():
         raise UserError(
@@ -177,6 +183,8 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
         path: as for `load_denoiser`.
         levels: after the first, decreasing.
     """
+    if _is_pickle(Path(path)):
+        raise UserError(f"{path}: an EDM pickle is left as it is; make a model of it with lightning-diff import")
     kept = read_record(path).levels | {len(levels) + 1: levels}
     source = _files(Path(path))[1]
     record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, FORMAT)
@@ -191,6 +199,63 @@ def load_weights(net: nn.Module, tensors: dict[str, torch.Tensor], source: Path 
             found = f"the file has {there or f'no {name}'}, the network {here or 'none'}"
             raise UserError(f"{source}: weights of another network: {found}")
     net.load_state_dict(tensors)
+
+
+def _is_pickle(path: Path) -> bool:
+    return path.suffix == edm_pickle.SUFFIX and not path.is_dir()
+
+
+def _record_of_pickle(path: Path) -> ModelRecord:
+    snapshot = edm_pickle.read_snapshot(path)
+    return ModelRecord(
+        net=snapshot.net,
+        sigma_data=snapshot.denoiser.sigma_data,
+        time=snapshot.denoiser.time,
+        shape=tuple(snapshot.net["shape"]),
+        num_classes=snapshot.net["num_classes"],
+        ema=EDM_AVERAGE,
+        images=0,
+        sha256=sha256(path),
+        **asdict(snapshot.trained_with),
+    )
+
+
+def import_edm_pickle(path: Path | str, folder: Path | str) -> Path:
+    """Write the network of an EDM pickle as a model; returns the path of the weights.
+
+    Args:
+        path: of the pickle.
+        folder: made if missing; a model that is there already is replaced only by the same one.
+
+    Raises:
+        UserError: the pickle cannot be read (see `load_edm_pickle`), or the folder holds another model or a run.
+    """
+    path, folder = Path(path), Path(folder)
+    snapshot = edm_pickle.read_snapshot(path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and a model is a folder; choose another place with --out")
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"{folder}: is a run folder, whose model is its own; choose another place with --out")
+    if (folder / RECORD).exists() and not _is_alike(folder, snapshot.denoiser.net):
+        raise UserError(f"{folder}: holds another model; choose another place with --out, or remove it")
+    return save_denoiser(
+        folder,
+        snapshot.denoiser,
+        snapshot.net,
+        shape=snapshot.net["shape"],
+        num_classes=snapshot.net["num_classes"],
+        ema=EDM_AVERAGE,
+        trained_with=snapshot.trained_with,
+    )
+
+
+def _is_alike(folder: Path, net: nn.Module) -> bool:
+    """Whether the model in a folder, if it is whole, has these weights."""
+    try:
+        there, here = load_denoiser(folder).net.state_dict(), net.state_dict()
+    except UserError:
+        return False
+    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
 
 
 def _files(path: Path) -> tuple[Path, Path]:
