@@ -15,11 +15,13 @@ if TYPE_CHECKING:
         WEIGHTS,
         ModelRecord,
         import_edm_pickle,
+        in_words,
         keep_levels,
         load_denoiser,
         load_weights,
         read_record,
         save_denoiser,
+        unlike,
     )
     from .schedule import load_schedule, save_schedule
 
@@ -30,6 +32,7 @@ _HOME = {
     "ModelRecord": "model",
     "TrainedWith": "conditions",
     "import_edm_pickle": "model",
+    "in_words": "model",
     "keep_levels": "model",
     "load_denoiser": "model",
     "load_edm_pickle": "edm_pickle",
@@ -38,6 +41,7 @@ _HOME = {
     "read_record": "model",
     "save_denoiser": "model",
     "save_schedule": "schedule",
+    "unlike": "model",
 }
 
 __all__ = [
@@ -47,6 +51,7 @@ __all__ = [
     "ModelRecord",
     "TrainedWith",
     "import_edm_pickle",
+    "in_words",
     "keep_levels",
     "load_denoiser",
     "load_edm_pickle",
@@ -55,6 +60,7 @@ __all__ = [
     "read_record",
     "save_denoiser",
     "save_schedule",
+    "unlike",
 ]
 
 

@@ -25,6 +25,7 @@ from .conditions import Conditions, TrainedWith
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
+MOST_NAMED = 5  # weights, in an error
 EDM_AVERAGE = "edm"  # the average of EDM's that its snapshots hold
 
 
@@ -190,15 +191,37 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
     record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, FORMAT)
 
 
-def load_weights(net: nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:
-    """Copy tensors into a network that has exactly these; otherwise UserError with the first that differs."""
+def load_weights(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
+    """Copy tensors into a network that has exactly these; otherwise UserError with the first that differ, and their number."""
     own = net.state_dict()
-    for name in [*own, *tensors]:
-        here, there = (f"{name} {tuple(state[name].shape)}" if name in state else None for state in (own, tensors))
-        if here != there:
-            found = f"the file has {there or f'no {name}'}, the network {here or 'none'}"
-            raise UserError(f"{source}: weights of another network: {found}")
+    if differing := unlike(own, tensors):
+        raise UserError(f"{source}: weights of another network: {in_words(differing, own, tensors)}")
     net.load_state_dict(tensors)
+
+
+def unlike(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of what only one of two states has, or both in another shape; those of the first come first."""
+    names = dict.fromkeys([*own, *tensors])
+    return [name for name in names if _shape(own, name) != _shape(tensors, name)]
+
+
+def in_words(differing: list[str], own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> str:
+    """What `unlike` found: the first `MOST_NAMED`, and how many there are."""
+    found = [
+        f"{lora.plain_name(name)} {_said(there)} in the file, {_said(here)} in the network"
+        for name in differing[:MOST_NAMED]
+        for there, here in [(_shape(tensors, name), _shape(own, name))]
+    ]
+    more = f"; and {len(differing) - MOST_NAMED:,} more" if len(differing) > MOST_NAMED else ""
+    return f"{len(differing):,} of {len(own.keys() | tensors.keys()):,} differ: {'; '.join(found)}{more}"
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else str(shape)
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
 
 
 def _is_pickle(path: Path) -> bool:
