@@ -77,7 +77,11 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         if len(shape) == 3 and shape[0] in (1, 3):
             rows = range(0, len(after), self.columns)
             pairs = torch.cat([part[i : i + self.columns] for i in rows for part in (before, after)])
-            names = [name for i in range(len(rows)) for name in (f"{i} before", "after")]
+            known = training_data(trainer).data.class_names
+            labels = list(module.classes) or range(len(rows))
+            names = [
+                name for i in range(len(rows)) for name in (f"{pictures.caption(labels[i], known)} before", "after")
+            ]
             pictures.save_grid(folder / "before_after.png", pairs, self.columns, row_names=names)
         if curve := read_curve(folder / "metrics.csv"):
             draw_curve(curve, folder)

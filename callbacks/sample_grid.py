@@ -79,4 +79,5 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
             )
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:012d}.png"
-            pictures.save_grid(path, images, columns=self.columns)
+            names = [pictures.caption(label, data.class_names) for label in range(rows)] if data.num_classes else []
+            pictures.save_grid(path, images, columns=self.columns, row_names=names)

@@ -6,7 +6,7 @@ Python's own path: a file cannot bring code along, but it can name a module that
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class ModelRecord(TrainedWith):
         sigma_data, time, kind: see `Denoiser`.
         shape: of one example.
         num_classes: 0 for none.
+        class_names: in order of label; () where classes have numbers alone.
         levels: noise levels of a consistency model's steps after the first that were found best, by number of steps.
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
@@ -51,6 +52,7 @@ class ModelRecord(TrainedWith):
     kind: str = "denoiser"  # missing from files that were written before there were others
     shape: tuple[int, ...]
     num_classes: int
+    class_names: tuple[str, ...] = ()
     levels: dict[int, list[float]] = field(default_factory=dict)
     ema: str
     images: int
@@ -75,6 +77,7 @@ def save_denoiser(
     weights: Mapping[str, torch.Tensor] | None = None,
     shape: tuple[int, ...] | list[int],
     num_classes: int = 0,
+    class_names: Sequence[str] = (),
     ema: str = "none",
     images: int = 0,
     trained_with: TrainedWith | None = None,
@@ -88,6 +91,7 @@ def save_denoiser(
         weights: the network's state, where the network itself has other weights or is sharded.
         shape: of one example.
         num_classes: 0 for none.
+        class_names: in order of label; () where classes have numbers alone.
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
@@ -114,6 +118,7 @@ def save_denoiser(
         kind=denoiser.kind,
         shape=tuple(shape),
         num_classes=num_classes,
+        class_names=tuple(class_names),
         ema=ema,
         images=images,
         sha256=digest,

@@ -164,14 +164,16 @@ def _facts_beside_data(node: Mapping[str, Any], own: dict[str, int] | None) -> d
 
 
 def _refuse_without_start(start: str | Path | None, net: object, fresh: Sequence[str], lora: LoRA | None) -> None:
-    """ValueError for what is left out, or says something of a start that there is not."""
+    """An error for what is left out, or says something of a start that there is not."""
     if start is not None:
         return
     if net is None:
-        raise ValueError("DiffusionModule: net: missing; give a network, or a model to start from")
+        raise UserError(
+            "model.net: expected a network, a Module, got null; give one, or a model to start from: model.start"
+        )
     if not isinstance(net, nn.Module):
-        raise ValueError(
-            "DiffusionModule: net: expected a network with its _target_; only with start is it like another"
+        raise UserError(
+            "model.net: expected Module, got a mapping without _target_; only with model.start is it like another"
         )
     if fresh:
         raise ValueError("DiffusionModule: fresh is of weights of start; without one, all are new")

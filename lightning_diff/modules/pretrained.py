@@ -99,6 +99,10 @@ class Started(NamedTuple):
         yield f"model.start: the weights of {self.path}{of}{anew}"
         if not math.isclose(known.sigma_data, data.sigma_data, rel_tol=1e-3):
             yield f"model.start: sigma_data stays {known.sigma_data:g}, as of these weights; the data's is {data.sigma_data:g}"
+        there, here = known.class_names, data.class_names
+        if there and here and (other := [i for i in range(min(len(there), len(here))) if there[i] != here[i]]):
+            first = other[0]
+            yield f"model.start: label {first} was {there[first]} there and is {here[first]} here; {len(other):,} classes differ"
 
 
 def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[str] = ()) -> Started:

@@ -44,6 +44,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str]:
         facts = Facts(
             shape=tuple(net["shape"]),
             num_classes=net["num_classes"],
+            class_names=(),
             sigma_data=model["sigma_data"],
             augment_dim=augment.dim if augment else 0,
         )

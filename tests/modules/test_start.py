@@ -75,14 +75,15 @@ def test_another_scale_of_the_data_is_said(train, started, capsys):
         ),
         (
             [OTHER],
-            "model.start: runs/first: ... conditioning.label.weight (16, 8) in the file, none ... model.fresh='[conditioning.label.bias, conditioning.label.weight]'",
+            "model.start: runs/first: ... 2 of 16 differ: conditioning.label.weight (16, 8) in the file, none in the network ... "
+            "model.fresh='[conditioning.label.bias, conditioning.label.weight]'",
         ),
         (["model.fresh=[nosuch.*]"], "model.fresh: ... nosuch.*"),
         (["model.start=runs/frist"], "model.start: runs/frist: no such model"),
         (["model.start=null", MLP, ADAPTERS], "model: DiffusionModule: lora ... start"),
         (["model.start=null", MLP, UNLABELLED], "model: DiffusionModule: fresh ... start"),
-        (["model.start=null", "model.net=null"], "model: DiffusionModule: net: missing"),
-        (["model.start=null", "model.net={width: 8}"], "model: DiffusionModule: net: ... _target_"),
+        (["model.start=null", "model.net=null"], "model.net: ... Module ... null ... model.start"),
+        (["model.start=null", "model.net={width: 8}"], "model.net: ... _target_ ... model.start"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence_before_the_folder_is_made(train, started, overrides, facts):
