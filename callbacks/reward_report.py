@@ -16,6 +16,7 @@ from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.atomic import replacing
 from ..modules.alignment import AlignmentModule
+from ..modules.training_data import training_data
 from ..rewards import WeightedSum
 from ..rollouts.scoring import score_parts
 from ..samplers.generate import generate

@@ -212,17 +212,13 @@ def unlike(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor])
 
 def in_words(differing: list[str], own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> str:
     """What `unlike` found: the first `MOST_NAMED`, and how many there are."""
-    found = [
-        f"{lora.plain_name(name)} {_said(there)} in the file, {_said(here)} in the network"
-        for name in differing[:MOST_NAMED]
-        for there, here in [(_shape(tensors, name), _shape(own, name))]
-    ]
+    found = []
+    for name in differing[:MOST_NAMED]:
+        plain, there, here = lora.plain_name(name), _shape(tensors, name), _shape(own, name)
+        in_file = f"no {plain}" if there is None else f"{plain} {there}"
+        found.append(f"the file has {in_file}, the network {'none' if here is None else f'{plain} {here}'}")
     more = f"; and {len(differing) - MOST_NAMED:,} more" if len(differing) > MOST_NAMED else ""
     return f"{len(differing):,} of {len(own.keys() | tensors.keys()):,} differ: {'; '.join(found)}{more}"
-
-
-def _said(shape: tuple[int, ...] | None) -> str:
-    return "none" if shape is None else str(shape)
 
 
 def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:

@@ -75,7 +75,7 @@ def test_another_scale_of_the_data_is_said(train, started, capsys):
         ),
         (
             [OTHER],
-            "model.start: runs/first: ... 2 of 16 differ: conditioning.label.weight (16, 8) in the file, none in the network ... "
+            "model.start: runs/first: ... 2 of 16 differ: the file has conditioning.label.weight (16, 8), the network none; ... "
             "model.fresh='[conditioning.label.bias, conditioning.label.weight]'",
         ),
         (["model.fresh=[nosuch.*]"], "model.fresh: ... nosuch.*"),
