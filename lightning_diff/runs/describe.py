@@ -11,6 +11,7 @@ from ..callbacks import Checkpoint
 from ..callbacks.ema import find as find_ema
 from ..data import Facts
 from ..foundation.errors import UserError
+from ..modules.base import CountedModule
 from ..modules.sharding import ShardedStrategy
 from . import memory, recipe
 from .build import build, build_data
@@ -25,6 +26,8 @@ def describe(settings: Recipe, source: Path | str) -> str:
     facts, remark = _known_facts(settings, source)
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source, on_meta=True)
+    if isinstance(module, CountedModule):
+        module.begin(resumes=False)
     lines = [remark, summary(settings, module, trainer), _memory(settings, facts["shape"], module, trainer)]
     return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(lines), '# ')}"
 
