@@ -46,8 +46,14 @@ def _label(word: str, num_classes: int, names: Sequence[str]) -> int:
     try:
         label = int(word)
     except ValueError:
-        known = nearest(word, names, "its classes are") if names else f"its classes are 0 to {num_classes - 1}"
-        raise UserError(f"--labels: this model has no class {word!r}; {known}") from None
+        if not names:
+            raise UserError(
+                f"--labels: this model's classes are 0 to {num_classes - 1}, without names: expected numbers with commas, all or "
+                f"none, got {word!r}"
+            ) from None
+        raise UserError(
+            f"--labels: this model has no class {word!r}; {nearest(word, names, 'its classes are')}"
+        ) from None
     if not 0 <= label < num_classes:
         raise UserError(f"--labels: this model has classes 0 to {num_classes - 1}, not {label}")
     return label

@@ -194,7 +194,7 @@ def test_a_models_record_has_them_and_an_older_one_is_read_without(model, tmp_pa
     (model / "model.json").write_text(json.dumps(content))
     assert read_record(model).class_names == ()
     assert main([*words, str(out)]) == 2
-    assert tells(capsys.readouterr().err, "error: --labels: ... 'red fox' ... 0 to 2")
+    assert tells(capsys.readouterr().err, "error: --labels: ... 0 to 2 ... 'red fox'")
     assert (
         main(["sample", str(model), "--n", "4", "--steps", "2", "--labels", "2,0", "--out", str(tmp_path / "x.png")])
         == 0
