@@ -245,14 +245,9 @@ def _record_of_pickle(path: Path) -> ModelRecord:
 
 
 def import_edm_pickle(path: Path | str, folder: Path | str) -> Path:
-    """Write the network of an EDM pickle as a model; returns the path of the weights.
+    """Write the network of an EDM pickle as a model, into a folder that holds no other; returns the path of the weights.
 
-    Args:
-        path: of the pickle.
-        folder: made if missing; a model that is there already is replaced only by the same one.
-
-    Raises:
-        UserError: the pickle cannot be read (see `load_edm_pickle`), or the folder holds another model or a run.
+    UserError where the pickle cannot be read (see `load_edm_pickle`), or the folder holds another model or a run.
     """
     path, folder = Path(path), Path(folder)
     snapshot = edm_pickle.read_snapshot(path)
