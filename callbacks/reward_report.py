@@ -16,6 +16,7 @@ from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.atomic import replacing
 from ..modules.alignment import AlignmentModule
+from ..modules.training_data import training_data
 from ..rewards import WeightedSum
 from ..rollouts.scoring import score_parts
 from ..samplers.generate import generate
@@ -79,7 +80,11 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         if len(shape) == 3 and shape[0] in (1, 3):
             rows = range(0, len(after), self.columns)
             pairs = torch.cat([part[i : i + self.columns] for i in rows for part in (before, after)])
-            names = [name for i in range(len(rows)) for name in (f"{i} before", "after")]
+            known = training_data(trainer).data.class_names
+            labels = list(module.classes) or range(len(rows))
+            names = [
+                name for i in range(len(rows)) for name in (f"{pictures.caption(labels[i], known)} before", "after")
+            ]
             pictures.save_grid(folder / "before_after.png", pairs, self.columns, row_names=names)
             log_picture(trainer, "reward/before_after", folder / "before_after.png")
         if (curve := read_curve(folder / "metrics.csv")) and draw_curve(curve, folder):

@@ -119,6 +119,7 @@ class RunRecord(StepCallback[CountedModule]):
                 weights=weights,
                 shape=self.shape,
                 num_classes=self.num_classes,
+                class_names=training_data(trainer).data.class_names,
                 ema=profile or "none",
                 images=module.images_seen,
                 trained_with=module.trained_with(training_data(trainer).data.augment),

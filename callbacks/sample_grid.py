@@ -20,7 +20,7 @@ from .trackers import log_picture
 
 
 class SampleGrid(PeriodicCallback[TrainingModule]):
-    """Write `samples/<images seen>.png`: a row for each class, the same initial noise at every time, averaged weights.
+    """Write `samples/<images seen>.png`: a row for each class, with its name, the same noise every time, averaged weights.
 
     Args:
         every: images between pictures; None for one at the end only. There is always one at the end.
@@ -81,5 +81,6 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
             )
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:012d}.png"
-            pictures.save_grid(path, images, columns=self.columns)
+            names = [pictures.caption(label, data.class_names) for label in range(rows)] if data.class_names else []
+            pictures.save_grid(path, images, columns=self.columns, row_names=names)
             log_picture(trainer, "samples", path)

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
         RECORD,
         WEIGHTS,
         ModelRecord,
+        import_edm_pickle,
+        in_words,
         keep_levels,
         load_denoiser,
         load_weights,
         read_record,
         save_denoiser,
+        unlike,
     )
     from .schedule import load_schedule, save_schedule
 
@@ -28,6 +31,8 @@ _HOME = {
     "Conditions": "conditions",
     "ModelRecord": "model",
     "TrainedWith": "conditions",
+    "import_edm_pickle": "model",
+    "in_words": "model",
     "keep_levels": "model",
     "load_denoiser": "model",
     "load_edm_pickle": "edm_pickle",
@@ -36,6 +41,7 @@ _HOME = {
     "read_record": "model",
     "save_denoiser": "model",
     "save_schedule": "schedule",
+    "unlike": "model",
 }
 
 __all__ = [
@@ -44,6 +50,8 @@ __all__ = [
     "Conditions",
     "ModelRecord",
     "TrainedWith",
+    "import_edm_pickle",
+    "in_words",
     "keep_levels",
     "load_denoiser",
     "load_edm_pickle",
@@ -52,6 +60,7 @@ __all__ = [
     "read_record",
     "save_denoiser",
     "save_schedule",
+    "unlike",
 ]
 
 

@@ -6,7 +6,7 @@ Python's own path: a file cannot bring code along, but it can name a module that
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,11 +20,13 @@ from ..foundation.atomic import replacing, sha256
 from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
 from ..nets import lora
-from . import record, user_code
+from . import edm_pickle, record, user_code
 from .conditions import Conditions, TrainedWith
 
 FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
 WEIGHTS, RECORD = "model.safetensors", "model.json"
+MOST_NAMED = 5  # weights, in an error
+EDM_AVERAGE = "edm"  # the average of EDM's that its snapshots hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class ModelRecord(TrainedWith):
         sigma_data, time, kind: see `Denoiser`.
         shape: of one example.
         num_classes: 0 for none.
+        class_names: in order of label; () where classes have numbers alone.
         levels: noise levels of a consistency model's steps after the first that were found best, by number of steps.
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
@@ -49,6 +52,7 @@ class ModelRecord(TrainedWith):
     kind: str = "denoiser"  # missing from files that were written before there were others
     shape: tuple[int, ...]
     num_classes: int
+    class_names: tuple[str, ...] = ()
     levels: dict[int, list[float]] = field(default_factory=dict)
     ema: str
     images: int
@@ -73,6 +77,7 @@ def save_denoiser(
     weights: Mapping[str, torch.Tensor] | None = None,
     shape: tuple[int, ...] | list[int],
     num_classes: int = 0,
+    class_names: Sequence[str] = (),
     ema: str = "none",
     images: int = 0,
     trained_with: TrainedWith | None = None,
@@ -86,6 +91,7 @@ def save_denoiser(
         weights: the network's state, where the network itself has other weights or is sharded.
         shape: of one example.
         num_classes: 0 for none.
+        class_names: in order of label; () where classes have numbers alone.
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
@@ -112,6 +118,7 @@ def save_denoiser(
         kind=denoiser.kind,
         shape=tuple(shape),
         num_classes=num_classes,
+        class_names=tuple(class_names),
         ema=ema,
         images=images,
         sha256=digest,
@@ -125,12 +132,15 @@ def load_denoiser(path: Path | str) -> Denoiser:
     """The denoiser that `save_denoiser` wrote, on the CPU and in eval mode.
 
     Args:
-        path: a folder with model.safetensors and model.json (a run folder, for instance), or either of the files.
+        path: a folder with model.safetensors and model.json (a run folder, for instance), or either of the files; or an EDM
+            pickle (.pkl).
 
     Raises:
         UserError: a file is missing, damaged, of a newer format, names something that is no network, or the weights are
             not those of the network.
     """
+    if _is_pickle(Path(path)):
+        return edm_pickle.load_edm_pickle(path)
     described = read_record(path)
     weights, source = _files(Path(path))
     if not weights.is_file():
@@ -154,11 +164,13 @@ def load_denoiser(path: Path | str) -> Denoiser:
 
 
 def read_record(path: Path | str) -> ModelRecord:
-    """The content of `model.json`.
+    """The content of `model.json`; of an EDM pickle, what it would be.
 
     Args:
         path: as for `load_denoiser`.
     """
+    if _is_pickle(Path(path)):
+        return _record_of_pickle(Path(path))
     weights, source = _files(Path(path))
     if not source.is_file():
         raise UserError(
@@ -177,20 +189,92 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
         path: as for `load_denoiser`.
         levels: after the first, decreasing.
     """
+    if _is_pickle(Path(path)):
+        raise UserError(f"{path}: an EDM pickle is left as it is; make a model of it with lightning-diff import")
     kept = read_record(path).levels | {len(levels) + 1: levels}
     source = _files(Path(path))[1]
     record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, FORMAT)
 
 
-def load_weights(net: nn.Module, tensors: dict[str, torch.Tensor], source: Path | str) -> None:
-    """Copy tensors into a network that has exactly these; otherwise UserError with the first that differs."""
+def load_weights(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
+    """Copy tensors into a network that has exactly these; otherwise UserError with the first that differ, and their number."""
     own = net.state_dict()
-    for name in [*own, *tensors]:
-        here, there = (f"{name} {tuple(state[name].shape)}" if name in state else None for state in (own, tensors))
-        if here != there:
-            found = f"the file has {there or f'no {name}'}, the network {here or 'none'}"
-            raise UserError(f"{source}: weights of another network: {found}")
+    if differing := unlike(own, tensors):
+        raise UserError(f"{source}: weights of another network: {in_words(differing, own, tensors)}")
     net.load_state_dict(tensors)
+
+
+def unlike(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of what only one of two states has, or both in another shape; those of the first come first."""
+    names = dict.fromkeys([*own, *tensors])
+    return [name for name in names if _shape(own, name) != _shape(tensors, name)]
+
+
+def in_words(differing: list[str], own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> str:
+    """What `unlike` found: the first `MOST_NAMED`, and how many there are."""
+    found = []
+    for name in differing[:MOST_NAMED]:
+        plain, there, here = lora.plain_name(name), _shape(tensors, name), _shape(own, name)
+        in_file = f"no {plain}" if there is None else f"{plain} {there}"
+        found.append(f"the file has {in_file}, the network {'none' if here is None else f'{plain} {here}'}")
+    more = f"; and {len(differing) - MOST_NAMED:,} more" if len(differing) > MOST_NAMED else ""
+    return f"{len(differing):,} of {len(own.keys() | tensors.keys()):,} differ: {'; '.join(found)}{more}"
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
+
+
+def _is_pickle(path: Path) -> bool:
+    return path.suffix == edm_pickle.SUFFIX and not path.is_dir()
+
+
+def _record_of_pickle(path: Path) -> ModelRecord:
+    snapshot = edm_pickle.read_snapshot(path)
+    return ModelRecord(
+        net=snapshot.net,
+        sigma_data=snapshot.denoiser.sigma_data,
+        time=snapshot.denoiser.time,
+        shape=tuple(snapshot.net["shape"]),
+        num_classes=snapshot.net["num_classes"],
+        ema=EDM_AVERAGE,
+        images=0,
+        sha256=sha256(path),
+        **asdict(snapshot.trained_with),
+    )
+
+
+def import_edm_pickle(path: Path | str, folder: Path | str) -> Path:
+    """Write the network of an EDM pickle as a model, into a folder that holds no other; returns the path of the weights.
+
+    UserError where the pickle cannot be read (see `load_edm_pickle`), or the folder holds another model or a run.
+    """
+    path, folder = Path(path), Path(folder)
+    snapshot = edm_pickle.read_snapshot(path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and a model is a folder; choose another place with --out")
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"{folder}: is a run folder, whose model is its own; choose another place with --out")
+    if (folder / RECORD).exists() and not _is_alike(folder, snapshot.denoiser.net):
+        raise UserError(f"{folder}: holds another model; choose another place with --out, or remove it")
+    return save_denoiser(
+        folder,
+        snapshot.denoiser,
+        snapshot.net,
+        shape=snapshot.net["shape"],
+        num_classes=snapshot.net["num_classes"],
+        ema=EDM_AVERAGE,
+        trained_with=snapshot.trained_with,
+    )
+
+
+def _is_alike(folder: Path, net: nn.Module) -> bool:
+    """Whether the model in a folder, if it is whole, has these weights."""
+    try:
+        there, here = load_denoiser(folder).net.state_dict(), net.state_dict()
+    except UserError:
+        return False
+    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
 
 
 def _files(path: Path) -> tuple[Path, Path]:

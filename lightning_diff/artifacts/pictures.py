@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
 
 SEPARATOR = (70, 100, 150)  # blue, so that a white stroke at the edge of a grey image does not run into the next one
+
+WIDEST = 160  # pixels, of a row's name
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
@@ -47,8 +50,8 @@ def save_grid(
         columns: images in a row. None: about as many as rows.
         scale: every pixel becomes scale x scale pixels, without smoothing. None: the smallest that makes an image 64
             pixels wide.
-        row_names, column_names: short captions to the left and above, from the first on; may be fewer than rows or
-            columns.
+        row_names, column_names: captions to the left and above, from the first on; may be fewer than rows or
+            columns. What is wider than its place is cut.
     """
     n, _, h, w = images.shape
     if n == 0:
@@ -61,7 +64,9 @@ def save_grid(
     line = max(1, w * scale // 16)
     step_y, step_x = h * scale + line, w * scale + line
 
-    font = ImageFont.load_default()
+    font = _font([*row_names, *column_names]) or _fonts()[0]
+    row_names = [_shortened(name, font, WIDEST) for name in row_names]
+    column_names = [_shortened(name, font, step_x - 2) for name in column_names]
     text_width = max((math.ceil(font.getlength(name)) for name in row_names), default=-6) + 6
     text_height = 16 if column_names else 0
     canvas = Image.new("RGB", (text_width + columns * step_x + line, text_height + rows * step_y + line), SEPARATOR)
@@ -81,6 +86,47 @@ def save_grid(
         canvas.paste(picture.resize((w * scale, h * scale), Image.Resampling.NEAREST), place)
     with _writing(path) as temporary:
         canvas.save(temporary, "PNG")
+
+
+def caption(label: int, names: Sequence[str]) -> str:
+    """What to write beside the samples of a class: its name, where there is one that can be drawn, else its number."""
+    name = names[label] if label < len(names) else ""
+    return name if name and _font([name]) is not None else str(label)
+
+
+@cache
+def _fonts() -> list[ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    """Pillow's own, which has few letters beyond English ones, and matplotlib's."""
+    from matplotlib import get_data_path
+
+    fonts = [ImageFont.load_default()]
+    with suppress(OSError):
+        fonts.append(ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 10))
+    return fonts
+
+
+def _font(names: Sequence[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont | None:
+    """The first font that has every letter; None if none has."""
+    letters = set("".join(names)) - {" "}
+    return next((font for font in _fonts() if all(_has(font, letter) for letter in letters)), None)
+
+
+def _has(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bool:
+    if letter.isascii():
+        return letter.isprintable()
+    try:
+        return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))  # the sign for a letter that it has not
+    except (OSError, UnicodeError):
+        return False
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The name, cut where it is wider than `width` pixels."""
+    if font.getlength(name) <= width:
+        return name
+    while len(name) > 1 and font.getlength(f"{name}..") > width:
+        name = name[:-1]
+    return f"{name.rstrip()}.."
 
 
 def save_folder(folder: Path | str, images: Float[Tensor, "n c h w"], numbers: Sequence[int] | None = None) -> None:

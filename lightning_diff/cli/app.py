@@ -28,6 +28,7 @@ from .describe import describe
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .import_ import import_
 from .new import new
 from .resume import resume
 from .runs import runs
@@ -41,8 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, resume, runs, sample, evaluate, schedule, compare, export, doctor, describe, new):
-    app.command(cls=Command)(command)
+for command in (train, resume, runs, sample, evaluate, schedule, compare, export, import_, doctor, describe, new):
+    app.command(command.__name__.rstrip("_"), cls=Command)(command)  # `import` is a word of Python's
 
 
 def _print_version(wanted: bool) -> bool:

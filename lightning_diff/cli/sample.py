@@ -32,7 +32,9 @@ def sample(
     grid: Grid = None,
     levels: Levels = None,
     schedule: ScheduleFile = None,
-    labels: Annotated[str, typer.Option(metavar="LIST", help="Classes, cycled through: 0,1,2 or all or none.")] = "all",
+    labels: Annotated[
+        str, typer.Option(metavar="LIST", help="Classes, cycled through: cat,dog or 0,1,2 or all or none.")
+    ] = "all",
     seed: Annotated[int, typer.Option(metavar="N", help="Another seed, other samples.")] = 0,
     out: Annotated[
         Path | None,

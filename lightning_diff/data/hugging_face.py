@@ -9,6 +9,7 @@ import torch
 
 from ..foundation.errors import UserError
 from ..foundation.extras import required
+from . import class_names
 from .classes import counted, gaps, relabelled
 from .decode import count_channels, decode, shown, some
 from .image_set import ImageSet, Origin
@@ -44,9 +45,9 @@ class HuggingFace(ImageSource):
     relabel: bool = False
 
     def load(self) -> tuple[ImageSet, ImageSet | None]:
-        encoded, labels = self._encoded(self.split)
+        encoded, labels, names = self._encoded(self.split)
         channels = self.channels or count_channels(list(encoded), encoded.__getitem__)
-        train = self._decoded(encoded, labels, labels or [], channels, self.split)
+        train = self._decoded(encoded, labels, names, labels or [], channels, self.split)
         if self.test_split is None:
             return train, None
         held_out = self._decoded(
@@ -54,16 +55,18 @@ class HuggingFace(ImageSource):
         )
         return train, held_out
 
-    def _encoded(self, split: str) -> tuple[dict[str, bytes], list[int] | None]:
-        """Encoded images by the names of their rows, and labels."""
+    def _encoded(self, split: str) -> tuple[dict[str, bytes], list[int] | None, tuple[str, ...]]:
+        """Encoded images by the names of their rows, labels, and what the files call the classes."""
         parquet = required("pyarrow.parquet", "HuggingFace")
         ArrowException = required("pyarrow", "HuggingFace").ArrowException
         images: list[object] = []
         labels: list[object] = []
+        names: tuple[str, ...] = ()
         columns = [self.image_column] + ([self.label_column] if self.label_column else [])
         for file in self._files(split):
             try:
-                known = parquet.read_schema(file).names
+                schema = parquet.read_schema(file)
+                known = schema.names
                 if missing := [column for column in columns if column not in known]:
                     raise UserError(f"{file}: has no column {missing[0]!r}; its columns are {', '.join(known)}")
                 table = parquet.read_table(file, columns=columns)
@@ -73,14 +76,15 @@ class HuggingFace(ImageSource):
             images += [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
             if self.label_column:
                 labels += table.column(self.label_column).to_pylist()
+                names = names or class_names.of_parquet(schema.metadata, self.label_column)
         encoded = {f"{split} row {i}": image for i, image in enumerate(images) if isinstance(image, bytes)}
         if wrong := [name for i in range(len(images)) if (name := f"{split} row {i}") not in encoded]:
             raise UserError(f"{self.path}: column {self.image_column!r} holds no encoded image in {some(wrong)}")
         if not self.label_column:
-            return encoded, None
+            return encoded, None, ()
         if wrong := [f"{split} row {i} ({x!r})" for i, x in enumerate(labels) if not isinstance(x, int) or x < 0]:
             raise UserError(f"{self.path}: column {self.label_column!r} holds no whole number >= 0 in {some(wrong)}")
-        return encoded, [int(label) for label in labels if isinstance(label, int)]
+        return encoded, [int(label) for label in labels if isinstance(label, int)], names
 
     def _files(self, split: str) -> list[Path]:
         path = Path(self.path).expanduser()
@@ -102,6 +106,7 @@ class HuggingFace(ImageSource):
         self,
         encoded: dict[str, bytes],
         labels: list[int] | None,
+        names: tuple[str, ...],
         training: list[int],
         channels: int,
         split: str,
@@ -115,9 +120,10 @@ class HuggingFace(ImageSource):
         count = 0
         if labels is not None:
             if self.relabel:
-                labels = relabelled(name, labels, sorted(set(training)))
+                labels = relabelled(name, labels, occurring := sorted(set(training)))
+                names = tuple(names[i] if i < len(names) else str(i) for i in occurring) if names else ()
             count = counted(name, labels, classes or self.classes)
             if not (classes or self.classes):
                 notes += gaps(name, labels, count)
         origin = Origin(shown(str(self.path)), f"column {self.label_column}" if labels else "", notes)
-        return ImageSet(pixels, None if labels is None else torch.tensor(labels), name, count, origin)
+        return ImageSet(pixels, None if labels is None else torch.tensor(labels), name, count, origin, names)

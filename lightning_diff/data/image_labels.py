@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..foundation.errors import UserError
 from .classes import counted, gaps, relabelled
-from .decode import shown, some
+from .decode import shown
 from .image_files import ImageFiles
 from .listing import LABEL_FILE
 
@@ -28,6 +28,7 @@ class Labelled:
         count: how many classes there are.
         source: where they come from, in words.
         names: of the folders that are the classes, in their order.
+        class_names: of the label file, or as the folders.
         occurring: the labels of the file that became 0, 1, ...
         notes: what else there is to say.
     """
@@ -36,6 +37,7 @@ class Labelled:
     count: int = 0
     source: str = ""
     names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     occurring: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -55,7 +57,9 @@ def labelled(
             return Labelled(source=file.name)
         found = _numbered(file.where, labels, classes, file.name, relabel=relabel, training=training)
         unused = (f"{file.unused:,} labels of files that are not there",) if file.unused else ()
-        return replace(found, notes=(*found.notes, *unused))
+        named = file.class_names
+        by_place = tuple(named[i] if i < len(named) else str(i) for i in found.occurring) if named else ()
+        return replace(found, class_names=by_place or named, notes=(*found.notes, *unused))
     if where == "file":
         raise UserError(f"{files.where}: has no {LABEL_FILE}, which labels=file asks for")
     known = frozenset(training.names if training else ())
@@ -99,4 +103,5 @@ def _by_folder(files: ImageFiles, folders: list[str], classes: int, training: La
         raise UserError(f"{files.where}: the training images have no class {shown(unknown[0])!r}; they have {there}")
     places = {name: place for place, name in enumerate(names)}
     labels = [places[folder] for folder in folders]
-    return Labelled(labels, counted(files.where, labels, classes or len(names)), f"its folders {some(names)}", names)
+    count = counted(files.where, labels, classes or len(names))
+    return Labelled(labels, count, "its folders", names, class_names=names)

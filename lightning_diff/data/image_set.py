@@ -1,6 +1,7 @@
 """Examples in memory: pixels and labels, addressed by index."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,7 +31,7 @@ class Examples(Protocol):
     """What a stream, a metric or a picture reads: images in [-1, 1] (other units for what is no image) and labels.
 
     `labelled` says whether there are labels; `num_classes` is 0 without. `std()` is the standard deviation over all
-    values, `fingerprint()` a sha256 of the content in hexadecimal digits.
+    values, `fingerprint()` a sha256 of the content in hexadecimal digits. It may have `class_names` too, in order of label.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ImageSet:
         name: what messages and reports call it.
         num_classes: 0 counts the labels: the greatest + 1.
         origin: where they come from.
+        class_names: in order of label, as far as they are known.
 
     Raises:
         UserError: no examples, pixels that are not finite, labels out of range; the first index is named.
@@ -67,13 +69,14 @@ class ImageSet:
         name: str = "images",
         num_classes: int = 0,
         origin: Origin = NOWHERE,
+        class_names: Sequence[str] = (),
     ):
         if len(pixels) == 0:
             raise UserError(f"{name}: there are no images")
         if pixels.is_floating_point() and not (finite := pixels.flatten(1).isfinite().all(1)).all():
             raise UserError(f"{name}: image {int((~finite).nonzero()[0])} holds NaN or infinite values")
         self.pixels, self.labels, self.name, self.origin = pixels.contiguous(), labels, name, origin
-        self.shape = tuple(pixels.shape[1:])
+        self.shape, self.class_names = tuple(pixels.shape[1:]), tuple(class_names)
         self.labelled = labels is not None
         self.num_classes = 0
         if labels is not None:

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..foundation.errors import UserError
+from .class_names import of_dataset
 from .classes import counted, gaps
 from .decode import some
 from .deep import ImageError
@@ -50,7 +51,7 @@ class Items:
         self.image_key, self.label_key = image_key, label_key
         if len(dataset) == 0:
             raise UserError(f"{self.name}: there are no images")
-        self.num_classes = 0
+        self.num_classes, self.class_names = 0, of_dataset(dataset, label_key)
         indices = np.unique(np.linspace(0, len(dataset) - 1, min(look_at, len(dataset))).astype(np.int64))
         self._know(self._look(indices) or self._look(indices), classes)
 

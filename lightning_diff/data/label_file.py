@@ -1,4 +1,4 @@
-"""EDM's dataset.json: {"labels": [[name, class], ...]}, names relative to its folder."""
+"""EDM's dataset.json: {"labels": [[name, class], ...]}, names relative to its folder, and perhaps the classes' names."""
 
 import json
 import unicodedata
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
 from ..foundation.errors import UserError
+from .class_names import of_label_file
 from .decode import shown, some
 
 
@@ -27,10 +28,12 @@ class LabelFile:
         self.by_name: dict[str, object] | None = None
         self.unused = 0  # labels of files that are not there, known after `labels`
         try:
-            entries = json.loads(content)["labels"]
+            read = json.loads(content)
+            entries = read["labels"]
             pairs = [(_plain(str(key)), label) for key, label in entries or []]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f'{self.where} is not of the form {{"labels": [[name, class], ...]}}: {error!r}') from None
+        self.class_names = of_label_file(read)
         if entries is None:
             return
         self.by_name = {}

@@ -31,7 +31,7 @@ class Noise(Data):
     def load(self) -> tuple["_Blank", None]:
         if self.flip or self.augment:
             raise UserError("Noise: there are no images to flip or augment; leave it out")
-        return _Blank(self._record.shape, self._record.num_classes), None
+        return _Blank(self._record.shape, self._record.num_classes, self._record.class_names), None
 
     @property
     def _record(self) -> ModelRecord:
@@ -46,7 +46,8 @@ class Noise(Data):
 class _Blank:
     """Examples of zeros."""
 
-    def __init__(self, shape: tuple[int, ...], num_classes: int):
+    def __init__(self, shape: tuple[int, ...], num_classes: int, class_names: tuple[str, ...]):
+        self.class_names = class_names
         self.name, self.shape, self.num_classes, self.labelled = "noise", shape, num_classes, num_classes > 0
 
     def __len__(self) -> int:

@@ -1,10 +1,12 @@
 """A source of examples: what a recipe's `data` node names."""
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import ClassVar, TypedDict
 
 from ..foundation.errors import UserError
+from . import class_names
 from .augment import Augment
 from .image_set import NOWHERE, Examples, Origin
 
@@ -14,6 +16,7 @@ class Facts(TypedDict):
 
     shape: tuple[int, ...]
     num_classes: int
+    class_names: tuple[str, ...]
     sigma_data: float
     augment_dim: int
 
@@ -83,6 +86,11 @@ class Data:
         """0 if unlabelled or not conditional."""
         return self.train.num_classes if self.conditional else 0
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes, in order of label; () where they have numbers alone."""
+        return class_names.complete(_names(self.train), self.num_classes)
+
     @cached_property
     def sigma_data(self) -> float:
         """Standard deviation over all values of the training set, to four significant digits.
@@ -100,10 +108,11 @@ class Data:
         return self.train.fingerprint()
 
     def facts(self) -> Facts:
-        """What networks and denoisers take from the data: shape, num_classes, sigma_data, augment_dim."""
+        """What networks and denoisers take from the data: shape, num_classes, class_names, sigma_data, augment_dim."""
         return {
             "shape": self.shape,
             "num_classes": self.num_classes,
+            "class_names": self.class_names,
             "sigma_data": self.sigma_data,
             "augment_dim": 0 if self.augment is None else self.augment.dim,
         }
@@ -116,12 +125,16 @@ class Data:
             labels = f"{train.num_classes} classes" if self.conditional else "labels not used"
         parts = [
             f"{len(train):,} {_kind(train.shape)}" + (f" from {words.where}" if words.where else ""),
-            labels + (f" by {words.labels}" if words.labels else ""),
+            labels + (f" by {words.labels}" if words.labels else "") + self._named(),
         ]
         parts += words.notes
         if test is not None:
             parts += [f"{len(test):,} held out", *(note for note in _origin(test).notes if note not in words.notes)]
         return f"{self.name}: {'; '.join(parts)}"
+
+    def _named(self) -> str:
+        """The classes by name, for the summary."""
+        return f" ({class_names.listed(self.class_names)})" if self.class_names else ""
 
     @cached_property
     def _sets(self) -> tuple[Examples, Examples | None]:
@@ -138,7 +151,14 @@ class Data:
                 raise UserError(
                     f"{self.name}: the test images have {test.num_classes} classes, training has {train.num_classes}"
                 )
+            if self.conditional:
+                class_names.refuse_other_order(self.name, _names(train), _names(test))
         return train, test
+
+
+def _names(examples: Examples) -> Sequence[str]:
+    names: Sequence[str] = getattr(examples, "class_names", ())  # a class of the user's may say nothing
+    return names
 
 
 def _origin(examples: Examples) -> Origin:

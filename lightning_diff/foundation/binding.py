@@ -73,7 +73,9 @@ def construct(value: object) -> Any:
     try:
         return partial(value.target, **arguments) if value.is_partial else value.target(**arguments)
     except USERS_FAULT as error:
-        raise UserError(f"{value.key}: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).split())
+        is_placed = text.startswith(f"{value.key}.")  # it names the argument by its whole key
+        raise UserError(text if is_placed else f"{value.key}: {text}") from error
 
 
 def bind(value: object, hint: Hint, key: str, later: Collection[str] = ()) -> Any:

@@ -159,8 +159,8 @@ class AlignmentModule(TrainingModule):
                 f"data.batch_size: an epoch is {self.plan.prompts} prompts x {self.plan.keep} images x {self.trained_levels} "
                 f"noise levels = {self.epoch_images} training examples, no multiple of {self.batch_size}"
             )
-        start, self._start_sha256 = pretrained.start_from(self.model_path, self.denoiser)
-        self._start = Frozen(start)
+        start = pretrained.start_from(self.model_path, self.denoiser)
+        self._start, self._start_sha256 = Frozen(start.denoiser), start.record.sha256
 
     def configure_model(self) -> None:
         super().configure_model()

@@ -73,6 +73,12 @@ class CountedModule(LightningModule):
                 )
             self.learning_rate = over(self._learning_rate, self.trainer.max_steps * self.batch_size)
 
+    def begin(self, *, resumes: bool) -> None:
+        """Before the run folder is touched: take what a new run starts from, or let be what a resumed one does not need.
+
+        UserError where it cannot be taken. A Trainer of one's own need not call it.
+        """
+
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves."""
         return batch

@@ -1,8 +1,10 @@
 """Training a denoiser: EDM or TrigFlow time conditioning, any noise law, any weighting."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +13,41 @@ from ..artifacts import TrainedWith
 from ..data import Augment
 from ..denoiser import Denoiser
 from ..foundation import rng
+from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
+from ..nets.lora import LoRA
 from ..noise import NoiseLaw
 from ..objectives import denoising_loss
+from . import pretrained
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
+from .sharding import is_sharded
+from .training_data import training_data
 
 
 class DiffusionModule(TrainingModule):
-    """Denoising score matching on a position-addressed stream (EDM, arXiv 2206.00364).
+    """Denoising score matching on a position-addressed stream (EDM, arXiv 2206.00364), from new weights or a trained model's.
+
+    With `start`, step 0 has the weights of that model: its averaged ones, by name, every one of them. The images may be others; the
+    optimiser is new. sigma_data and time are the model's, since the weights are for these. A run that resumes does not look at
+    `start` again.
 
     Args:
-        net: the network, called as net(x, c_noise, label=None); see `lightning_diff.nets`.
+        net: the network, called as net(x, c_noise, label=None); see `lightning_diff.nets`. With `start`, None for one like the
+            model's with the classes and shape of the data, a mapping for one like it but for these arguments.
+        start: run, model folder or file, or EDM pickle (.pkl), to start from; None for new weights.
+        fresh: patterns of names of weights that are not taken from `start`: "conditioning.label.*" for other classes.
+        lora: train adapters of the weights of `start` instead of these; they are merged into the weights in what is saved. Weights
+            that are `fresh` are trained whole.
         noise: law of the training noise levels; default EDM's LogNormal(-1.2, 1.2). The importance of one that adapts multiplies
             the loss, so that the objective stays that of its base law.
         weighting: weights over log-SNR; default `weighting.Uniform`, which is EDM's loss. Its parameters train with the network's.
         optimizer: takes the parameters, returns the optimiser; default Adam at 1e-3.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
-        sigma_data: standard deviation of the data (a fact of the data: a recipe may leave it out).
-        num_classes: number of classes, 0 for none (a fact of the data).
-        time: what the network is conditioned on, of its noise level, ln(sigma)/4 ("edm") or the angle t ("trigflow").
+        sigma_data: standard deviation of the data (a fact of the data: a recipe may leave it out); None for that of
+            `start`, or 0.5.
+        num_classes: number of classes, 0 for none (a fact of the data); None for that of `start`, or none.
+        time: what the network is conditioned on, of its noise level, ln(sigma)/4 ("edm") or the angle t ("trigflow"); None for that
+            of `start`, or "edm".
         label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
         compile: compile the network in place; checkpoints do not change.
         channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.
@@ -37,34 +55,87 @@ class DiffusionModule(TrainingModule):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | dict[str, Any] | None = None,
         *,
+        start: str | Path | None = None,
+        fresh: Sequence[str] = (),
+        lora: LoRA | None = None,
         noise: NoiseLaw | None = None,
         weighting: nn.Module | None = None,
         optimizer: Optimizer = partial(torch.optim.Adam, lr=1e-3),  # noqa: B008 (immutable)
         learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
-        sigma_data: float = 0.5,
-        num_classes: int = 0,
-        time: Literal["edm", "trigflow"] = "edm",
+        sigma_data: float | None = None,
+        num_classes: int | None = None,
+        time: Literal["edm", "trigflow"] | None = None,
         label_dropout: float = 0.0,
         compile: bool = False,
         channels_last: bool = False,
     ):
         if not 0 <= label_dropout < 1:
             raise ValueError(f"DiffusionModule: label_dropout must lie in [0, 1), got {label_dropout}")
+        _refuse_without_start(start, net, fresh, lora)
+        if start is None:
+            assert isinstance(net, nn.Module)
+            denoiser = Denoiser(net, 0.5 if sigma_data is None else sigma_data, time or "edm")
+        else:
+            own = None if num_classes is None else {"num_classes": num_classes}
+            known = partial(_facts_beside_data, own=own)
+            denoiser = pretrained.denoiser(known, start=start, net=net, sigma_data=sigma_data, time=time)
+            if num_classes is None:
+                num_classes = int(getattr(denoiser.net, "num_classes", 0))
         if label_dropout and not num_classes:
             raise ValueError("DiffusionModule: label_dropout needs labelled data; this data has no classes")
+        if lora is not None:
+            lora.adapt(denoiser.net, pretrained.fresh_names(denoiser.net, fresh))
         super().__init__(
-            Denoiser(net, sigma_data, time),
+            denoiser,
             noise=noise,
             weighting=weighting,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            num_classes=num_classes,
+            num_classes=num_classes or 0,
             compile=compile,
             channels_last=channels_last,
         )
-        self.label_dropout = label_dropout
+        self.label_dropout, self.lora = label_dropout, lora
+        self.start_path, self.fresh = None if start is None else Path(start), tuple(fresh)
+        self._start_is_due = start is not None
+        self._started: pretrained.Started | None = None
+        self._not_found: UserError | None = None
+
+    @staticmethod
+    def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
+        """What the record of `start` fills into a recipe's `model` node: net, but for what the data say of it, sigma_data, time."""
+        if node.get("start") is None:
+            return {}
+        return pretrained.facts(node, "start", of_data=("shape", "num_classes"))
+
+    def begin(self, *, resumes: bool) -> None:
+        if self._start_is_due and not resumes:
+            assert self.start_path is not None
+            self._started = pretrained.start_from(self.start_path, self.denoiser, "start", self.fresh)
+        self._start_is_due = False
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            try:
+                self.begin(resumes=False)
+            except UserError as error:
+                self._not_found = error  # no matter to a run that resumes from a checkpoint
+        if self._started is not None and self.trainer.is_global_zero:
+            print("\n".join(self._started.remarks(training_data(self.trainer).data)), flush=True)
+        self._started = None
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.lora is not None and is_sharded(self.denoiser.net):
+            raise UserError("trainer.strategy: adapters do not go with shards; use ddp, or leave model.lora out")
+
+    def on_train_start(self) -> None:
+        if self._not_found is not None and not self.images_seen:
+            raise self._not_found
+        super().on_train_start()
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
         return replace(super().trained_with(augment), label_dropout=self.label_dropout)
@@ -84,3 +155,27 @@ class DiffusionModule(TrainingModule):
             drop = rng.uniform(self.seed, "label_dropout", batch["position"].numpy()) < self.label_dropout
             batch["label"] = torch.where(torch.from_numpy(drop), self.num_classes, batch["label"])
         return batch
+
+
+def _facts_beside_data(node: Mapping[str, Any], own: dict[str, int] | None) -> dict[str, Any]:
+    """As `recipe_facts`, where there is no recipe that data fill in."""
+    known = pretrained.record(Path(node["start"]), "start").net
+    return pretrained.facts(node, "start", {name: value for name, value in (own or {}).items() if name in known})
+
+
+def _refuse_without_start(start: str | Path | None, net: object, fresh: Sequence[str], lora: LoRA | None) -> None:
+    """An error for what is left out, or says something of a start that there is not."""
+    if start is not None:
+        return
+    if net is None:
+        raise UserError(
+            "model.net: expected a network, a Module, got null; give one, or a model to start from: model.start"
+        )
+    if not isinstance(net, nn.Module):
+        raise UserError(
+            "model.net: expected Module, got a mapping without _target_; only with model.start is it like another"
+        )
+    if fresh:
+        raise ValueError("DiffusionModule: fresh is of weights of start; without one, all are new")
+    if lora is not None:
+        raise ValueError("DiffusionModule: lora trains adapters of weights that are there; name a model by start")

@@ -1,27 +1,35 @@
 """What a module that starts from a trained model takes from the model: facts of its record, its network, its weights."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights, read_record
+from ..artifacts import ModelRecord, TrainedWith, in_words, load_denoiser, load_weights, read_record, unlike
+from ..data import Data
 from ..denoiser import Denoiser
 from ..foundation.binding import bind, construct, is_node
 from ..foundation.errors import UserError
-from ..nets.lora import adapted
+from ..nets.lora import adapted, plain_name
+
+MOST_FRESH = 5  # weights that an error offers to start anew
 
 
-def facts(node: Mapping[str, Any], key: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def facts(
+    node: Mapping[str, Any], key: str, extra: Mapping[str, Any] | None = None, *, of_data: Collection[str] = ()
+) -> dict[str, Any]:
     """What the record of the model that `node[key]` names fills into a recipe's `model` node: net, sigma_data, time.
 
     Args:
         node: what the recipe gives; `net` may be a node, a network, or arguments in which it differs from the model's.
         key: "teacher", for instance.
         extra: further arguments of the network.
+        of_data: arguments of the network that are left out, for the data to fill in.
     """
     net = node.get("net")
     is_known = is_node(net) or isinstance(net, nn.Module)
@@ -29,17 +37,23 @@ def facts(node: Mapping[str, Any], key: str, extra: Mapping[str, Any] | None = N
         return {"net": net, "sigma_data": node["sigma_data"], "time": node["time"]}
     known = record(Path(node[key]), key)
     if not is_known:
-        net = known.net | dict(extra or {}) | (net or {})
+        own = {name: value for name, value in known.net.items() if name not in of_data}
+        net = own | dict(extra or {}) | (net or {})
     return {"net": net} | {name: node.get(name, getattr(known, name)) for name in ("sigma_data", "time")}
 
 
 def record(path: Path, key: str) -> ModelRecord:
     """The model's record. UserError saying which recipe makes it, if a packaged one does."""
-    if path.exists():
-        return read_record(path)
+    if (found := place(path)).exists():
+        return read_record(found)
     is_packaged = (files("lightning_diff.recipes") / f"{path.name}.yaml").is_file()
     way = f"`lightning-diff train {path.name}` makes it" if is_packaged else "train it first"
     raise UserError(f"model.{key}: {path}: no such model; {way}")
+
+
+def place(path: Path) -> Path:
+    """The path, or that of the run of this name in runs/."""
+    return path if path.exists() or not (Path("runs") / path).exists() else Path("runs") / path
 
 
 def trained_with(path: Path) -> TrainedWith:
@@ -69,19 +83,68 @@ def denoiser(
     return Denoiser(net, sigma_data, time, kind)
 
 
-def start_from(path: Path, own: Denoiser) -> tuple[Denoiser, str]:
-    """Give `own`, which may have adapters, the weights of a trained denoiser; that denoiser, and its weights' hash.
+class Started(NamedTuple):
+    """What training starts from: a trained denoiser, its record, and the names of the weights that are not taken from it."""
+
+    denoiser: Denoiser
+    record: ModelRecord
+    path: Path
+    fresh: list[str]
+
+    def remarks(self, data: Data) -> Iterator[str]:
+        """What to say before the first step."""
+        known = self.record
+        of = f" after {known.images:,} images" if known.images else ""
+        anew = f"; new or left out: {', '.join(self.fresh)}" if self.fresh else ""
+        yield f"model.start: the weights of {self.path}{of}{anew}"
+        if not math.isclose(known.sigma_data, data.sigma_data, rel_tol=1e-3):
+            yield f"model.start: sigma_data stays {known.sigma_data:g}, as of these weights; the data's is {data.sigma_data:g}"
+        there, here = known.class_names, data.class_names
+        if there and here and (other := [i for i in range(min(len(there), len(here))) if there[i] != here[i]]):
+            first = other[0]
+            yield f"model.start: label {first} was {there[first]} there and is {here[first]} here; {len(other):,} classes differ"
+
+
+def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[str] = ()) -> Started:
+    """Give `own`, which may have adapters, the weights of a trained denoiser.
+
+    Args:
+        path: of the model, or the name of a run in runs/.
+        own: a new denoiser; nothing happens to weights on the meta device, but that they are compared.
+        key: of the recipe's `model` node that names the model.
+        fresh: patterns of names of weights that stay as they are in `own`, and may be missing there or in the model.
 
     Raises:
         UserError: there is no such model, or it is of another kind, unit of data or network.
     """
-    sha256, start = record(path, "model").sha256, load_denoiser(path)
+    known, start = record(path, key), load_denoiser(place(path))
     if start.kind != "denoiser":
-        raise UserError(f"model.model: {path} is a {start.kind} model; this trains denoisers")
+        raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
     if (start.sigma_data, start.time) != (own.sigma_data, own.time):
         raise UserError(
             f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {path} "
             f"{start.sigma_data:g} and {start.time}; leave them out"
         )
-    load_weights(own.net, adapted(start.net.state_dict(), own.net), path)
-    return start, sha256
+    mine, theirs = own.net.state_dict(), adapted(start.net.state_dict(), own.net)
+    named = [name for name in dict.fromkeys([*mine, *theirs]) if _is_like(name, fresh)]
+    if idle := [pattern for pattern in fresh if not any(_is_like(name, [pattern]) for name in named)]:
+        raise UserError(f"model.fresh: neither {path} nor the network has a weight that is named like {idle[0]}")
+    theirs = {name: weight for name, weight in theirs.items() if name not in named}
+    theirs |= {name: mine[name] for name in named if name in mine}
+    if differing := unlike(mine, theirs):
+        few = len(differing) <= MOST_FRESH and key == "start"
+        names = ", ".join(sorted(map(plain_name, differing)))
+        way = f"; model.fresh='[{names}]' starts these anew, or leaves them out, and takes the others" if few else ""
+        raise UserError(f"model.{key}: {path}: weights of another network: {in_words(differing, mine, theirs)}{way}")
+    if not any(weight.is_meta for weight in mine.values()):
+        load_weights(own.net, theirs, path)
+    return Started(start, known, path, [plain_name(name) for name in named])
+
+
+def fresh_names(net: nn.Module, fresh: Sequence[str]) -> list[str]:
+    """The parameters of a network that are named like one of these patterns."""
+    return [name for name, _ in net.named_parameters() if _is_like(name, fresh)]
+
+
+def _is_like(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(plain_name(name), pattern) for pattern in patterns)

@@ -1,7 +1,7 @@
 """The position-addressed stream as Lightning sees it."""
 
 from contextlib import nullcontext
-from typing import cast
+from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
@@ -52,14 +52,15 @@ class TrainingData(LightningDataModule):
         assert self.trainer is not None
         return cast(CountedModule, self.trainer.lightning_module)
 
-    def state_dict(self) -> dict[str, str | int]:
+    def state_dict(self) -> dict[str, str | int | list[str]]:
         return {
             "fingerprint": self.data.fingerprint,
             "summary": self.data.summary(),
+            "class_names": list(self.data.class_names),
             "generator": rng.generator_of(self.seed),
         }
 
-    def load_state_dict(self, state_dict: dict[str, str | int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict.get("fingerprint") != self.data.fingerprint:
             then = f" ({state_dict['summary']})" if "summary" in state_dict else ""
             raise UserError(

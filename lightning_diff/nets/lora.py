@@ -6,7 +6,7 @@ network's state becomes the plain one's by a function of the state alone (`merge
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -36,13 +36,21 @@ class LoRA:
         if self.rank < 1 or not self.alpha > 0:
             raise ValueError(f"LoRA: need rank >= 1 and alpha > 0, got {self.rank} and {self.alpha}")
 
-    def adapt(self, net: nn.Module) -> None:
-        """Freeze a network and put adapters into it; at first they change nothing. Draws from torch's global generator."""
-        net.requires_grad_(False)
+    def adapt(self, net: nn.Module, whole: Collection[str] = ()) -> None:
+        """Freeze a network and put adapters into it; at first they change nothing. Draws from torch's global generator.
+
+        Args:
+            net: the network.
+            whole: names of parameters that train themselves, in layers without adapters.
+        """
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(name in whole)
         chosen = [
             layer
             for name, layer in net.named_modules()
-            if isinstance(layer, nn.Linear | nn.Conv2d) and any(fnmatchcase(name, pattern) for pattern in self.layers)
+            if isinstance(layer, nn.Linear | nn.Conv2d)
+            and any(fnmatchcase(name, pattern) for pattern in self.layers)
+            and f"{name}.weight" not in whole
         ]
         if not chosen:
             raise ValueError(f"LoRA: no linear layer or convolution is named like {', '.join(self.layers)}")
@@ -96,6 +104,11 @@ def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif _ADAPTER not in name:
             plain[name] = value
     return plain
+
+
+def plain_name(name: str) -> str:
+    """What a weight of an adapted network is called in the plain one."""
+    return f"{name.removesuffix(_ORIGINAL)}.weight" if name.endswith(_ORIGINAL) else name
 
 
 def adapted(plain: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

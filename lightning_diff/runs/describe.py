@@ -11,6 +11,7 @@ from ..callbacks import Checkpoint
 from ..callbacks.ema import find as find_ema
 from ..data import Facts
 from ..foundation.errors import UserError
+from ..modules.base import CountedModule
 from ..modules.sharding import ShardedStrategy
 from . import memory, recipe
 from .build import build, build_data
@@ -26,6 +27,8 @@ def describe(settings: Recipe, source: Path | str) -> str:
     facts, remark = _known_facts(settings, source)
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source, on_meta=True)
+    if isinstance(module, CountedModule):
+        module.begin(resumes=False)
     batch = settings["data"]["batch_size"]
     lines = [
         remark,
@@ -52,6 +55,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str]:
         facts = Facts(
             shape=tuple(net["shape"]),
             num_classes=net["num_classes"],
+            class_names=(),
             sigma_data=model["sigma_data"],
             augment_dim=augment.dim if augment else 0,
         )

@@ -60,6 +60,7 @@ def export(
         settings["model"]["net"],
         shape=shape,
         num_classes=num_classes,
+        class_names=(checkpoint.get("TrainingData") or {}).get("class_names", ()),
         ema=average.name,
         images=average.images,
         trained_with=module.trained_with(

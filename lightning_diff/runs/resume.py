@@ -65,8 +65,8 @@ def find_start(folder: Path, settings: Recipe) -> Start:
 
 
 def refuse_unfit(module: LightningModule, start: Start, settings: Recipe, device: torch.device) -> None:
-    """Before the folder is touched: UserError for an optimiser that takes no step, or does not fit the checkpoint, and for a
-    checkpoint of another network.
+    """Before the folder is touched: UserError for an optimiser that takes no step, or does not fit the checkpoint, for a
+    checkpoint of another network, and for weights to start from that are.
 
     With force or a path the optimiser's state then starts anew, which the module says when it is loaded.
 
@@ -78,6 +78,7 @@ def refuse_unfit(module: LightningModule, start: Start, settings: Recipe, device
     """
     if not isinstance(module, CountedModule):
         return
+    module.begin(resumes=start.checkpoint is not None)
     module.refuse_optimizer(device)
     if start.checkpoint is None:
         return
@@ -87,6 +88,21 @@ def refuse_unfit(module: LightningModule, start: Start, settings: Recipe, device
         raise UserError(f"resume: {start.checkpoint}: {error}") from error
     if reason is not None and settings["resume"] in ("auto", "required"):
         raise UserError(f"resume: {start.checkpoint}: {reason}; resume=force starts the optimiser's state anew")
+
+
+def keep_network(folder: Path, settings: Recipe) -> Recipe:
+    """The recipe of a run that will resume, with the network that the run took from `model.start`, which may be gone since."""
+    model, file = settings["model"], folder / recipe.SAVED
+    if settings["resume"] == "never" or not isinstance(model, dict) or model.get("start") is None:
+        return settings
+    if not file.is_file() or not any((folder / "checkpoints").glob(checkpoints.PATTERN)):
+        return settings
+    before = recipe.read_yaml(file).get("model")
+    if not isinstance(before, dict) or before.get("start") != model["start"] or not recipe.is_node(before.get("net")):
+        return settings
+    net = model.get("net")
+    known = {name: before[name] for name in ("sigma_data", "time") if name in before}
+    return settings | {"model": known | model | {"net": net if recipe.is_node(net) else before["net"] | (net or {})}}
 
 
 def compare(before: Recipe, after: Recipe) -> tuple[list[Change], list[Change]]:

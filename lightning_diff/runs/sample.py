@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..artifacts import pictures
 from ..denoiser import Denoiser
-from ..foundation.errors import UserError
 from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
 from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling
 from . import trained
+from .labels import classes_of
 from .output import writable
 from .sampler_settings import SamplerSettings
 
@@ -44,7 +44,7 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
         run: run folder, name of one in runs/, or model file.
         settings: of the sampler.
         n: how many.
-        labels: classes, cycled through: "0,1,2", or "all" or "none".
+        labels: classes, cycled through: names or numbers with commas, or "all" or "none".
         out: PICTURE.png (a grid), FILE.npz or a folder of PNGs; None for one in the run folder.
 
     Raises:
@@ -53,7 +53,8 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     model = trained.model(run)
     sampling = settings.sampling(model.record)
     target = writable(out, _default_target(model, settings, sampling), model.record.shape)
-    classes = classes_of(labels, model.record.num_classes)
+    names = model.record.class_names
+    classes = classes_of(labels, model.record.num_classes, names)
     settings.refuse_unfit_guidance(model.record, labelled=classes is not None)
     settings.say_doubt(model.record, labelled=classes is not None)
     denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
@@ -62,29 +63,12 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     if target.suffix == ".npz":
         pictures.save_npz(target, samples, wanted)
     elif target.suffix == ".png":
-        shown = [] if classes is None or len(classes) > MOST_NAMED else [str(int(label)) for label in classes]
+        few = [] if classes is None or len(classes) > MOST_NAMED else classes.tolist()
+        shown = [pictures.caption(label, names) for label in few]
         pictures.save_grid(target, samples, columns=min(len(shown), n) or None, column_names=shown)
     else:
         pictures.save_folder(target, samples)
     return Drawn(n, target, cost)
-
-
-def classes_of(labels: str, num_classes: int) -> Int64[Tensor, " classes"] | None:
-    """The classes to cycle through; None for samples without a label."""
-    if labels == "none" or (labels == "all" and not num_classes):
-        return None
-    if not num_classes:
-        raise UserError("--labels: this model has no classes")
-    if labels == "all":
-        return torch.arange(num_classes)
-    try:
-        chosen = [int(label) for label in labels.split(",")]
-    except ValueError:
-        raise UserError(f"--labels: expected numbers with commas, all or none, got {labels!r}") from None
-    for label in chosen:
-        if not 0 <= label < num_classes:
-            raise UserError(f"--labels: this model has classes 0 to {num_classes - 1}, not {label}")
-    return torch.tensor(chosen)
 
 
 class _How(TypedDict):

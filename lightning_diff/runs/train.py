@@ -28,7 +28,7 @@ from .launch import together
 from .loggers import identify, log_recipe, refused_by_wandb, release
 from .rates import doubts
 from .recipe import Recipe
-from .resume import Start, find_start, refuse_unfit
+from .resume import Start, find_start, keep_network, refuse_unfit
 
 GONE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # what torch.distributed says
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -51,7 +51,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
     folder = folder_of(settings)
     data = build_data(settings, source)
     facts = data.facts()
-    settings = recipe.fill_facts(settings, facts)
+    settings = recipe.fill_facts(keep_network(folder, settings), facts)
     module, trainer = build(settings, facts, source)  # refuses mistakes before the folder is touched
     with held(folder), together(trainer):
         start = find_start(folder, settings)

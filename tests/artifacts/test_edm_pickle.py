@@ -4,12 +4,16 @@ import os
 import pickle
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from messages import tells
 
+from lightning_diff.artifacts import import_edm_pickle, load_denoiser, read_record
 from lightning_diff.artifacts.edm_pickle import load_edm_pickle
+from lightning_diff.cli import main
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.nets import UNet
@@ -221,3 +225,42 @@ def test_what_is_no_snapshot_is_refused_in_words(tmp_path):
     (tmp_path / "cut.pkl").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cut\.pkl: .*not a readable"):
         load_edm_pickle(tmp_path / "cut.pkl")
+
+
+def test_a_pickle_is_a_model_where_a_model_is_asked_for_and_so_is_what_import_makes(tmp_path, capsys):
+    path = write(tmp_path / "edm.pkl", snapshot(network(), label_dropout=0.1))
+    assert main(["import", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "edm" / "model.safetensors")
+    assert main(["import", str(path)]) == 0  # the same one, once more
+    pickled, imported = read_record(path), read_record(tmp_path / "edm")
+    assert replace(imported, sha256=pickled.sha256) == pickled
+    assert (pickled.num_classes, pickled.shape, pickled.sigma_data, pickled.label_dropout) == (4, (3, 8, 8), 0.6, 0.1)
+    x, sigma, label = torch.randn(2, 3, 8, 8), torch.tensor([0.1, 5.0]), torch.tensor([0, 3])
+    assert torch.equal(load_denoiser(path)(x, sigma, label), load_denoiser(tmp_path / "edm")(x, sigma, label))
+    arguments = ["--n", "2", "--steps", "2", "--out"]
+    for model in (path, tmp_path / "edm"):
+        assert main(["sample", str(model), *arguments, str(tmp_path / f"of_{model.name}.png")]) == 0
+    assert (tmp_path / "of_edm.pkl.png").read_bytes() == (tmp_path / "of_edm.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        (["edm.pkl", "--out", "run"], "run ... is a run folder ... --out"),
+        (["edm.pkl", "--out", "other"], "other ... another model ... --out"),
+        (["edm.pkl", "--out", "edm.pkl"], "edm.pkl ... is a file ... --out"),
+        (["edm.pkl", "--out", "edm.pkl/x"], "edm.pkl/x/model.safetensors ... cannot be written"),
+        (["model.json"], "model.json ... --out"),
+        (["none.pkl"], "none.pkl ... cannot be read"),
+    ],
+)
+def test_import_refuses_in_a_sentence_what_it_would_overwrite_or_cannot_read(
+    tmp_path, monkeypatch, capsys, arguments, facts
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "edm.pkl", snapshot(network()))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("name: run")
+    import_edm_pickle(write(tmp_path / "other.pkl", snapshot(network())), tmp_path / "other")
+    assert main(["import", *arguments]) == 2
+    assert tells(capsys.readouterr().err, f"error: ... {facts}")

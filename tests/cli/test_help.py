@@ -25,6 +25,7 @@ COMMANDS = (
     "schedule",
     "compare",
     "export",
+    "import",
     "doctor",
     "describe",
     "new",

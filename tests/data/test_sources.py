@@ -89,7 +89,13 @@ def test_building_a_source_reads_nothing_and_setup_reads_once():
     data.setup()
     assert data.train is data.train
     assert data.loads == 1
-    assert data.facts() == {"shape": (1, 4, 4), "num_classes": 0, "sigma_data": data.sigma_data, "augment_dim": 0}
+    assert data.facts() == {
+        "shape": (1, 4, 4),
+        "num_classes": 0,
+        "class_names": (),
+        "sigma_data": data.sigma_data,
+        "augment_dim": 0,
+    }
     assert Counting(4, augment=Augment()).facts()["augment_dim"] == 9
 
 
