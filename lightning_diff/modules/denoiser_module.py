@@ -16,8 +16,9 @@ from ..learning_rate import LearningRate
 from ..noise import LogNormal, NoiseLaw, TrainingLaw, as_training_law, sigma_to_log_snr
 from ..weighting import Uniform, Weighting, as_weighting
 from . import compiling, conditioning, sharding
+from . import lightning_internals as internals
 from .base import CountedModule, Optimizer, StepOutputs
-from .training_data import training_data
+from .training_data import TrainingData, training_data
 
 __all__ = ["Optimizer", "StepOutputs", "TrainingModule"]
 
@@ -73,6 +74,18 @@ class TrainingModule(CountedModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage != "fit":
+            return
+        if isinstance(internals.datamodule(self.trainer), TrainingData):  # of a loader's batches it is told with the first
+            self._refuse_unfit_data()
+        if self.compile_net and (reason := compiling.why_not(self.trainer.strategy.root_device)) is not None:
+            self.compile_net = False
+            warnings.warn(
+                f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
+            )
+
+    def _refuse_unfit_data(self) -> None:
+        """UserError for data that the network is not for; what the data have and the training does not use is said."""
         data = training_data(self.trainer).data
         shape = tuple(getattr(self.denoiser.net, "shape", data.shape))
         if shape != data.shape:
@@ -84,11 +97,6 @@ class TrainingModule(CountedModule):
             said += conditioning.unused_remarks(data)
         if self.trainer.is_global_zero and said:
             print("\n".join(said), flush=True)
-        if self.compile_net and (reason := compiling.why_not(self.trainer.strategy.root_device)) is not None:
-            self.compile_net = False
-            warnings.warn(
-                f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
-            )
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
         """For the model's record; `augment` is the data's."""
