@@ -50,6 +50,20 @@ def save_grid(
         row_names, column_names: short captions to the left and above, from the first on; may be fewer than rows or
             columns.
     """
+    canvas = grid(images, columns, scale, row_names=row_names, column_names=column_names)
+    with _writing(path) as temporary:
+        canvas.save(temporary, "PNG")
+
+
+def grid(
+    images: Float[Tensor, "n c h w"],
+    columns: int | None = None,
+    scale: int | None = None,
+    *,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> Image.Image:
+    """The picture that `save_grid` writes; arguments as there."""
     n, _, h, w = images.shape
     if n == 0:
         raise ValueError("save_grid: there is no image to show")
@@ -79,8 +93,7 @@ def save_grid(
     for i, picture in enumerate(_pictures(images)):
         place = (text_width + line + i % columns * step_x, text_height + line + i // columns * step_y)
         canvas.paste(picture.resize((w * scale, h * scale), Image.Resampling.NEAREST), place)
-    with _writing(path) as temporary:
-        canvas.save(temporary, "PNG")
+    return canvas
 
 
 def save_folder(folder: Path | str, images: Float[Tensor, "n c h w"], numbers: Sequence[int] | None = None) -> None:

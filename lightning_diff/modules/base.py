@@ -14,10 +14,11 @@ from ..foundation.errors import UserError
 from ..foundation.processes import from_all
 from ..learning_rate import LearningRate
 from . import lightning_internals as internals
-from . import saved, sharding
+from . import sharding
 from .lightning_internals import State
 from .loader_data import LoaderData, adopt
 from .optimizer_state import Optimizer, fitted, misfit, options, refusal
+from .saved import load, refuse_other_network
 from .training_data import TrainingData
 
 
@@ -155,7 +156,7 @@ class CountedModule(LightningModule):
         Raises:
             UserError: the module cannot be built from what is there.
         """
-        return saved.load(cls, checkpoint_path, kwargs, map_location, strict is not False)
+        return load(cls, checkpoint_path, kwargs, map_location, strict is not False)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -178,7 +179,7 @@ class CountedModule(LightningModule):
         Raises:
             UserError: the checkpoint is of another network.
         """
-        saved.refuse_other_network(self.state_dict(), checkpoint["state_dict"])
+        refuse_other_network(self.state_dict(), checkpoint["state_dict"])
         (saved,) = checkpoint["optimizer_states"]
         return misfit(saved, self.make_optimizer, self._trained())
 
@@ -194,4 +195,5 @@ class CountedModule(LightningModule):
         (saved,) = checkpoint["optimizer_states"]
         own = [fitted(saved, self.make_optimizer, self._trained())] if reason is None else []
         checkpoint["optimizer_states"] = own
-        internals.start_at_whole_step(checkpoint, self.trainer.accumulate_grad_batches)
+        if isinstance(internals.datamodule(self.trainer), TrainingData):  # whose one epoch has no end
+            internals.start_at_whole_step(checkpoint, self.trainer.accumulate_grad_batches)

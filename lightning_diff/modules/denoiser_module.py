@@ -76,7 +76,9 @@ class TrainingModule(CountedModule):
         super().setup(stage)
         if stage != "fit":
             return
-        if isinstance(internals.datamodule(self.trainer), TrainingData):  # of a loader's batches it is told with the first
+        if isinstance(
+            internals.datamodule(self.trainer), TrainingData
+        ):  # of a loader's batches it is told with the first
             self._refuse_unfit_data()
         if self.compile_net and (reason := compiling.why_not(self.trainer.strategy.root_device)) is not None:
             self.compile_net = False

@@ -103,7 +103,9 @@ class LoaderData(LightningDataModule):
         if not trainer.training:
             return batch
         module = module_of(trainer)
-        if isinstance(batch, Mapping) and {"image", "noise", "u", "position"} <= batch.keys():  # of `lightning_diff.data.loader`
+        if (
+            isinstance(batch, Mapping) and {"image", "noise", "u", "position"} <= batch.keys()
+        ):  # of `lightning_diff.data.loader`
             return module.prepare_batch(dict(batch))
         image, label = parts(batch)
         _refuse_unfit(image, label, trainer.lightning_module)
@@ -140,7 +142,8 @@ def parts(batch: object) -> tuple[Float32[Tensor, "b ..."], Int64[Tensor, " b"] 
     if not isinstance(image, Tensor) or image.ndim < 2:
         what = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise UserError(
-            f"the loader's batches begin with {what}; they should be (image, label) or {{image: ..., label: ...}} with images (B, C, H, W)"
+            f"the loader's batches begin with {what}; they should be (image, label) or {{image: ..., label: ...}}, images "
+            "(B, C, H, W)"
         )
     return _in_range(image.detach().cpu()), None if label is None else _whole(label, len(image))
 
@@ -153,8 +156,8 @@ def _in_range(image: Tensor) -> Float32[Tensor, "b ..."]:
     is_image = image.ndim == 4 and image.shape[1] in (1, 3)
     if is_image and bool((image >= 0).all()) and bool((image > 0).any()):
         raise UserError(
-            f"the loader's images lie in [0, {image.max():.3g}], and training takes [-1, 1]; append transforms.Normalize(0.5, 0.5) to "
-            "what makes [0, 1], or give uint8"
+            f"the loader's images lie in [0, {image.max():.3g}], and training takes [-1, 1]; append "
+            "transforms.Normalize(0.5, 0.5) to what makes [0, 1], or give uint8"
         )
     return image.float()
 

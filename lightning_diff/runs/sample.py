@@ -53,20 +53,61 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     model = trained.model(run)
     sampling = settings.sampling(model.record)
     target = writable(out, _default_target(model, settings, sampling), model.record.shape)
+    made = draw(model, settings, n, labels)
+    if target.suffix == ".npz":
+        pictures.save_npz(target, made.samples, made.labels)
+    elif target.suffix == ".png":
+        shown = column_names(made.classes)
+        pictures.save_grid(target, made.samples, columns=min(len(shown), n) or None, column_names=shown)
+    else:
+        pictures.save_folder(target, made.samples)
+    return Drawn(n, target, made.cost)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples in memory.
+
+    Args:
+        samples: (n, ...) on the CPU.
+        labels: (n,), or None.
+        classes: those that were cycled through, or None.
+        cost: in words, where each sample took steps of its own.
+    """
+
+    samples: Float32[Tensor, "n ..."]
+    labels: Int64[Tensor, " n"] | None
+    classes: Int64[Tensor, " classes"] | None
+    cost: str | None
+
+
+def draw(
+    model: trained.Trained, settings: SamplerSettings, n: int, labels: str = "all", *, denoiser: Denoiser | None = None
+) -> Made:
+    """Samples of a model; arguments as for `sample`.
+
+    Args:
+        denoiser: the model's own, where it is loaded already.
+
+    Raises:
+        UserError: before any are drawn, for whatever does not go together.
+    """
+    if n < 1:
+        raise UserError(f"--n: expected at least 1, got {n}")
+    sampling = settings.sampling(model.record)
     classes = classes_of(labels, model.record.num_classes)
     settings.refuse_unfit_guidance(model.record, labelled=classes is not None)
     settings.say_doubt(model.record, labelled=classes is not None)
-    denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
+    denoiser = model.load(settings.device) if denoiser is None else denoiser
+    guide = model.guide(settings.guide, settings.device)
     wanted = None if classes is None else classes[torch.arange(n) % len(classes)]
     samples, cost = _drawn(denoiser, guide, model.record.shape, settings, sampling, n, wanted)
-    if target.suffix == ".npz":
-        pictures.save_npz(target, samples, wanted)
-    elif target.suffix == ".png":
-        shown = [] if classes is None or len(classes) > MOST_NAMED else [str(int(label)) for label in classes]
-        pictures.save_grid(target, samples, columns=min(len(shown), n) or None, column_names=shown)
-    else:
-        pictures.save_folder(target, samples)
-    return Drawn(n, target, cost)
+    return Made(samples, wanted, classes, cost)
+
+
+def column_names(classes: Int64[Tensor, " classes"] | None) -> list[str]:
+    """What stands over the columns of a picture with a column for each class; nothing for too many."""
+    return [] if classes is None or len(classes) > MOST_NAMED else [str(int(label)) for label in classes]
 
 
 def classes_of(labels: str, num_classes: int) -> Int64[Tensor, " classes"] | None:
