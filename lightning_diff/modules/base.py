@@ -1,7 +1,7 @@
 """What every module that a run trains shares: one optimiser, a count of images, and how it is resumed from a checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -18,7 +18,7 @@ from . import sharding
 from .lightning_internals import State
 from .loader_data import LoaderData, adopt
 from .optimizer_state import Optimizer, fitted, misfit, options, refusal
-from .saved import load, refuse_other_network
+from .saved import M, load, refuse_other_network
 from .training_data import TrainingData
 
 
@@ -132,14 +132,14 @@ class CountedModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(
-        cls,
+        cls: type[M],
         checkpoint_path: Any,
         map_location: Any = None,
         hparams_file: Any = None,
         strict: bool | None = None,
         weights_only: bool | None = None,
         **kwargs: Any,
-    ) -> Self:
+    ) -> M:
         """The module with the weights of a checkpoint, of its last step: averages are what `lightning_diff.load` gives.
 
         The checkpoint of a run holds its recipe, from which the module is built; that of a Trainer of one's own does not, and

@@ -62,9 +62,7 @@ def _check(net: nn.Module, shape: Sequence[int], num_classes: int) -> None:
         )
 
 
-def _inputs(
-    shape: Sequence[int], num_classes: int, device: torch.device | str
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _inputs(shape: Sequence[int], num_classes: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor | None]:
     """One example, its noise level, and its label where there are classes."""
     label = torch.zeros(1, dtype=torch.int64, device=device) if num_classes else None
     return torch.zeros(1, *shape, device=device), torch.zeros(1, device=device), label

@@ -3,10 +3,10 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from lightning.pytorch import LightningModule
 
 from ..artifacts import checkpoints, user_code
 from ..foundation.binding import bind, construct, is_node
@@ -14,10 +14,7 @@ from ..foundation.errors import UserError
 from ..foundation.moved import modern
 from .lightning_internals import State
 
-if TYPE_CHECKING:
-    from .base import CountedModule
-
-M = TypeVar("M", bound="CountedModule")
+M = TypeVar("M", bound=LightningModule)
 
 
 def load(kind: type[M], path: Path | str, arguments: Mapping[str, Any], device: Any, strict: bool) -> M:
@@ -94,7 +91,7 @@ def _built(kind: type[M], path: Path, state: State, arguments: Mapping[str, Any]
         bound = bind(node, kind, "model", later=tuple(arguments))
         bound.arguments.update(arguments)
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
-            module: nn.Module = construct(bound)
+            module: LightningModule = construct(bound)
     except (UserError, ValueError) as error:
         raise UserError(f"{path}: {error}") from error
     assert isinstance(module, kind)

@@ -1,7 +1,7 @@
 """The position-addressed stream as Lightning sees it."""
 
 from contextlib import nullcontext
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
@@ -13,13 +13,13 @@ from ..foundation.errors import UserError
 from .lightning_internals import datamodule, is_between_steps
 
 
+@runtime_checkable
 class Counted(Protocol):
     """What a source of examples needs to know of the module that trains on them."""
 
     seed: int
     batch_size: int
     images_seen: int
-    num_classes: int
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]: ...
 

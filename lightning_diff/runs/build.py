@@ -36,7 +36,7 @@ def build_data(settings: Recipe, source: Path | str | None = None) -> Data:
     try:
         data.setup()
     except UserError as error:
-        raise UserError(f"{source}: data: {error}" if source else str(error)) from error
+        raise type(error)(f"{source}: data: {error}" if source else str(error)) from error
     return data
 
 
