@@ -234,7 +234,7 @@ def test_a_mapping_of_splits_says_which_there_are():
 
     splits = DatasetDict(train=Listed(BYTES), validation=Listed(BYTES))
     for given in ({"dataset": splits}, {"dataset": Listed(BYTES), "test_dataset": splits}):
-        with pytest.raises(ValueError, match="DatasetDict.*train, validation"):
+        with pytest.raises(ValueError, match=r"DatasetDict.*train, validation"):
             MapDataset(4, **given)
 
 

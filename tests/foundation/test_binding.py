@@ -15,6 +15,8 @@ from torch import nn
 from lightning_diff.foundation.annotations import describe
 from lightning_diff.foundation.binding import bind, construct, locate
 from lightning_diff.foundation.errors import UserError
+from lightning_diff.nets import DiT
+from lightning_diff.noise import NoiseLaw
 
 
 class Law(Protocol):
@@ -256,24 +258,17 @@ def test_annotations_are_described_as_a_person_would(hint, text):
     assert describe(hint) == text
 
 
-class Opt(Protocol):
-    def __call__(self, parameters: object) -> torch.optim.Optimizer: ...
-
-
 @pytest.mark.parametrize(
     ("value", "hint", "node"),
     [
-        ("DiT", nn.Module, "{_target_: lightning_diff.nets.DiT}"),
+        (DiT.__name__, nn.Module, "{_target_: lightning_diff.nets.DiT}"),
         ("unet", nn.Module | None, "{_target_: lightning_diff.nets.UNet}"),
         ("lightning_diff.nets.MLP", nn.Module, "{_target_: lightning_diff.nets.MLP}"),
         ("Adam", Callable[..., torch.optim.Optimizer], "{_target_: torch.optim.Adam, _partial_: true}"),
-        ("LogNormal", Law, "{_target_: lightning_diff.noise.LogNormal}"),
+        ("LogNormal", NoiseLaw, "{_target_: lightning_diff.noise.LogNormal}"),
     ],
 )
 def test_a_class_by_its_name_alone_is_offered_as_a_node(value, hint, node):
-    import lightning_diff.nets
-    import lightning_diff.noise  # noqa: F401
-
     with pytest.raises(UserError) as error:
         bind(value, hint, "model.part")
     assert tells(str(error.value), f"model.part: ... {value} ... did you mean ...")

@@ -130,12 +130,13 @@ def test_noise_levels_are_measured_without_the_data_but_for_gradients(tmp_path):
     assert float(watch.gradients.square(0).nan_to_num(0).sum()) == 0
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_checkpoint_of_a_plain_loader_resumes_at_its_position(tmp_path):
     loader = DataLoader(TensorDataset(*images(48)), batch_size=16)
     whole, begun, resumed = module(), module(), module()
     fit(whole, loader, max_epochs=4)
     checkpoint = fit(begun, loader, max_epochs=2, folder=tmp_path).checkpoint_callback.best_model_path
-    fit(resumed, loader, max_epochs=4, ckpt_path=checkpoint, folder=tmp_path)
+    fit(resumed, loader, max_epochs=4, ckpt_path=checkpoint, folder=tmp_path / "resumed")
     assert torch.equal(column(resumed, "position"), torch.arange(96, 192))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
