@@ -1,5 +1,6 @@
 """Whether a network returns what a denoiser needs, found by one call on shapes alone, before anything is trained or written."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 
@@ -15,38 +16,36 @@ HOW = "it is called as net(x, c_noise, label) and returns a tensor like x; docs/
 def refuse_unfit_network(denoiser: Denoiser, shape: Sequence[int], num_classes: int) -> None:
     """UserError for a network whose output is no tensor of the shape of its input, or which cannot be called so.
 
-    The call is on the meta device, where tensors have shapes and no values. A network that looks at values, or makes tensors of its
-    own, fails there through no fault of its own: it is then called once with one example, unless its weights have no values either.
+    What is called is a copy on the meta device, where tensors have shapes and no values. A network that looks at values, or makes
+    tensors of its own, fails there through no fault of its own: a real copy is then called with one example, unless the weights have
+    no values to begin with.
 
     Args:
         denoiser: around the network; its weights, buffers and mode, and everybody's random numbers, stay as they are.
         shape: of one example.
         num_classes: 0 for none.
     """
-    net = denoiser.net
-    training = {part: part.training for part in net.modules()}
-    net.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said when it trains
-            _check(net, shape, num_classes)
-    finally:
-        for part, was in training.items():
-            part.training = was
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when it trains
+        _check(denoiser.net, shape, num_classes)
 
 
 def _check(net: nn.Module, shape: Sequence[int], num_classes: int) -> None:
+    weights = [*net.parameters(), *net.buffers()]
     try:
-        state = {name: weight.to("meta") for name, weight in [*net.named_parameters(), *net.named_buffers()]}
+        empty = _without_values(net, weights)
         with torch.device("meta"):
-            output: object = torch.func.functional_call(net, state, _inputs(shape, num_classes, "meta"))
+            output: object = empty(*_inputs(shape, num_classes, "meta"))
     except Exception as error:
-        weights = [*net.parameters(), *net.buffers()]
         if any(weight.is_meta for weight in weights):
             return
         device = weights[0].device if weights else torch.device("cpu")
         try:
-            output = net(*_inputs(shape, num_classes, device))
+            real = copy.deepcopy(net).eval()
+        except Exception:  # of what cannot be copied nothing is known
+            return
+        try:
+            output = real(*_inputs(shape, num_classes, device))
         except UserError:
             raise
         except Exception as failure:
@@ -60,6 +59,15 @@ def _check(net: nn.Module, shape: Sequence[int], num_classes: int) -> None:
         raise UserError(
             f"model.net: {type(net).__name__} returned shape {tuple(output.shape)} for {(1, *shape)}; {HOW}"
         )
+
+
+def _without_values(net: nn.Module, weights: Sequence[Tensor]) -> nn.Module:
+    """A copy on the meta device, for which no weight is copied; what it keeps of a call is not kept by the network."""
+    known: dict[int, object] = {}
+    for weight in weights:
+        empty = weight.detach().to("meta")
+        known[id(weight)] = nn.Parameter(empty, weight.requires_grad) if isinstance(weight, nn.Parameter) else empty
+    return copy.deepcopy(net, known).eval()
 
 
 def _inputs(shape: Sequence[int], num_classes: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor | None]:

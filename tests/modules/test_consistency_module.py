@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import tells
 from safetensors.torch import load_file
 
 from lightning_diff import load_denoiser
