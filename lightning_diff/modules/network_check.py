@@ -17,8 +17,8 @@ def refuse_unfit_network(denoiser: Denoiser, shape: Sequence[int], num_classes: 
     """UserError for a network whose output is no tensor of the shape of its input, or which cannot be called so.
 
     What is called is a copy on the meta device, where tensors have shapes and no values. A network that looks at values, or makes
-    tensors of its own, fails there through no fault of its own: a real copy is then called with one example, unless the weights have
-    no values to begin with.
+    tensors of its own, fails there through no fault of its own: a real copy is then called with one example, unless the weights
+    have no values to begin with.
 
     Args:
         denoiser: around the network; its weights, buffers and mode, and everybody's random numbers, stay as they are.
