@@ -91,6 +91,9 @@ class TrainingModule(CountedModule):
 
     def refuse_unfit_network(self, shape: Sequence[int]) -> None:
         """UserError for a network that returns no tensor like the examples, which are of this shape; see `network_check`."""
+        own = tuple(getattr(self.denoiser.net, "shape", shape))
+        if own != tuple(shape):
+            raise UserError(f"model.net.shape: the network is for {own}, the data are {tuple(shape)}")
         if self._fits != tuple(shape):
             refuse_unfit_network(self.denoiser, shape, self.num_classes)
         self._fits = tuple(shape)
@@ -98,9 +101,6 @@ class TrainingModule(CountedModule):
     def _refuse_unfit_data(self) -> None:
         """UserError for data that the network is not for; what the data have and the training does not use is said."""
         data = training_data(self.trainer).data
-        shape = tuple(getattr(self.denoiser.net, "shape", data.shape))
-        if shape != data.shape:
-            raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.shape}")
         self.refuse_unfit_network(data.shape)
         said = list(conditioning.remarks(self.denoiser.net, data, self.num_classes))
         if self.trains_on_images:

@@ -48,6 +48,8 @@ def _check(net: nn.Module, shape: Sequence[int], num_classes: int) -> None:
             output = real(*_inputs(shape, num_classes, device))
         except UserError:
             raise
+        except (torch.OutOfMemoryError, MemoryError):  # is told with what to do when it trains
+            return
         except Exception as failure:
             what = " ".join(str(failure).split())[:200] or str(error)
             raise UserError(
