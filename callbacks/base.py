@@ -6,10 +6,12 @@ from typing import ClassVar, Generic, Protocol, TypeVar, cast, runtime_checkable
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ..data import Data
 from ..foundation import stopping
 from ..foundation.errors import UserError
 from ..modules.base import CountedModule, StepOutputs
-from ..modules.lightning_internals import callbacks, log_every_n_steps
+from ..modules.lightning_internals import callbacks, datamodule, log_every_n_steps
+from ..modules.training_data import TrainingData
 from .cadence import is_due
 
 M = TypeVar("M", bound=CountedModule)
@@ -27,6 +29,7 @@ class StepCallback(Callback, Generic[M]):
 
     Override, of these, what is wanted, and any other hook of Lightning's besides:
 
+        refuse_unfit(module, data)                      before anything else: UserError for what cannot be done with them
         on_run_start(trainer, module)                   before the first step, of a resumed run too
         on_micro_batch_end(trainer, module, outputs)    with what the module's `training_step` returned on this process
         on_step_end(trainer, module, outputs)           after an optimiser step; the outputs are its last micro-batch's
@@ -52,6 +55,12 @@ class StepCallback(Callback, Generic[M]):
 
     watches: type[CountedModule] = CountedModule  # the modules that there is something to see of
     finished_steps = 0  # optimiser steps, since the start of the training
+
+    def refuse_unfit(self, module: M, data: Data) -> None:
+        """UserError for what cannot be done with this model and these data; asked before the run folder is touched.
+
+        And again before the first step, where a Trainer of one's own has no such door. It may look, but neither train nor draw.
+        """
 
     def on_run_start(self, trainer: Trainer, module: M) -> None:
         """Before the first step."""
@@ -86,9 +95,9 @@ class StepCallback(Callback, Generic[M]):
     # --- Lightning's hooks; one that is overridden has to call the one here ---
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, self.watches):
-            own, other = self.watches.__name__, type(pl_module).__name__
-            raise UserError(f"{type(self).__name__}: watches a {own}, not a {other}; leave the callback out")
+        refuse_others(self, pl_module)
+        if isinstance(source := datamodule(trainer), TrainingData):
+            self.refuse_unfit(cast(M, pl_module), source.data)
         self.finished_steps = trainer.global_step
         self.on_run_start(trainer, cast(M, pl_module))
 
@@ -108,6 +117,13 @@ class StepCallback(Callback, Generic[M]):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_run_end(trainer, cast(M, pl_module))
+
+
+def refuse_others(callback: "StepCallback[M]", module: LightningModule) -> None:
+    """UserError for a module that a callback sees nothing of."""
+    if not isinstance(module, callback.watches):
+        own, other = callback.watches.__name__, type(module).__name__
+        raise UserError(f"{type(callback).__name__}: watches a {own}, not a {other}; leave the callback out")
 
 
 class PeriodicCallback(StepCallback[M]):

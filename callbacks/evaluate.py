@@ -3,11 +3,11 @@
 from lightning.pytorch import Trainer
 
 from ..artifacts.metrics_table import MetricsTable
+from ..data import Data
 from ..foundation import rng
-from ..foundation.errors import UserError
 from ..metrics import Reference
 from ..metrics.evaluate_denoiser import evaluate_denoiser, table
-from ..metrics.features import FeatureName
+from ..metrics.features import FeatureName, refuse_too_few
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import callbacks
 from ..modules.training_data import training_data
@@ -15,7 +15,7 @@ from ..samplers import SolverName
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, choose_for, refuse_unfit_guidance
+from .sampler import GridName, choose_for, refuse_unfit_guidance, say_doubt
 from .trackers import log_values
 
 
@@ -57,29 +57,16 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         self.guidance, self.seed, self.batch = guidance, seed, batch
         self._reference: Reference | None = None
 
-    def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
+    def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
-        refuse_unfit_guidance("Evaluate", trainer, module, self.guidance)
+        refuse_unfit_guidance("Evaluate", module, data, self.guidance)
+        refuse_too_few("Evaluate", self.feature, data, self.n)
+
+    def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        say_doubt("Evaluate", trainer, module, self.guidance)
         data = training_data(trainer).data
         self._reference = Reference(data, self.feature, device=module.device)
-        n = self.n or len(data.test or data.train)
-        self._refuse_too_few(n, len(data.train), n if data.test is None else min(n, len(data.test)))
-        self._reference.floor(n)  # kept for later
-
-    def _refuse_too_few(self, n: int, training: int, held_out: int) -> None:
-        """UserError, now rather than at the end, for fewer images than a covariance of the features needs."""
-        assert self._reference is not None
-        name, least = self._reference.extractor.name, self._reference.extractor.dim + 1
-        for count, what, remedy in (
-            (training, "training images", "the data are too few to be measured so; leave Evaluate out"),
-            (n, "samples", f"set n to at least {least}"),
-            (held_out, "held-out images", "hold out more, or none (data.test_*)"),
-        ):
-            if count < least:
-                raise UserError(
-                    f"Evaluate: {count} {what} give no covariance of {least - 1} features ({name}); {remedy}, "
-                    "or choose a smaller feature space"
-                )
+        self._reference.floor(self.n or len(data.test or data.train))  # kept for later
 
     def act(self, trainer: Trainer, module: TrainingModule) -> None:
         self._measure(trainer, module)

@@ -17,7 +17,8 @@ from ..foundation import rng
 from ..modules import DiffusionModule
 from ..modules.base import CountedModule
 from ..modules.denoiser_module import TrainingModule
-from ..modules.training_data import training_data
+from ..modules.lightning_internals import datamodule
+from ..modules.training_data import TrainingData, training_data
 from ..noise import log_snr_to_sigma, sigma_to_log_snr
 from ..noise.moments import bin_index
 from ..objectives import denoising_loss
@@ -132,9 +133,10 @@ def gradient_square(
 
 
 def can_measure(trainer: Trainer, module: CountedModule) -> bool:
-    """Whether one process alone can run the network backwards, and the loss is the denoising one."""
+    """Whether one process alone can run the network backwards, the loss is the denoising one, and examples can be had again."""
     return (
         isinstance(module, DiffusionModule)
+        and isinstance(datamodule(trainer), TrainingData)
         and isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         and any(parameter.requires_grad for parameter in module.denoiser.parameters())
         and not any(isinstance(part, nn.SyncBatchNorm) for part in module.denoiser.modules())

@@ -86,7 +86,7 @@ class RunRecord(StepCallback[CountedModule]):
     # --- checkpoints ---
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
-        generator = rng.generator_of(training_data(trainer).seed)
+        generator = rng.generator_of(cast(CountedModule, pl_module).seed)
         checkpoints.stamp(checkpoint, None if self.recipe is None else self.recipe | {"generator": generator})
 
     def state_dict(self) -> State:

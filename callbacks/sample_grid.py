@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ..artifacts import pictures
+from ..data import Data
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..modules.denoiser_module import TrainingModule
@@ -15,7 +16,7 @@ from ..samplers.generate import generate
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, choose_for, refuse_unfit_guidance
+from .sampler import GridName, choose_for, refuse_unfit_guidance, say_doubt
 from .trackers import log_picture
 
 
@@ -53,12 +54,14 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
         self.guidance, self.seed = guidance, seed
 
-    def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
-        shape = training_data(trainer).data.shape
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {shape}; leave it out")
+    def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
+        if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+            raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {data.shape}; leave it out")
         choose_for("SampleGrid", module.denoiser, self.sampler)  # refuses what does not go together
-        refuse_unfit_guidance("SampleGrid", trainer, module, self.guidance)
+        refuse_unfit_guidance("SampleGrid", module, data, self.guidance)
+
+    def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        say_doubt("SampleGrid", trainer, module, self.guidance)
 
     def act(self, trainer: Trainer, module: TrainingModule) -> None:
         data = training_data(trainer).data

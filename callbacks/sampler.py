@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
+from ..data import Data
 from ..foundation.errors import UserError
 from ..modules.denoiser_module import TrainingModule
 from ..modules.training_data import training_data
@@ -27,16 +28,21 @@ def choose_for(callback: str, denoiser: Any, sampler: Mapping[str, Any]) -> Samp
         raise UserError(f"{callback}: {error}") from error
 
 
-def refuse_unfit_guidance(callback: str, trainer: Trainer, module: TrainingModule, guidance: float) -> None:
-    """UserError for a scale that the model in training will never be able to be guided by; a remark for one out of its range.
+def refuse_unfit_guidance(callback: str, module: TrainingModule, data: Data, guidance: float) -> None:
+    """UserError for a scale that the model in training will never be able to be guided by.
 
     Args:
         callback: name, for messages.
-        trainer, module: of the run; samples have the labels of its data.
+        module, data: of the run; samples have the labels of its data.
         guidance: scale; 1 is none.
     """
-    labelled, conditions = training_data(trainer).data.num_classes > 0, module.conditions
-    if (fault := conditions.fault(guidance, labelled=labelled)) is not None:
+    if (fault := module.conditions_on(data).fault(guidance, labelled=data.num_classes > 0)) is not None:
         raise UserError(f"{callback}: {fault[0]}: {fault[1]}")
-    if (doubt := conditions.doubt(guidance, labelled=labelled)) is not None and trainer.is_global_zero:
+
+
+def say_doubt(callback: str, trainer: Trainer, module: TrainingModule, guidance: float) -> None:
+    """Print a remark for a scale out of the model's range; arguments as for `refuse_unfit_guidance`."""
+    data = training_data(trainer).data
+    doubt = module.conditions_on(data).doubt(guidance, labelled=data.num_classes > 0)
+    if doubt is not None and trainer.is_global_zero:
         print(f"{callback}: guidance {guidance:g}: {doubt}", flush=True)

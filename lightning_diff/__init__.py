@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from .denoiser import Denoiser
     from .foundation.errors import UserError
     from .modules import AlignmentModule, ConsistencyModule, DiffusionModule, ScheduleModule, TrainingData
+    from .runs.loaded import Model, load
 
 _HOME = {
     "AlignmentModule": "modules",
     "ConsistencyModule": "modules",
     "Denoiser": "denoiser",
     "DiffusionModule": "modules",
+    "Model": "runs.loaded",
     "ScheduleModule": "modules",
     "TrainingData": "modules",
     "UserError": "foundation.errors",
+    "load": "runs.loaded",
     "load_denoiser": "artifacts",
     "save_denoiser": "artifacts",
 }
@@ -33,9 +36,11 @@ __all__ = [
     "ConsistencyModule",
     "Denoiser",
     "DiffusionModule",
+    "Model",
     "ScheduleModule",
     "TrainingData",
     "UserError",
+    "load",
     "load_denoiser",
     "save_denoiser",
 ]

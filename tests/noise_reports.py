@@ -11,11 +11,13 @@ SIGMA_DATA = 0.6
 LEVELS = torch.linspace(-10, 10, 81, dtype=torch.float64)
 
 
-def report(mean=None, weight=None, gradient=None, law: LogNormal | None = None, name: str = "run") -> NoiseReport:
-    """Of a million samples drawn from the law, with a variance that leaves mean^2 + variance = (2 mean)^2."""
+def report(
+    mean=None, weight=None, gradient=None, law: LogNormal | None = None, name: str = "run", n: float = 1e6
+) -> NoiseReport:
+    """Of n samples drawn from the law, with a variance that leaves mean^2 + variance = (2 mean)^2."""
     mean = torch.ones_like(LEVELS) if mean is None else mean
     density = (law or LogNormal(-1.0, 1.1)).log_prob(log_snr_to_sigma(LEVELS, SIGMA_DATA)).exp() / 2
-    count = (1e6 * density * 0.25).round()
+    count = (n * density * 0.25).round()
     known = count > 0
     nan = torch.full_like(LEVELS, torch.nan)
     moments = NoiseLevelMoments(count, torch.where(known, mean, nan), torch.where(known, 3 * mean**2, nan))

@@ -96,10 +96,21 @@ def rows(folder: Path, name: str) -> dict[tuple[str, int], float]:
 
 def test_every_command_of_the_page_prints_what_the_page_shows(followed):
     _, printed = followed
-    assert len(printed) == 5
+    assert len(printed) == 6
     for command, (shown, output) in printed.items():
         assert shown, command
         assert agree(shown, output), (command, shown, output)
+
+
+def test_the_command_line_of_lightning_takes_modules_and_data(followed, monkeypatch, recwarn):
+    pytest.importorskip("jsonargparse")
+    folder, _ = followed
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    (command,) = re.findall(r"^```bash\npython cli.py (.*?)\n```", EXTENDING, re.M | re.S)
+    module = runpy.run_path("cli.py")["main"](shlex.split(command.replace("\\\n", " "))).model
+    assert (module.images_seen, module.num_classes) == (96, 2)
+    assert module.denoiser.sigma_data != 0.5  # the data's
 
 
 def test_the_page_shows_all_of_what_training_prints(followed):

@@ -25,6 +25,7 @@ from ..foundation.errors import UserError
 from ..noise import log_snr_to_sigma
 from ..noise.moments import NoiseLevelMoments
 
+ENOUGH = 1000  # losses; with so many the suggested mean has an error of some 0.05
 COLUMNS = (
     "log_snr",  # at the middle of the bin
     "sigma",
@@ -98,7 +99,7 @@ class NoiseReport:
         return float(variance.max() / variance.min())
 
     def suggestion(self) -> Suggestion | None:
-        """A LogNormal to draw noise levels from; None without weights or losses.
+        """A LogNormal to draw noise levels from; None without weights or losses, or with fewer than `ENOUGH` of them.
 
         The gradient of the objective, which is p(sigma) w(sigma), is estimated with least variance when levels are drawn in
         proportion to p w sqrt(E|grad|^2) and reweighted to keep the objective (importance sampling). As in improved DDPM
@@ -110,7 +111,7 @@ class NoiseReport:
         """
         second = (self.columns["mean"] ** 2 + self.columns["variance"]).sqrt()
         q = (self.columns["effective_weight"] * second).nan_to_num(0.0)
-        if not float(q.sum()) > 0:
+        if not float(q.sum()) > 0 or float(self.columns["count"].nansum()) < ENOUGH:
             return None
         q = q / q.sum()
         log_sigma = self.columns["sigma"].log()

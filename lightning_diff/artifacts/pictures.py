@@ -53,6 +53,20 @@ def save_grid(
         row_names, column_names: captions to the left and above, from the first on; may be fewer than rows or
             columns. What is wider than its place is cut.
     """
+    canvas = grid(images, columns, scale, row_names=row_names, column_names=column_names)
+    with _writing(path) as temporary:
+        canvas.save(temporary, "PNG")
+
+
+def grid(
+    images: Float[Tensor, "n c h w"],
+    columns: int | None = None,
+    scale: int | None = None,
+    *,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> Image.Image:
+    """The picture that `save_grid` writes; arguments as there."""
     n, _, h, w = images.shape
     if n == 0:
         raise ValueError("save_grid: there is no image to show")
@@ -84,8 +98,7 @@ def save_grid(
     for i, picture in enumerate(_pictures(images)):
         place = (text_width + line + i % columns * step_x, text_height + line + i // columns * step_y)
         canvas.paste(picture.resize((w * scale, h * scale), Image.Resampling.NEAREST), place)
-    with _writing(path) as temporary:
-        canvas.save(temporary, "PNG")
+    return canvas
 
 
 def caption(label: int, names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from .map_dataset import MapDataset
 from .noise import Noise
 from .photo_patches import PhotoPatches
 from .source import Data, Facts
-from .stream import Positions, Stream, loader
+from .stream import Positions, Stream, drawn, loader
 from .toy import Toy
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "Positions",
     "Stream",
     "Toy",
+    "drawn",
     "loader",
 ]

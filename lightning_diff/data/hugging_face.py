@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..foundation.errors import UserError
+from ..foundation.errors import NotHereError, UserError
 from ..foundation.extras import required
 from . import class_names
 from .classes import counted, gaps, relabelled
@@ -26,7 +26,8 @@ class HuggingFace(ImageSource):
 
     Args:
         path: a folder with .parquet files at any depth, or one such file.
-        image_column: its values are encoded images: bytes, or {"bytes": ..., "path": ...}.
+        image_column: its values are encoded images: bytes, or {"bytes": ..., "path": ...}; a path without bytes names a file, seen
+            from the folder of the parquet file.
         label_column: of whole numbers >= 0; None for no labels.
         split: in a folder, train with the files whose name or folder begins with this word.
         test_split: likewise for the held-out images; None for none.
@@ -73,7 +74,7 @@ class HuggingFace(ImageSource):
             except (ArrowException, OSError) as error:
                 raise UserError(f"{file}: cannot be read as a parquet file: {str(error).splitlines()[0]}") from None
             cells = table.column(self.image_column).to_pylist()
-            images += [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+            images += [_encoded_image(cell, file, self.image_column) for cell in cells]
             if self.label_column:
                 labels += table.column(self.label_column).to_pylist()
                 names = names or class_names.of_parquet(schema.metadata, self.label_column)
@@ -94,7 +95,9 @@ class HuggingFace(ImageSource):
             file for file in path.rglob("*.parquet") if not any(map(is_hidden, file.relative_to(path).parts))
         )
         if not every:
-            raise UserError(f"{path}: no such file, or no folder with .parquet files (looked for it in {Path.cwd()})")
+            raise NotHereError(
+                f"{path}: no such file, or no folder with .parquet files (looked for it in {Path.cwd()})"
+            )
         begins = re.compile(rf"{re.escape(split)}(?![a-z0-9])")
         chosen = [file for file in every if any(begins.match(part) for part in file.relative_to(path).parts)]
         if not chosen:
@@ -127,3 +130,19 @@ class HuggingFace(ImageSource):
                 notes += gaps(name, labels, count)
         origin = Origin(shown(str(self.path)), f"column {self.label_column}" if labels else "", notes)
         return ImageSet(pixels, None if labels is None else torch.tensor(labels), name, count, origin, names)
+
+
+def _encoded_image(cell: object, file: Path, column: str) -> object:
+    """The bytes of a cell, or of the file that it names, as `Dataset.to_parquet` leaves them for a folder of images."""
+    if not isinstance(cell, dict):
+        return cell
+    if cell.get("bytes") is not None or not isinstance(path := cell.get("path"), str):
+        return cell.get("bytes")
+    try:
+        return (file.parent / path).read_bytes()  # an absolute path stands for itself
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{file}: column {column!r} holds paths without bytes, and {shown(path)} cannot be read ({reason}; looked for it in "
+            f"{shown(str(file.parent))}); copy the images there, or write the file again with their bytes (datasets: embed_storage)"
+        ) from None

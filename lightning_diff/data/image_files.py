@@ -6,7 +6,7 @@ import zlib
 from itertools import takewhile
 from pathlib import Path
 
-from ..foundation.errors import UserError
+from ..foundation.errors import NotHereError, UserError
 from .decode import shown
 from .formats import SUFFIXES
 from .label_file import LabelFile
@@ -38,7 +38,7 @@ class ImageFiles:
                 self.zip = zipfile.ZipFile(self.path)
                 self.listing = of_zip(self.zip)
         except FileNotFoundError:
-            raise UserError(f"{self.where}: no such folder or zip (looked for it in {Path.cwd()})") from None
+            raise NotHereError(f"{self.where}: no such folder or zip (looked for it in {Path.cwd()})") from None
         except UNREADABLE as error:
             raise UserError(f"{self.where}: cannot be read as a folder or a zip of images: {error}") from None
         self.names = self.listing.images

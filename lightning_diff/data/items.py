@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -169,6 +170,8 @@ class Items:
         try:
             if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):  # undecoded, by `datasets`
                 image = image["bytes"]
+            elif isinstance(image, Mapping) and image.get("bytes") is None and isinstance(image.get("path"), str):
+                image = Path(image["path"]).read_bytes()
             if isinstance(image, bytes):
                 image = opened("", image)
             pixels = self.reading.pixels(image)

@@ -1,5 +1,6 @@
 """Any map-style dataset of the user's: items are read when they are needed, and checked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,6 +58,12 @@ class MapDataset(ImageSource):
 
 
 def _map_style(dataset: object) -> MapStyle:
+    if isinstance(dataset, Mapping):  # datasets.DatasetDict, for one
+        names = [str(name) for name in dataset]
+        raise ValueError(
+            f"MapDataset: a {type(dataset).__name__} is a mapping of splits, {', '.join(names) or 'none'}: give one of them "
+            f"(load_dataset takes split={names[0] if names else 'train'}, load_from_disk the folder of one)"
+        )
     if not isinstance(dataset, MapStyle):
         raise ValueError(f"MapDataset: {type(dataset).__name__} lacks __len__ or __getitem__")
     return dataset

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..artifacts import ModelRecord, read_record
-from ..foundation.errors import UserError
+from ..foundation.errors import NotHereError, UserError
 from .image_set import Indices
 from .source import Data, Facts
 
@@ -36,7 +36,7 @@ class Noise(Data):
     @property
     def _record(self) -> ModelRecord:
         if not Path(self.model).exists():
-            raise UserError(f"data.model: {self.model}: no such model; train it first")
+            raise NotHereError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
 
     def facts(self) -> Facts:

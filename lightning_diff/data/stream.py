@@ -51,14 +51,7 @@ class Stream(Dataset[Batch]):
         if self.flip:
             mirror = torch.from_numpy(rng.uniform(self.seed, "flip", p) < 0.5)
             image[mirror] = image[mirror].flip(-1)
-        jitter = rng.uniform(self.seed, "level", p)
-        batch = {
-            "image": image,
-            # A jitter next to 1 in the last stratum would round to 1, where a noise law is infinite.
-            "u": torch.from_numpy(((p % self.batch_size + jitter) / self.batch_size).clip(max=1 - 2.0**-53)),
-            "noise": rng.normal(self.seed, "noise", p, image.shape[1:]),
-            "position": torch.from_numpy(p),
-        }
+        batch = {"image": image, **drawn(self.seed, p, self.batch_size, image.shape[1:])}
         if self.labelled and label is not None:
             batch["label"] = label
         if self.augment is not None:
@@ -80,6 +73,24 @@ class Stream(Dataset[Batch]):
                 del self._orders[min(self._orders)]
             self._orders[epoch] = rng.permutation(self.seed, "image", epoch, len(self.examples))
         return self._orders[epoch]
+
+
+def drawn(seed: int, positions: Int64[np.ndarray, " b"], batch_size: int, shape: Sequence[int]) -> Batch:
+    """What is drawn for the examples at these positions, whatever their images are: "u", "noise" and "position".
+
+    Args:
+        seed: the run's.
+        positions: of the examples.
+        batch_size: strata of u, see `Stream`.
+        shape: of one example.
+    """
+    jitter = rng.uniform(seed, "level", positions)
+    return {
+        # A jitter next to 1 in the last stratum would round to 1, where a noise law is infinite.
+        "u": torch.from_numpy(((positions % batch_size + jitter) / batch_size).clip(max=1 - 2.0**-53)),
+        "noise": rng.normal(seed, "noise", positions, shape),
+        "position": torch.from_numpy(positions),
+    }
 
 
 class Positions(Sampler[list[int]]):

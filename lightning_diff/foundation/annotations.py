@@ -2,6 +2,8 @@
 
 import collections.abc
 import inspect
+import re
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -70,7 +72,28 @@ def mismatch(value: object, hint: Hint, key: str) -> Mismatch:
         return Mismatch(f"{key}: {show(value)} is not one of {listed}{suggestion}")
     if isinstance(value, dict):
         return Mismatch(f"{key}: expected {describe(hint)}, got a mapping without _target_")
-    return Mismatch(f"{key}: expected {describe(hint)}, got {show(value)}")
+    suggestion = f"; did you mean {node}?" if isinstance(value, str) and (node := _node(value, hint)) else ""
+    return Mismatch(f"{key}: expected {describe(hint)}, got {show(value)}{suggestion}")
+
+
+def _node(name: str, hint: Hint) -> str | None:
+    """The node for a class of that name, or import path, which fits where the name alone does not; None if there is none."""
+    wanted = [member for member in alternatives(hint) if member is not type(None)]
+    path, _, last = name.rpartition(".")
+    package = __name__.partition(".")[0]
+    rooms = (
+        [path] if path else sorted(room for room in sys.modules if re.fullmatch(rf"{package}\.\w+|torch\.optim", room))
+    )
+    for room in rooms:
+        for there, found in sorted(vars(sys.modules[room]).items()) if room in sys.modules else ():
+            if there.casefold() != last.casefold() or not inspect.isclass(found) or there.startswith("_"):
+                continue
+            reasons = [_unlike(found, member) for member in wanted]
+            if None in reasons:
+                return f"{{_target_: {room}.{there}}}"
+            if any(reason and "add _partial_" in reason for reason in reasons):
+                return f"{{_target_: {room}.{there}, _partial_: true}}"
+    return None
 
 
 def describe(hint: Hint) -> str:

@@ -33,6 +33,7 @@ from .annotations import (
     show,
 )
 from .errors import UserError
+from .extras import OFTEN_NAMED, how_to_install, is_installed
 from .moved import current
 
 # A mapping of a recipe: plain values, lists and further nodes, whose types its target's signature says.
@@ -130,13 +131,24 @@ def _bind_node(node: Node, hint: Hint, key: str, later: Collection[str]) -> Boun
     return Bound(key, target, arguments, is_partial)
 
 
-def refuse_unknown_arguments(name: str, given: Node, parameters: Parameters, key: str) -> Parameters:
-    """The parameters of a target that a recipe can name. UserError for an argument that is none of them."""
+def refuse_unknown_arguments(
+    name: str, given: Node, parameters: Parameters, key: str, without: Collection[str] = ()
+) -> Parameters:
+    """The parameters of a target that a recipe can name. UserError for an argument that is none of them.
+
+    Args:
+        name: of the target.
+        given: arguments.
+        parameters: of the target.
+        key: dotted place of the target in the recipe.
+        without: parameters that no message offers, because they are refused in turn.
+    """
     named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for argument in given:
         if argument not in named and not (takes_any and isinstance(argument, str)):
-            raise UserError(f"{key}.{argument}: unknown key of {name}; {nearest(str(argument), named, 'it takes')}")
+            offered = [parameter for parameter in named if parameter not in without]
+            raise UserError(f"{key}.{argument}: unknown key of {name}; {nearest(str(argument), offered, 'it takes')}")
     return named
 
 
@@ -221,6 +233,8 @@ def _advice(parts: list[str], i: int, found: object) -> str:
     if found is None and parts[0] in PLACES:
         place = Path(PLACES[parts[0]])
         return f"when it was trained, {parts[0]} was {place}: copy it to the working folder or set PYTHONPATH to its folder"
+    if found is None and parts[0] in OFTEN_NAMED and not is_installed(parts[0]):
+        return f"{parts[0]} is not installed: {how_to_install(parts[0])}"
     # Of a first part, only what is next to certain: among thousands of modules something always looks alike.
     if guesses := get_close_matches(parts[i], _names_in(found), n=1, cutoff=0.6 if found else 0.85):
         return f"did you mean {'.'.join([*parts[:i], guesses[0], *parts[i + 1 :]])}?"
@@ -246,7 +260,11 @@ def _import(name: str, parent: object, key: str) -> ModuleType:
 
 def _names_in(parent: object) -> set[str]:
     if parent is None:
-        return {*sys.modules, *(module.name for module in pkgutil.iter_modules())} - sys.stdlib_module_names
+        return {
+            name
+            for name in (*sys.modules, *(module.name for module in pkgutil.iter_modules()))
+            if "." not in name and name not in sys.stdlib_module_names
+        }
     modules = pkgutil.iter_modules(getattr(parent, "__path__", ()))
     return {name for name in dir(parent) if not name.startswith("_")} | {module.name for module in modules}
 

@@ -19,6 +19,10 @@ class UserError(Exception):
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2])
 
 
+class NotHereError(UserError):
+    """Of something that is not on this machine, and may be on another: data, for instance."""
+
+
 class Stopped(BaseException):
     """A command stopped by a signal, after saving what there was to save.
 

@@ -18,6 +18,10 @@ EXTRAS = {
 }
 
 
+# What recipes often name besides, under the name that pip knows too.
+OFTEN_NAMED = ("accelerate", "datasets", "diffusers", "peft", "timm", "torchvision", "webdataset", *EXTRAS)
+
+
 def is_installed(package: str) -> bool:
     """Whether a package can be imported; a folder of its name beside the run, without code in it, is none."""
     try:

@@ -11,7 +11,9 @@ from .source_signatures import descends, parameters
 from .sources import find
 
 
-def refuse_by_source(value: object, key: str, kind: Collection[str] = (), later: Collection[str] = ()) -> None:
+def refuse_by_source(
+    value: object, key: str, kind: Collection[str] = (), later: Collection[str] = (), without: Collection[str] = ()
+) -> None:
     """UserError for a mistake that `binding.bind` would find in this part of a recipe, if the files say so for certain.
 
     Args:
@@ -19,6 +21,7 @@ def refuse_by_source(value: object, key: str, kind: Collection[str] = (), later:
         key: dotted place of the value in the recipe.
         kind: import paths of the class that has to stand here; another one is not looked into, since that is the mistake then.
         later: names of parameters that may be missing, because they will be filled in.
+        without: parameters that no message offers.
     """
     if not is_node(value):
         for inner, part in _parts(value):
@@ -30,7 +33,7 @@ def refuse_by_source(value: object, key: str, kind: Collection[str] = (), later:
         return
     known = None if defined is None else parameters(defined)
     given = {argument: part for argument, part in value.items() if argument not in ("_target_", "_partial_")}
-    named = {} if known is None else refuse_unknown_arguments(name, given, known, key)
+    named = {} if known is None else refuse_unknown_arguments(name, given, known, key, without)
     for argument, part in given.items():
         if _holds_a_node(part):
             refuse_by_source(part, f"{key}.{argument}")

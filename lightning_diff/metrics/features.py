@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import Data
 from ..foundation.errors import UserError
-from .classifier import load_or_train
+from .classifier import Classifier, load_or_train
 
 FeatureName = Literal["classifier", "rotation", "pixels", "fid_inception", "inception"]  # the last: an old name
 
@@ -54,6 +54,54 @@ def feature_extractor(name: FeatureName | None, data: Data, device: torch.device
     Raises:
         UserError: labels that are not there, examples that the network cannot take, a weights file that is missing.
     """
+    name = chosen(name, data)
+    if name == "pixels":
+        return Pixels(data.shape)
+    if name == "fid_inception":
+        from .inception import Inception
+
+        return Inception(device=device)
+    assert name != "inception"
+    return load_or_train(data, name, device)
+
+
+def dim(name: FeatureName | None, data: Data) -> tuple[FeatureName, int]:
+    """Name and number of features of the space that `feature_extractor` would give; nothing is trained or loaded."""
+    name = chosen(name, data)
+    if name == "pixels":
+        return name, math.prod(data.shape)
+    if name == "fid_inception":
+        from .inception import Inception
+
+        return name, Inception.dim
+    return name, Classifier.dim
+
+
+def refuse_too_few(where: str, name: FeatureName | None, data: Data, n: int | None) -> None:
+    """UserError for fewer images than a covariance of the features needs, before anything is trained, drawn or measured.
+
+    Args:
+        where: who measures, for the message.
+        name: of the feature space; None for the one that suits the data.
+        data: the source.
+        n: samples; None for as many as there are held-out images.
+    """
+    space, size = dim(name, data)
+    n = n or len(data.test or data.train)
+    for count, what, remedy in (
+        (len(data.train), "training images", "the data are too few to be measured so; leave it out"),
+        (n, "samples", f"set n to at least {size + 1}"),
+        (n if data.test is None else min(n, len(data.test)), "held-out images", "hold out more, or none (data.test_*)"),
+    ):
+        if count <= size:
+            raise UserError(
+                f"{where}: {count} {what} give no covariance of {size} features ({space}); {remedy}, or choose a smaller feature "
+                "space (feature: pixels has one for each value of an image)"
+            )
+
+
+def chosen(name: FeatureName | None, data: Data) -> FeatureName:
+    """The name of the space that `feature_extractor` would give; UserError for one that these data cannot have."""
     shape = data.shape
     if name is None:
         name = "pixels" if len(shape) != 3 else "classifier" if data.train.labelled else "rotation"
@@ -62,15 +110,15 @@ def feature_extractor(name: FeatureName | None, data: Data, device: torch.device
     if name not in get_args(FeatureName):
         raise UserError(f"there is no feature space {name!r}; choose one of {', '.join(get_args(FeatureName))}")
     if name == "pixels":
-        return Pixels(shape)
+        return name
     if len(shape) != 3:
         raise UserError(f"feature space {name!r} is for images (C, H, W), {data.name} has {shape}; use 'pixels'")
-    if name == "fid_inception":
-        from .inception import Inception
-
-        return Inception(device=device)
+    if name == "fid_inception" and shape[0] not in (1, 3):
+        raise UserError(
+            f"feature space 'fid_inception' needs grey or RGB images, {data.name} has {shape}; use 'pixels'"
+        )
     if name == "classifier" and not data.train.labelled:
         raise UserError(f"feature space 'classifier' needs labels, {data.name} has none; use 'rotation' or 'pixels'")
     if name == "rotation" and shape[1] != shape[2]:
         raise UserError(f"feature space 'rotation' needs square images, {data.name} has {shape}; use 'pixels'")
-    return load_or_train(data, name, device)
+    return name

@@ -30,6 +30,7 @@ from . import pretrained
 from .denoiser_module import Optimizer, TrainingModule
 from .reward_epoch import RewardEpoch
 from .sharding import is_sharded
+from .training_data import training_data
 
 
 class Stored(TypedDict):
@@ -151,7 +152,7 @@ class AlignmentModule(TrainingModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.shape: tuple[int, ...] = tuple(self.trainer.datamodule.data.shape)  # type: ignore[attr-defined]
+        self.shape: tuple[int, ...] = tuple(training_data(self.trainer).data.shape)
         if self._start is not None:
             return
         if self.epoch_images % self.batch_size:
@@ -283,6 +284,8 @@ class AlignmentModule(TrainingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is None:  # for its weights alone
+            return
         stored: Stored = checkpoint["alignment"]
         if stored["model"] != self._start_sha256:
             raise UserError(

@@ -1,10 +1,10 @@
 """What every module that a run trains shares: one optimiser, a count of images, and how it is resumed from a checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NotRequired, Protocol, TypedDict, cast
+from typing import Any, NotRequired, TypedDict
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, TransformerEnginePrecision
 from lightning.pytorch.utilities import rank_zero_warn
@@ -16,7 +16,10 @@ from ..learning_rate import LearningRate, over, parts
 from . import lightning_internals as internals
 from . import sharding
 from .lightning_internals import State
+from .loader_data import LoaderData, adopt
 from .optimizer_state import Optimizer, fitted, misfit, options, refusal
+from .saved import M, load, refuse_other_network
+from .training_data import TrainingData
 
 
 class StepOutputs(TypedDict):
@@ -30,13 +33,6 @@ class StepOutputs(TypedDict):
     importance: NotRequired[Tensor]  # (B,), the part of it that makes up for which noise levels were drawn
     details: NotRequired[dict[str, Tensor]]  # (B,) each, of what else was measured
     kl: NotRequired[Tensor]  # (B,), distance to the reference, in reward fine-tuning
-
-
-class _Stream(Protocol):
-    """What the module needs to know of its `TrainingData`."""
-
-    seed: int
-    batch_size: int
 
 
 class CountedModule(LightningModule):
@@ -56,7 +52,16 @@ class CountedModule(LightningModule):
         self.images_seen = 0  # by finished optimiser steps, over all processes
         self.grad_norm: Tensor | None = None  # before clipping, where clipping is on
 
+    def configure_callbacks(self) -> list[Callback]:
+        """None of its own; Lightning's first hook, where whatever `fit` was given becomes a source of examples by position."""
+        adopt(self.trainer, self)
+        return []
+
     def setup(self, stage: str) -> None:
+        if stage != "fit":  # validation and tests are of a subclass
+            return
+        if self.trainer.strategy.root_device.type == "mps":
+            raise UserError("trainer.accelerator: mps has no float64, which noise levels are kept in; use cpu")
         if isinstance(self.trainer.precision_plugin, HalfPrecision | TransformerEnginePrecision):
             raise UserError(
                 f"precision {self.trainer.precision}: weights and noise levels would have 16 bits, in which neighbouring levels "
@@ -64,7 +69,8 @@ class CountedModule(LightningModule):
             )
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # Lightning does it after it has loaded a checkpoint, into weights that would round it
-        data = cast(_Stream, internals.datamodule(self.trainer))
+        data = internals.datamodule(self.trainer)
+        assert isinstance(data, TrainingData | LoaderData)
         self.seed, self.batch_size = data.seed, data.batch_size
         if relative := parts(self._learning_rate):
             if self.trainer.max_steps < 1:
@@ -137,6 +143,34 @@ class CountedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: State) -> None:
         checkpoint["images_seen"] = self.images_seen
 
+    @classmethod
+    def load_from_checkpoint(
+        cls: type[M],
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> M:
+        """The module with the weights of a checkpoint, of its last step: averages are what `lightning_diff.load` gives.
+
+        The checkpoint of a run holds its recipe, from which the module is built; that of a Trainer of one's own does not, and
+        needs the arguments that the module was built with.
+
+        Args:
+            checkpoint_path: of the file, or a run folder, whose newest is taken.
+            map_location: device of the weights.
+            hparams_file: not used.
+            strict: whether the weights must be those of the network; default yes.
+            weights_only: always true: nothing in the file is run.
+            **kwargs: arguments of the module; those of the recipe hold for what is left out.
+
+        Raises:
+            UserError: the module cannot be built from what is there.
+        """
+        return load(cls, checkpoint_path, kwargs, map_location, strict is not False)
+
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
@@ -158,25 +192,21 @@ class CountedModule(LightningModule):
         Raises:
             UserError: the checkpoint is of another network.
         """
-        _refuse_other_network(self.state_dict(), checkpoint["state_dict"])
+        refuse_other_network(self.state_dict(), checkpoint["state_dict"])
         (saved,) = checkpoint["optimizer_states"]
         return misfit(saved, self.make_optimizer, self._trained())
 
     def on_load_checkpoint(self, checkpoint: State) -> None:
+        if "images_seen" not in checkpoint:
+            raise UserError("the checkpoint is of no training of lightning_diff's modules: it counts no images")
         self.images_seen = checkpoint["images_seen"]
+        if self._trainer is None:  # for its weights alone
+            return
         reason = self.optimizer_misfit(checkpoint)
         if reason is not None:
             rank_zero_warn(f"model.optimizer: {reason}; its state starts anew")
         (saved,) = checkpoint["optimizer_states"]
         own = [fitted(saved, self.make_optimizer, self._trained())] if reason is None else []
         checkpoint["optimizer_states"] = own
-        internals.start_at_whole_step(checkpoint, self.trainer.accumulate_grad_batches)
-
-
-def _refuse_other_network(own: State, stored: State) -> None:
-    """A one-line error for weights of another network, in place of torch's page of tensor names."""
-    for name in [*own, *stored]:
-        here, there = (getattr(state.get(name), "shape", None) for state in (own, stored))
-        if (name in own) != (name in stored) or here != there:
-            has = [f"{name} {tuple(shape)}" if shape is not None else f"no {name}" for shape in (there, here)]
-            raise UserError(f"the checkpoint is of another network: it has {has[0]}, this one {has[1]}")
+        if isinstance(internals.datamodule(self.trainer), TrainingData):  # whose one epoch has no end
+            internals.start_at_whole_step(checkpoint, self.trainer.accumulate_grad_batches)

@@ -1,5 +1,6 @@
 """Consistency models: from a trained denoiser to one that samples in one or two evaluations (sCM)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,9 @@ from .sharding import is_sharded
 from .training_data import training_data
 
 Objective = Literal["distillation", "training"]
+FORWARD_MODE = re.compile(
+    r"forward[- ](mode )?AD|forward[- ]mode|\bjvp\b"
+)  # in what torch says of a derivative that it lacks
 
 
 class ConsistencyModule(TrainingModule):
@@ -196,6 +200,17 @@ class ConsistencyModule(TrainingModule):
         self._loss = torch.compile(consistency_loss)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
+        try:
+            return self._step(batch, batch_idx)
+        except (NotImplementedError, RuntimeError) as error:  # torch's for an operation, and for an autograd.Function
+            if not FORWARD_MODE.search(str(error)):
+                raise
+            raise UserError(
+                f"model.derivative: {type(self.denoiser.net).__name__} has no forward-mode derivative "
+                f"({str(error).splitlines()[0][:120]}); set model.derivative=central"
+            ) from error
+
+    def _step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         self._rekey_dropout(batch_idx)
         x0 = self._laid_out(batch["image"])
         sigma = self.noise.icdf(batch["u"])

@@ -1,13 +1,14 @@
 """What every training module shares: one denoiser, trained by one optimiser on the position-addressed stream."""
 
 import warnings
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..artifacts import Conditions, TrainedWith
-from ..data import Augment
+from ..data import Augment, Data
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -16,8 +17,10 @@ from ..learning_rate import LearningRate
 from ..noise import LogNormal, NoiseLaw, TrainingLaw, as_training_law, sigma_to_log_snr
 from ..weighting import Uniform, Weighting, as_weighting
 from . import compiling, conditioning, sharding
+from . import lightning_internals as internals
 from .base import CountedModule, Optimizer, StepOutputs
-from .training_data import training_data
+from .network_check import refuse_unfit_network
+from .training_data import TrainingData, training_data
 
 __all__ = ["Optimizer", "StepOutputs", "TrainingModule"]
 
@@ -69,14 +72,36 @@ class TrainingModule(CountedModule):
         self._losses: list[
             tuple[Tensor, ...]
         ] = []  # (position, log_snr, loss, weight, importance) of the step under way
+        self._fits: tuple[int, ...] | None = None  # the shape of examples that the network was tried with
         self._prepared_for: object = ()  # the revision of the noise law that the weighting was prepared for
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage != "fit":
+            return
+        if isinstance(
+            internals.datamodule(self.trainer), TrainingData
+        ):  # of a loader's batches it is told with the first
+            self._refuse_unfit_data()
+        if self.compile_net and (reason := compiling.why_not(self.trainer.strategy.root_device)) is not None:
+            self.compile_net = False
+            warnings.warn(
+                f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
+            )
+
+    def refuse_unfit_network(self, shape: Sequence[int]) -> None:
+        """UserError for a network that returns no tensor like the examples, which are of this shape; see `network_check`."""
+        own = tuple(getattr(self.denoiser.net, "shape", shape))
+        if own != tuple(shape):
+            raise UserError(f"model.net.shape: the network is for {own}, the data are {tuple(shape)}")
+        if self._fits != tuple(shape):
+            refuse_unfit_network(self.denoiser, shape, self.num_classes)
+        self._fits = tuple(shape)
+
+    def _refuse_unfit_data(self) -> None:
+        """UserError for data that the network is not for; what the data have and the training does not use is said."""
         data = training_data(self.trainer).data
-        shape = tuple(getattr(self.denoiser.net, "shape", data.shape))
-        if shape != data.shape:
-            raise UserError(f"model.net.shape: the network is for {shape}, the data are {data.shape}")
+        self.refuse_unfit_network(data.shape)
         said = list(conditioning.remarks(self.denoiser.net, data, self.num_classes))
         if self.trains_on_images:
             conditioning.refuse_unfit(self.denoiser.net, data, self.num_classes)
@@ -84,25 +109,19 @@ class TrainingModule(CountedModule):
             said += conditioning.unused_remarks(data)
         if self.trainer.is_global_zero and said:
             print("\n".join(said), flush=True)
-        if self.compile_net and (reason := compiling.why_not(self.trainer.strategy.root_device)) is not None:
-            self.compile_net = False
-            warnings.warn(
-                f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
-            )
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
         """For the model's record; `augment` is the data's."""
         return TrainedWith(augment=augment is not None)
 
-    @property
-    def conditions(self) -> Conditions:
-        """What the model's samples may be conditioned on; after `setup`."""
+    def conditions_on(self, data: Data) -> Conditions:
+        """What the model's samples may be conditioned on, where it is trained on these data."""
         net = self.denoiser.net
         return Conditions(
             kind=self.denoiser.kind,
             num_classes=getattr(net, "num_classes", self.num_classes),
             takes_scale=bool(getattr(net, "guided", False)),
-            trained_with=self.trained_with(training_data(self.trainer).data.augment),
+            trained_with=self.trained_with(data.augment),
         )
 
     @property

@@ -10,11 +10,12 @@ from subprocess import Popen
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.connectors.data_connector import _DataHookSelector
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
@@ -26,6 +27,28 @@ State = dict[str, Any]  # what a checkpoint holds: plain containers, numbers and
 def datamodule(trainer: Trainer) -> LightningDataModule:
     """`trainer.datamodule`, which the Trainer sets in `fit` and does not declare."""
     return cast(LightningDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def given(trainer: Trainer) -> object:
+    """What `fit` was given to train on: a datamodule, a loader, or the module itself where it was given none.
+
+    Relied on: `fit_loop._data_source.instance`, set before the module's first hook, `configure_callbacks`.
+    """
+    return trainer.fit_loop._data_source.instance
+
+
+def train_on(trainer: Trainer, module: LightningModule, source: LightningDataModule) -> None:
+    """Put a datamodule in the place of what `fit` was given to train on, as `fit` itself would; a loader to validate with stays.
+
+    Relied on: besides, the validation loop's `_data_source`, and the `_datahook_selector` of `_data_connector`, which knows whose
+    hooks prepare a batch.
+    """
+    validation = trainer.fit_loop.epoch_loop.val_loop._data_source
+    if validation.instance is trainer.fit_loop._data_source.instance and not validation.is_module():
+        validation.instance = source
+    trainer.fit_loop._data_source.instance = source
+    trainer._data_connector._datahook_selector = _DataHookSelector(module, source)
+    trainer.datamodule, source.trainer = source, trainer  # type: ignore[attr-defined]
 
 
 def callbacks(trainer: Trainer) -> list[Callback]:

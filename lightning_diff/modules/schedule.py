@@ -27,6 +27,7 @@ from ..schedules.stick_breaking import StickBreaking
 from . import pretrained
 from .base import CountedModule, Optimizer
 from .sharding import ShardedStrategy
+from .training_data import training_data
 
 AVERAGING = ("EMA", "Evaluate", "NoiseLevels", "SampleGrid", "Tangents")  # callbacks that watch a denoiser in training
 
@@ -97,7 +98,7 @@ class ScheduleModule(CountedModule):
             raise UserError(
                 f"model.model: {self.model_path} is a consistency model, whose levels evaluate --search finds"
             )
-        data = self.trainer.datamodule.data  # type: ignore[attr-defined]
+        data = training_data(self.trainer).data
         if self._record.shape != tuple(data.shape):
             raise UserError(f"model.model: the model is for {self._record.shape}, the data are {data.shape}")
         self._refuse_unfit_conditions(data.num_classes)
@@ -216,6 +217,8 @@ class ScheduleModule(CountedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is None:  # for its weights alone
+            return
         self.calls = checkpoint["calls"]
         if checkpoint["model"] != self._record.sha256:
             raise UserError(

@@ -1,7 +1,7 @@
 """The position-addressed stream as Lightning sees it."""
 
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
@@ -10,8 +10,18 @@ from torch.utils.data import DataLoader
 from ..data import Data, loader
 from ..foundation import rng, stopping
 from ..foundation.errors import UserError
-from .base import CountedModule
 from .lightning_internals import datamodule, is_between_steps
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """What a source of examples needs to know of the module that trains on them."""
+
+    seed: int
+    batch_size: int
+    images_seen: int
+
+    def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 class TrainingData(LightningDataModule):
@@ -48,9 +58,9 @@ class TrainingData(LightningDataModule):
         with stopping.whole("chunk") if is_between_steps(self.trainer) else nullcontext():
             return self._module().prepare_batch(batch)
 
-    def _module(self) -> CountedModule:
+    def _module(self) -> Counted:
         assert self.trainer is not None
-        return cast(CountedModule, self.trainer.lightning_module)
+        return module_of(self.trainer)
 
     def state_dict(self) -> dict[str, str | int | list[str]]:
         return {
@@ -73,6 +83,16 @@ class TrainingData(LightningDataModule):
                 self._module().seed = self.seed
 
 
+def module_of(trainer: Trainer) -> Counted:
+    """The module that is trained."""
+    return cast(Counted, trainer.lightning_module)
+
+
 def training_data(trainer: Trainer) -> TrainingData:
-    """What the trainer trains on."""
-    return cast(TrainingData, datamodule(trainer))
+    """What the trainer trains on. UserError where that is a loader, of which nothing is known but its batches."""
+    if not isinstance(source := datamodule(trainer), TrainingData):
+        raise UserError(
+            "this needs to know the data, and a plain loader only gives batches; train on a lightning_diff.data.Data: "
+            "trainer.fit(module, data), or datamodule=TrainingData(data, seed)"
+        )
+    return source

@@ -16,6 +16,7 @@ from ..callbacks.base import PeriodicCallback
 from ..data import Data, Facts, Positions
 from ..foundation import rng
 from ..foundation.errors import UserError
+from ..modules import TrainingModule
 from ..modules import lightning_internals as internals
 from ..modules.sharding import GATHERED, ShardedStrategy
 from . import recipe
@@ -35,7 +36,7 @@ def build_data(settings: Recipe, source: Path | str | None = None) -> Data:
     try:
         data.setup()
     except UserError as error:
-        raise UserError(f"{source}: data: {error}" if source else str(error)) from error
+        raise type(error)(f"{source}: data: {error}" if source else str(error)) from error
     return data
 
 
@@ -75,6 +76,9 @@ def build(
     torch.manual_seed(rng.key(settings["seed"], "init"))
     rng.seed_generator(torch.default_generator, recipe.seed_of(settings), "init")
     module = build_model(settings["model"], source, on_meta=on_meta)
+    if isinstance(module, TrainingModule):
+        with recipe.naming(source):
+            module.refuse_unfit_network(facts["shape"])
     try:  # before the devices are started
         Positions(
             settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches

@@ -12,7 +12,7 @@ from ..foundation.errors import UserError
 from ..metrics import Reference
 from ..metrics.evaluate import Row
 from ..metrics.evaluate_denoiser import evaluate_denoiser, search_levels, table
-from ..metrics.features import FeatureName
+from ..metrics.features import FeatureName, refuse_too_few
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.sampling import Sampling
 from . import recipe, trained
@@ -69,6 +69,7 @@ def evaluate(
     if feature is not None:
         refuse_unknown("--feature", feature, get_args(FeatureName))
     data = _data(home, record)
+    refuse_too_few("evaluate", feature, data, n)  # type: ignore[arg-type]
     settings.say_doubt(record)
     denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
     device = next(denoiser.parameters()).device

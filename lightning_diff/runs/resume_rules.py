@@ -59,12 +59,14 @@ def comparable(settings: Recipe) -> Node:
 
 
 def _by_class(settings: Recipe) -> dict[str, Node]:
-    """Callbacks by the name of their class, with a ' for each of the same name before it, defaults written out."""
+    """Callbacks by the name of their class, the second of a name as "SampleGrid (2)", defaults written out."""
     named: dict[str, Node] = {}
+    counts: dict[str, int] = {}
     for node in settings.get("callbacks") or []:
         name = _own_name(node)
-        while name in named:
-            name += "'"
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] > 1:
+            name += f" ({counts[name]})"
         defaults: Node = getattr(_imported(node["_target_"]), "RESUME_DEFAULTS", {})
         named[name] = node | {key: value for key, value in defaults.items() if node.get(key) is None}
     return named

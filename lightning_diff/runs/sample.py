@@ -1,5 +1,6 @@
 """Samples of a trained model, drawn and written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -53,22 +54,62 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     model = trained.model(run)
     sampling = settings.sampling(model.record)
     target = writable(out, _default_target(model, settings, sampling), model.record.shape)
-    names = model.record.class_names
-    classes = classes_of(labels, model.record.num_classes, names)
+    made = draw(model, settings, n, labels)
+    if target.suffix == ".npz":
+        pictures.save_npz(target, made.samples, made.labels)
+    elif target.suffix == ".png":
+        shown = column_names(made.classes, model.record.class_names)
+        pictures.save_grid(target, made.samples, columns=min(len(shown), n) or None, column_names=shown)
+    else:
+        pictures.save_folder(target, made.samples)
+    return Drawn(n, target, made.cost)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples in memory.
+
+    Args:
+        samples: (n, ...) on the CPU.
+        labels: (n,), or None.
+        classes: those that were cycled through, or None.
+        cost: in words, where each sample took steps of its own.
+    """
+
+    samples: Float32[Tensor, "n ..."]
+    labels: Int64[Tensor, " n"] | None
+    classes: Int64[Tensor, " classes"] | None
+    cost: str | None
+
+
+def draw(
+    model: trained.Trained, settings: SamplerSettings, n: int, labels: str = "all", *, denoiser: Denoiser | None = None
+) -> Made:
+    """Samples of a model; arguments as for `sample`.
+
+    Args:
+        denoiser: the model's own, where it is loaded already.
+
+    Raises:
+        UserError: before any are drawn, for whatever does not go together.
+    """
+    if n < 1:
+        raise UserError(f"--n: expected at least 1, got {n}")
+    sampling = settings.sampling(model.record)
+    classes = classes_of(labels, model.record.num_classes, model.record.class_names)
     settings.refuse_unfit_guidance(model.record, labelled=classes is not None)
     settings.say_doubt(model.record, labelled=classes is not None)
-    denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
+    denoiser = model.load(settings.device) if denoiser is None else denoiser
+    guide = model.guide(settings.guide, settings.device)
     wanted = None if classes is None else classes[torch.arange(n) % len(classes)]
     samples, cost = _drawn(denoiser, guide, model.record.shape, settings, sampling, n, wanted)
-    if target.suffix == ".npz":
-        pictures.save_npz(target, samples, wanted)
-    elif target.suffix == ".png":
-        few = [] if classes is None or len(classes) > MOST_NAMED else classes.tolist()
-        shown = [pictures.caption(label, names) for label in few]
-        pictures.save_grid(target, samples, columns=min(len(shown), n) or None, column_names=shown)
-    else:
-        pictures.save_folder(target, samples)
-    return Drawn(n, target, cost)
+    return Made(samples, wanted, classes, cost)
+
+
+def column_names(classes: Int64[Tensor, " classes"] | None, names: Sequence[str] = ()) -> list[str]:
+    """What stands over the columns of a picture with a column for each class; nothing for too many."""
+    few = [] if classes is None or len(classes) > MOST_NAMED else classes.tolist()
+    return [pictures.caption(label, names) for label in few]
 
 
 class _How(TypedDict):

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
 from ..artifacts import checkpoints
+from ..artifacts.metrics_rows import read as read_metrics
 from ..callbacks import TimeLimit
 from ..data import Data
 from ..foundation import parent, rng, stopping
@@ -22,6 +23,7 @@ from . import recipe
 from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
+from .door import refuse_unfit_callbacks
 from .finished import is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
@@ -34,17 +36,27 @@ GONE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def train(settings: Recipe, source: Path | str) -> None:
+def train(settings: Recipe, source: Path | str) -> dict[str, float]:
     """Train what the recipe says, from the newest checkpoint of its run folder if there is one and `resume` allows.
 
     Args:
         settings: a recipe as `recipe.load` returns it.
         source: the recipe's file, for messages.
+
+    Returns:
+        The last value of each metric in the run's metrics.csv, by name; of a measured one, that of its last protocol.
     """
     quieten()
     parent.is_started()  # so that it ends with its parent, from here on
     with stopping.listening("before the first step"):
         _train(settings, source)
+    return figures(folder_of(settings))
+
+
+def figures(folder: Path) -> dict[str, float]:
+    """The last value of each metric of a run; nothing where it has written none."""
+    table = folder / "metrics.csv"
+    return {str(row["metric"]): float(row["value"]) for row in read_metrics(table)} if table.exists() else {}
 
 
 def _train(settings: Recipe, source: Path | str) -> None:
@@ -53,6 +65,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
     facts = data.facts()
     settings = recipe.fill_facts(keep_network(folder, settings), facts)
     module, trainer = build(settings, facts, source)  # refuses mistakes before the folder is touched
+    refuse_unfit_callbacks(module, trainer, data, source)
     with held(folder), together(trainer):
         start = find_start(folder, settings)
         datamodule = _examples(data, recipe.seed_of(settings), start)

@@ -101,3 +101,9 @@ def test_a_missing_or_damaged_table_is_named(tmp_path, text, words):
     with pytest.raises(UserError, match=words) as error:
         noise_levels.read(tmp_path)
     assert "noise_levels.csv" in str(error.value)
+
+
+def test_few_losses_suggest_nothing():
+    assert report(n=2000).suggestion() is not None
+    assert report(n=160).suggestion() is None
+    assert "too little" in report(n=160).sentence()

@@ -86,3 +86,19 @@ def test_ids_are_numbered_as_in_training_on_demand(tmp_path):
     data = HuggingFace(2, path=tmp_path, test_split="test", relabel=True)
     assert (data.train.labels.tolist(), data.test.labels.tolist(), data.num_classes) == ([1, 0, 1], [1], 2)
     assert "2 classes by column label" in data.summary()
+
+
+def test_cells_with_paths_are_read_from_beside_the_file(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    writer = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats/0.png").write_bytes(encoded(0))
+    (tmp_path / "1.png").write_bytes(encoded(1))
+    paths = ["cats/0.png", str(tmp_path / "1.png")]
+    cells = [{"bytes": None, "path": path} for path in paths] + [{"bytes": encoded(2), "path": "unused.png"}]
+    writer.write_table(pyarrow.table({"image": cells}), tmp_path / "train.parquet")
+    data = HuggingFace(2, path=tmp_path, label_column=None)
+    assert torch.equal(data.train.pixels, channels_first([0, 1, 2]))
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(UserError, match=r"train\.parquet: column 'image' holds paths.*1\.png"):
+        HuggingFace(2, path=tmp_path, label_column=None).setup()

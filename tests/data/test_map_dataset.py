@@ -226,3 +226,23 @@ def test_animated_items_are_their_first_frame_and_said(tmp_path):
     data = MapDataset(1, dataset=Listed([Image.open(tmp_path / "a.webp"), BYTES[2]]))
     assert torch.equal(data.train.images(np.array([0]))[0], IN_RANGE[0])
     assert "the first frame of item 0" in data.summary()
+
+
+def test_a_mapping_of_splits_says_which_there_are():
+    class DatasetDict(dict):
+        pass
+
+    splits = DatasetDict(train=Listed(BYTES), validation=Listed(BYTES))
+    for given in ({"dataset": splits}, {"dataset": Listed(BYTES), "test_dataset": splits}):
+        with pytest.raises(ValueError, match=r"DatasetDict.*train, validation"):
+            MapDataset(4, **given)
+
+
+def test_an_undecoded_image_may_be_a_file(tmp_path):
+    Image.fromarray(BYTES[0].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    items = [{"image": {"bytes": None, "path": str(tmp_path / "a.png")}}]
+    data = MapDataset(1, dataset=Listed(items * 2))
+    assert torch.equal(data.train.images(np.arange(1))[0], IN_RANGE[0])
+    items[0]["image"]["path"] = str(tmp_path / "nothere.png")
+    with pytest.raises(UserError, match=r"image 0 cannot be read.*nothere\.png"):
+        MapDataset(1, dataset=Listed(items * 2)).setup()

@@ -1,5 +1,6 @@
 """A node is bound against its target's signature: what fits is converted and built, what does not is a one-line error."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import nn
 from lightning_diff.foundation.annotations import describe
 from lightning_diff.foundation.binding import bind, construct, locate
 from lightning_diff.foundation.errors import UserError
+from lightning_diff.nets import DiT
+from lightning_diff.noise import NoiseLaw
 
 
 class Law(Protocol):
@@ -253,3 +256,37 @@ def test_targets_without_a_signature_are_given_what_the_recipe_says():
 )
 def test_annotations_are_described_as_a_person_would(hint, text):
     assert describe(hint) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "node"),
+    [
+        (DiT.__name__, nn.Module, "{_target_: lightning_diff.nets.DiT}"),
+        ("unet", nn.Module | None, "{_target_: lightning_diff.nets.UNet}"),
+        ("lightning_diff.nets.MLP", nn.Module, "{_target_: lightning_diff.nets.MLP}"),
+        ("Adam", Callable[..., torch.optim.Optimizer], "{_target_: torch.optim.Adam, _partial_: true}"),
+        ("LogNormal", NoiseLaw, "{_target_: lightning_diff.noise.LogNormal}"),
+    ],
+)
+def test_a_class_by_its_name_alone_is_offered_as_a_node(value, hint, node):
+    with pytest.raises(UserError) as error:
+        bind(value, hint, "model.part")
+    assert tells(str(error.value), f"model.part: ... {value} ... did you mean ...")
+    assert node in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "hint"), [("nothing of ours", nn.Module), ("LogNormal", nn.Module), ("DiT", int)])
+def test_what_would_not_fit_is_not_offered(value, hint):
+    with pytest.raises(UserError) as error:
+        bind(value, hint, "key")
+    assert "did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("package", ["torchvision", "diffusers", "datasets"])
+def test_a_package_that_is_not_there_is_named_rather_than_something_like_it(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("lightning_diff.foundation.binding.is_installed", lambda name: False)
+    with pytest.raises(UserError) as error:
+        locate(f"{package}.sub.Name", "data.dataset._target_")
+    assert tells(str(error.value), f"data.dataset._target_: ... {package} ... not installed ... pip install {package}")
+    assert "did you mean" not in str(error.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import tells
 from safetensors.torch import load_file
 
 from lightning_diff import load_denoiser
@@ -278,3 +279,29 @@ def test_it_needs_no_recipe(teacher):
     module = ConsistencyModule(teacher, num_classes=8)
     assert isinstance(module.denoiser.net, MLP)
     assert module.denoiser.sigma_data == load_denoiser(teacher).sigma_data
+
+
+class OnlyBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+@pytest.mark.parametrize("how", ["no operation for it", "no rule for it"])
+def test_a_network_without_forward_mode_is_told_of_the_other_derivative(step, monkeypatch, how):
+    forward = MLP.forward
+
+    def backwards(self, x, *arguments, **conditioning):
+        x = OnlyBackwards.apply(x) if how == "no rule for it" else torch.ops.aten._pdist_forward(x[:2]).sum() + x
+        return forward(self, x, *arguments, **conditioning)
+
+    monkeypatch.setattr(MLP, "forward", backwards)
+    with pytest.raises(UserError) as error:
+        step(objective="training")
+    assert tells(str(error.value), "model.derivative: MLP ... model.derivative=central")
+    if how == "no rule for it":
+        step(objective="training", derivative="central")

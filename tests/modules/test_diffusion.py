@@ -43,7 +43,8 @@ class Listening(nn.Module):
         self.weight = nn.Parameter(torch.zeros(2))
 
     def forward(self, x, c_noise, label=None):
-        self.heard.append(c_noise.clone())
+        if self.training:
+            self.heard.append(c_noise.clone())
         return x * self.weight
 
 

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
@@ -205,3 +205,29 @@ def test_the_mesh_has_the_size_that_it_is_told():
     assert strategy._data_parallel_size == "auto"  # what `setup_environment` reads
     internals.shard_over_all_processes(strategy, 6)
     assert strategy._data_parallel_size == 6
+
+
+def test_what_fit_was_given_is_known_at_the_first_hook_and_can_be_replaced(tmp_path):
+    class Fives(LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(torch.full((4,), 5.0), batch_size=2)
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return batch + 1
+
+    class Replacing(Line):
+        def configure_callbacks(self):
+            self.given = internals.given(self.trainer)
+            internals.train_on(self.trainer, self, Fives())
+            return []
+
+        def training_step(self, batch, batch_idx):
+            self.seen = batch
+            return super().training_step(batch, batch_idx)
+
+    module, plain = Replacing(), loader()
+    made = trainer(Watch(), tmp_path, max_steps=1)
+    made.fit(module, plain)
+    assert module.given is plain
+    assert torch.equal(module.seen, torch.full((2,), 6.0))
+    assert isinstance(internals.datamodule(made), Fives)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lightning_diff import DiffusionModule, nets, weighting
@@ -137,6 +138,16 @@ def test_a_recipe_without_facts_needs_its_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"folder or zip.*model.net.shape, model.net.num_classes .*model.sigma_data"):
         describe(recipe.load("cifar10_edm"), "cifar10_edm")
+
+
+def test_data_that_are_here_and_wrong_are_not_to_be_described_without(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for size in (8, 9):
+        Image.new("L", (size, size)).save(tmp_path / "pictures" / f"{size}.png")
+    with pytest.raises(UserError) as error:
+        describe(recipe.load("cifar10_edm", ["data.path=pictures"]), "cifar10_edm")
+    assert "model.net.shape" not in str(error.value)
 
 
 class Looking(nn.Module):

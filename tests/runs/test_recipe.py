@@ -342,3 +342,15 @@ def test_a_run_of_the_second_generator_stopped_and_resumed_ends_in_the_same_weig
     parts = train("parts", *dropout)
     for name, value in state(whole)["state_dict"].items():
         assert torch.equal(value, state(parts)["state_dict"][name]), name
+
+
+def test_an_unknown_option_of_the_trainer_is_answered_with_those_that_may_be_set(folder):
+    said = message("base.yaml", ["trainer.zzz=1"], function=recipe.load)
+    assert tells(said, "base.yaml: trainer.zzz: ... it takes accelerator, ... max_steps ...")
+    for name in ("max_epochs", "fast_dev_run", "callbacks", "val_check_interval"):
+        assert f" {name}," not in said
+
+
+def test_a_networks_name_alone_is_answered_with_its_node(folder):
+    said = message("base.yaml", ["model.net=DiT"], function=recipe.load)
+    assert tells(said, "base.yaml: model.net: ... DiT ... _target_: lightning_diff.nets.DiT")

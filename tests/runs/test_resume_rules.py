@@ -9,6 +9,7 @@ import pytest
 from lightning_diff.foundation.binding import is_node, locate, signature
 from lightning_diff.runs import recipe, resume
 from lightning_diff.runs.recipe import LEFT_OUT, Change
+from lightning_diff.runs.resume_rules import comparable
 
 RECIPES = sorted(path.stem for path in Path(str(files("lightning_diff.recipes"))).glob("*.yaml"))
 # Of version 0.1.
@@ -142,3 +143,8 @@ def test_an_average_that_is_written_out_as_the_default_is_no_change():
     )
     for short in (node("lightning_diff.callbacks.EMA"), node("lightning_diff.callbacks.ema.EMA", profiles=None)):
         assert resume.compare({"callbacks": [short]}, {"callbacks": [written]}) == ([], [])
+
+
+def test_the_second_callback_of_a_kind_has_its_number():
+    twice = {"callbacks": [{"_target_": "lightning_diff.callbacks.SampleGrid", "every": every} for every in (10, 20)]}
+    assert list(comparable(twice)["callbacks"]) == ["SampleGrid", "SampleGrid (2)"]

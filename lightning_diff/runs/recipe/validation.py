@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from ...foundation.binding import Node, bind
+from ...foundation.binding import Node, bind, refuse_unknown_arguments, signature
 from ...foundation.errors import UserError
 from ...foundation.source_check import refuse_by_source
 from .lightning_parts import MANAGED, check_parts
@@ -13,6 +13,7 @@ from .trackers import check_loggers
 
 FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
 
+TRAINER = "lightning.Trainer"
 LONGEST = 200  # bytes of a run's name: most systems allow 255, and files beside the folder add to its name
 # The classes of a recipe's parts, by the names under which their subclasses' files know them.
 DATA = ("lightning_diff.data.Data", "lightning_diff.data.source.Data")
@@ -54,7 +55,7 @@ def _check_sources(recipe: Recipe) -> None:
     refuse_by_source(recipe["callbacks"], "callbacks", CALLBACK)
     if isinstance(recipe["trainer"], dict) and not recipe["trainer"].keys() & MANAGED.keys():
         options = {name: value for name, value in recipe["trainer"].items() if name != "logger"}
-        refuse_by_source({"_target_": "lightning.Trainer", **options}, "trainer")
+        refuse_by_source({"_target_": TRAINER, **options}, "trainer", without=MANAGED)
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -84,7 +85,8 @@ def _check_trainer(trainer: Node) -> None:
 
     check_loggers(trainer.get("logger"))
     options = {name: value for name, value in trainer.items() if name != "logger"}
-    bind({"_target_": "lightning.Trainer", **options}, Trainer, "trainer")
+    refuse_unknown_arguments(TRAINER, options, signature(Trainer) or {}, "trainer", without=MANAGED)
+    bind({"_target_": TRAINER, **options}, Trainer, "trainer")
     if not isinstance(options.get("max_steps"), int) or options["max_steps"] < 1:
         raise UserError("trainer.max_steps: the number of optimiser steps, a positive integer, is missing")
     for name in ("accumulate_grad_batches", "log_every_n_steps"):
