@@ -81,7 +81,7 @@ def _built(kind: type[M], path: Path, state: State, arguments: Mapping[str, Any]
     if not is_node(node):
         try:
             return kind(**arguments)
-        except TypeError as error:
+        except (TypeError, UserError) as error:
             raise UserError(
                 f"{path}: holds no recipe to build the module from (a Trainer of one's own wrote it); give load_from_checkpoint "
                 f"what it was built with, net=... and so on ({error})"

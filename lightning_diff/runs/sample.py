@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..artifacts import pictures
 from ..denoiser import Denoiser
+from ..foundation.errors import UserError
 from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
 from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy

@@ -180,7 +180,7 @@ def test_the_files_are_the_same_bytes_on_two_processes_accumulated_or_interrupte
     subprocess.run(command, check=True, timeout=240, capture_output=True, cwd=tmp_path)
     for file in FILES:
         expected = (whole / file).read_bytes()
-        assert len(expected) > 100
+        assert len(expected) > 50
         for other in (accumulated, parts, Path("runs/two")):
             assert (other / file).read_bytes() == expected, (file, other)
     for other in (accumulated, parts, Path("runs/two")):  # to the last bit, of which the files show six digits

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 
 from lightning_diff.artifacts import noise_levels, noise_levels_figure
 from lightning_diff.artifacts.metrics_table import read
@@ -23,6 +23,7 @@ class Logged(Trainer):
     """A trainer that keeps what is logged, and whose steps are counted by hand."""
 
     global_step, global_rank, world_size, max_steps, is_global_zero, loggers = 0, 0, 1, 10_000, True, ()
+    datamodule = LightningDataModule()  # some other
 
     def __init__(self, every):
         self.log_every_n_steps, self.values = every, []

@@ -316,4 +316,4 @@ def test_the_order_of_callbacks_says_nothing():
     assert resume_rules.comparable({"callbacks": [one, two]}) == resume_rules.comparable({"callbacks": [two, one]})
     same = [one, one | {"every": 2}]
     found = resume_rules.comparable({"callbacks": same})["callbacks"]
-    assert found == {"A": {"_target_": "A", "every": 1}, "A'": {"_target_": "A", "every": 2}}
+    assert found == {"A": {"_target_": "A", "every": 1}, "A (2)": {"_target_": "A", "every": 2}}
