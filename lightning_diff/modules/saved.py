@@ -1,6 +1,5 @@
 """A training module from its checkpoint alone: built from the recipe that a run writes into it."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,12 +63,7 @@ def _file(path: Path) -> Path:
 
 
 def _read(path: Path) -> State:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: holds more than tensors and plain values; nothing in it was run") from error
-    except (OSError, EOFError, RuntimeError, ValueError, AttributeError, KeyError) as error:
-        raise UserError(f"{path}: is damaged, or no checkpoint of a training") from error
+    state = checkpoints.unpickled(path)
     if not isinstance(state, dict) or not state.keys() >= {"images_seen", "state_dict"}:
         raise UserError(f"{path}: is no checkpoint of a training of lightning_diff's modules")
     return state

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .store import PATTERN, checkpoint_path, fault, newest, prune, set_aside_after, write
 
 if TYPE_CHECKING:
-    from .format import FORMAT, META, Checkpoint, migrate, read, recipe_hash, stamp
+    from .format import FORMAT, META, Checkpoint, migrate, read, recipe_hash, stamp, unpickled
 
-_OF_FORMAT = ("FORMAT", "META", "Checkpoint", "migrate", "read", "recipe_hash", "stamp")
+_OF_FORMAT = ("FORMAT", "META", "Checkpoint", "migrate", "read", "recipe_hash", "stamp", "unpickled")
 
 __all__ = [
     "FORMAT",
@@ -27,6 +27,7 @@ __all__ = [
     "recipe_hash",
     "set_aside_after",
     "stamp",
+    "unpickled",
     "write",
 ]
 

@@ -110,11 +110,15 @@ def read(path: Path) -> Checkpoint:
     Raises:
         UserError: the file is damaged, no checkpoint of a training, of a newer format, or asks for code to be run.
     """
+    return migrate(unpickled(path), path)
+
+
+def unpickled(path: Path) -> object:
+    """What a file holds, whoever wrote it; arguments and errors as of `read`, but that its format is not looked at."""
     try:
         file = path / META if path.is_dir() else path
-        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: holds more than tensors and plain values; nothing in it was run") from error
     except (OSError, EOFError, RuntimeError, ValueError, AttributeError, KeyError) as error:
         raise UserError(f"{path}: is damaged, or no checkpoint of a training") from error
-    return migrate(state, path)
