@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conditions import Conditions, TrainedWith
     from .edm_pickle import load_edm_pickle
+    from .import_model import import_edm_pickle
     from .model import (
         RECORD,
         WEIGHTS,
         ModelRecord,
-        import_edm_pickle,
+        bind_time,
         in_words,
         keep_levels,
         load_denoiser,
@@ -31,7 +32,8 @@ _HOME = {
     "Conditions": "conditions",
     "ModelRecord": "model",
     "TrainedWith": "conditions",
-    "import_edm_pickle": "model",
+    "bind_time": "model",
+    "import_edm_pickle": "import_model",
     "in_words": "model",
     "keep_levels": "model",
     "load_denoiser": "model",
@@ -50,6 +52,7 @@ __all__ = [
     "Conditions",
     "ModelRecord",
     "TrainedWith",
+    "bind_time",
     "import_edm_pickle",
     "in_words",
     "keep_levels",

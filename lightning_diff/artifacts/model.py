@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, Time
 from ..foundation.atomic import replacing, sha256
 from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
@@ -23,7 +23,8 @@ from ..nets import lora
 from . import edm_pickle, record, user_code
 from .conditions import Conditions, TrainedWith
 
-FORMAT = 1  # of model.json; raised when a program that knows the old one could not read the new one
+FORMAT = 2  # of model.json; raised when a program that knows the old one could not read the new one
+FIRST_FORMAT = 1  # still written of a network whose prediction has the name of its time: there were no others
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 MOST_NAMED = 5  # weights, in an error
 EDM_AVERAGE = "edm"  # the average of EDM's that its snapshots hold
@@ -35,7 +36,7 @@ class ModelRecord(TrainedWith):
 
     Args:
         net: the recipe's node that builds the network.
-        sigma_data, time, kind: see `Denoiser`.
+        sigma_data, time, kind, prediction: see `Denoiser`; prediction None for that of the same name as time.
         shape: of one example.
         num_classes: 0 for none.
         class_names: in order of label; () where classes have numbers alone.
@@ -48,8 +49,9 @@ class ModelRecord(TrainedWith):
 
     net: record.Node
     sigma_data: float
-    time: str
+    time: str | record.Node
     kind: str = "denoiser"  # missing from files that were written before there were others
+    prediction: str | None = None  # likewise
     shape: tuple[int, ...]
     num_classes: int
     class_names: tuple[str, ...] = ()
@@ -116,6 +118,7 @@ def save_denoiser(
         sigma_data=denoiser.sigma_data,
         time=denoiser.time,
         kind=denoiser.kind,
+        prediction=denoiser.prediction,
         shape=tuple(shape),
         num_classes=num_classes,
         class_names=tuple(class_names),
@@ -124,8 +127,13 @@ def save_denoiser(
         sha256=digest,
         **asdict(trained_with or TrainedWith()),
     )
-    record.write(folder / RECORD, asdict(described), FORMAT)
+    record.write(folder / RECORD, asdict(described), _format(described))
     return folder / WEIGHTS
+
+
+def _format(described: ModelRecord) -> int:
+    first = described.time in ("edm", "trigflow") and described.prediction in (None, described.time)
+    return FIRST_FORMAT if first else FORMAT
 
 
 def load_denoiser(path: Path | str) -> Denoiser:
@@ -154,13 +162,25 @@ def load_denoiser(path: Path | str) -> Denoiser:
     try:
         user_code.make_importable(weights.parent)
         _refuse_all_but_networks(described.net, "net")
+        _refuse_all_but_networks(described.time, "time")
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; nobody's random numbers change
             net = construct(bind(described.net, nn.Module, "net"))
-        denoiser = Denoiser(net, described.sigma_data, described.time, described.kind)
+        time = bind_time(described.time)
+        denoiser = Denoiser(net, described.sigma_data, time, described.kind, described.prediction)
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
     load_weights(denoiser.net, tensors, weights)
     return denoiser.eval()
+
+
+def bind_time(time: str | Mapping[str, object]) -> str | Time:
+    """The time that a record or a recipe gives, by name or as a node. UserError for a node that makes something else."""
+    if isinstance(time, str):
+        return time
+    built: object = construct(bind(dict(time), Time, "time"))
+    if not isinstance(built, Time):
+        raise UserError(f"time: expected a time of lightning_diff.denoiser, got a {type(built).__name__}")
+    return built
 
 
 def read_record(path: Path | str) -> ModelRecord:
@@ -191,9 +211,10 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
     """
     if _is_pickle(Path(path)):
         raise UserError(f"{path}: an EDM pickle is left as it is; make a model of it with lightning-diff import")
-    kept = read_record(path).levels | {len(levels) + 1: levels}
+    described = read_record(path)
+    kept = described.levels | {len(levels) + 1: levels}
     source = _files(Path(path))[1]
-    record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, FORMAT)
+    record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, _format(described))
 
 
 def load_weights(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
@@ -235,6 +256,7 @@ def _record_of_pickle(path: Path) -> ModelRecord:
         net=snapshot.net,
         sigma_data=snapshot.denoiser.sigma_data,
         time=snapshot.denoiser.time,
+        prediction=snapshot.denoiser.prediction,
         shape=tuple(snapshot.net["shape"]),
         num_classes=snapshot.net["num_classes"],
         ema=EDM_AVERAGE,
@@ -242,39 +264,6 @@ def _record_of_pickle(path: Path) -> ModelRecord:
         sha256=sha256(path),
         **asdict(snapshot.trained_with),
     )
-
-
-def import_edm_pickle(path: Path | str, folder: Path | str) -> Path:
-    """Write the network of an EDM pickle as a model, into a folder that holds no other; returns the path of the weights.
-
-    UserError where the pickle cannot be read (see `load_edm_pickle`), or the folder holds another model or a run.
-    """
-    path, folder = Path(path), Path(folder)
-    snapshot = edm_pickle.read_snapshot(path)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, and a model is a folder; choose another place with --out")
-    if (folder / "recipe.yaml").exists():
-        raise UserError(f"{folder}: is a run folder, whose model is its own; choose another place with --out")
-    if (folder / RECORD).exists() and not _is_alike(folder, snapshot.denoiser.net):
-        raise UserError(f"{folder}: holds another model; choose another place with --out, or remove it")
-    return save_denoiser(
-        folder,
-        snapshot.denoiser,
-        snapshot.net,
-        shape=snapshot.net["shape"],
-        num_classes=snapshot.net["num_classes"],
-        ema=EDM_AVERAGE,
-        trained_with=snapshot.trained_with,
-    )
-
-
-def _is_alike(folder: Path, net: nn.Module) -> bool:
-    """Whether the model in a folder, if it is whole, has these weights."""
-    try:
-        there, here = load_denoiser(folder).net.state_dict(), net.state_dict()
-    except UserError:
-        return False
-    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
 
 
 def _files(path: Path) -> tuple[Path, Path]:

@@ -75,7 +75,7 @@ def parse(text: str, kind: type[Record], version: int, name: str, source: Path) 
 
 def _bound(value: object, hint: object, field: str) -> object:
     """The value, if it is what the field's annotation asks for; only a field that is a `Node` may have something built."""
-    if hint == Node and is_node(value):
+    if is_node(value) and Node in (hint, *typing.get_args(hint)):
         return value
     _refuse_nodes(value, field)
     if typing.get_origin(hint) is dict and typing.get_args(hint)[0] is int and isinstance(value, dict):

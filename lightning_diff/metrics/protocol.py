@@ -14,7 +14,7 @@ from ..artifacts.step_policy import digest
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..precision import LowPrecision
-from ..samplers import named, nfe
+from ..samplers import named, nfe, pure_noise
 from ..samplers.guidance import takes_scale
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.sampling import Sampling
@@ -141,7 +141,8 @@ def evaluations(drawing: Drawing, takes_scale: bool) -> int:
         return x
 
     x = torch.zeros(1, 1, dtype=torch.float64)
-    named(sampling.solver)(count, x, sampling.sigmas, generator=torch.Generator(), **drawing.options)
+    solver, noise = named(sampling.solver), torch.Generator()
+    pure_noise.solve(solver, count, x, sampling.sigmas, from_noise=count, generator=noise, **drawing.options)
     return calls + guided
 
 
@@ -172,10 +173,16 @@ def _name(guide: Callable[..., Tensor]) -> str:
     if not isinstance(guide, nn.Module):
         return getattr(guide, "__qualname__", type(guide).__qualname__)
     settings = (
-        f"{guide.sigma_data} {guide.time} {guide.kind}" if isinstance(guide, Denoiser) else type(guide).__qualname__
+        f"{guide.sigma_data} {_parametrisation(guide)} {guide.kind}"
+        if isinstance(guide, Denoiser)
+        else type(guide).__qualname__
     )
     state = {name: value.detach().cpu() for name, value in guide.state_dict().items()}
     return _short(f"{settings} {digest(state)}".encode())
+
+
+def _parametrisation(denoiser: Denoiser) -> str:
+    return f"{denoiser.time}" + (f" {denoiser.prediction}" if denoiser.prediction != denoiser.time else "")
 
 
 def _short(content: bytes) -> str:

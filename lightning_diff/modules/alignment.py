@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..artifacts import TrainedWith
 from ..data import Augment
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, Prediction, Time, TimeName
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..nets.frozen import Frozen
@@ -75,7 +75,7 @@ class AlignmentModule(TrainingModule):
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         sigma_data: the model's.
         num_classes: number of classes, 0 for none (a fact of the data).
-        time: the model's.
+        time, prediction: the model's.
         compile: compile the network, and those that sample, in place.
         channels_last: keep weights and activations in NHWC.
     """
@@ -100,11 +100,14 @@ class AlignmentModule(TrainingModule):
         learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
         sigma_data: float | None = None,
         num_classes: int = 0,
-        time: Literal["edm", "trigflow"] | None = None,
+        time: TimeName | Time | None = None,
+        prediction: Prediction | None = None,
         compile: bool = False,
         channels_last: bool = False,
     ):
-        denoiser = pretrained.denoiser(self.recipe_facts, model=model, net=net, sigma_data=sigma_data, time=time)
+        denoiser = pretrained.denoiser(
+            self.recipe_facts, model=model, net=net, sigma_data=sigma_data, time=time, prediction=prediction
+        )
         if lora is not None:
             lora.adapt(denoiser.net)
         super().__init__(
@@ -143,7 +146,7 @@ class AlignmentModule(TrainingModule):
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model's record fills into a recipe's `model` node: net, sigma_data, time."""
+        """What the model's record fills into a recipe's `model` node: net, sigma_data, time, prediction."""
         return pretrained.facts(node, "model")
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights
 from ..data import Augment
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, Prediction, Time, TimeName
 from ..foundation import lengths, rng
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
@@ -61,7 +61,7 @@ class ConsistencyModule(TrainingModule):
             teacher that was trained with label_dropout.
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
-        time: the teacher's.
+        time, prediction: the teacher's.
         compile: compile the loss, derivative included; checkpoints do not change.
         channels_last: keep weights and activations in NHWC.
     """
@@ -86,7 +86,8 @@ class ConsistencyModule(TrainingModule):
         guidance: tuple[float, float] | None = None,
         sigma_data: float | None = None,
         num_classes: int = 0,
-        time: Literal["edm", "trigflow"] | None = None,
+        time: TimeName | Time | None = None,
+        prediction: Prediction | None = None,
         compile: bool = False,
         channels_last: bool = False,
     ):
@@ -108,6 +109,7 @@ class ConsistencyModule(TrainingModule):
             net=net,
             sigma_data=sigma_data,
             time=time,
+            prediction=prediction,
             guidance=guidance,
         )
         if guidance is not None and not getattr(denoiser.net, "guided", False):
@@ -136,7 +138,7 @@ class ConsistencyModule(TrainingModule):
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
-        """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time."""
+        """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time, prediction."""
         return pretrained.facts(node, "teacher", {"guided": True} if node.get("guidance") else None)
 
     def setup(self, stage: str) -> None:
@@ -160,11 +162,7 @@ class ConsistencyModule(TrainingModule):
             )
         if self.objective == "distillation":
             self._refuse_what_the_teacher_was_not_taught(record)
-        if (teacher.sigma_data, teacher.time) != (own.sigma_data, own.time):
-            raise UserError(
-                f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {self.teacher_path} "
-                f"{teacher.sigma_data:g} and {teacher.time}; leave them out"
-            )
+        pretrained.refuse_other_parametrisation(own, teacher, self.teacher_path)
         if not any(weight.is_meta for weight in own.parameters()):  # as on all processes but the first, if sharded
             inputs = {name: weight for name, weight in own.net.state_dict().items() if ".guidance." in name}
             load_weights(own.net, inputs | teacher.net.state_dict(), self.teacher_path)

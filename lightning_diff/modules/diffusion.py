@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..artifacts import TrainedWith
 from ..data import Augment
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, Prediction, Time, TimeName, default_time
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
@@ -46,8 +46,12 @@ class DiffusionModule(TrainingModule):
         sigma_data: standard deviation of the data (a fact of the data: a recipe may leave it out); None for that of
             `start`, or 0.5.
         num_classes: number of classes, 0 for none (a fact of the data); None for that of `start`, or none.
-        time: what the network is conditioned on, of its noise level, ln(sigma)/4 ("edm") or the angle t ("trigflow"); None for that
-            of `start`, or "edm".
+        time: what the network is conditioned on, of its noise level: ln(sigma)/4 ("edm"), the angle t ("trigflow"),
+            sigma / (1 + sigma) ("flow"), or a time of `denoiser`; None for that of `start`, or what suits prediction.
+        prediction: the network's output: EDM's or TrigFlow's F ("edm", "trigflow"), the noise ("epsilon"), a velocity
+            ("v_prediction", or "flow", eps - x0) or the image ("sample"). The loss is that of F whichever it is, so that weightings
+            mean the same: the network's own error counts with the square of its factor in F. None for that of `start`, or the
+            one that is called as `time` is.
         label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
         compile: compile the network in place; checkpoints do not change.
         channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.
@@ -66,7 +70,8 @@ class DiffusionModule(TrainingModule):
         learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
         sigma_data: float | None = None,
         num_classes: int | None = None,
-        time: Literal["edm", "trigflow"] | None = None,
+        time: TimeName | Time | None = None,
+        prediction: Prediction | None = None,
         label_dropout: float = 0.0,
         compile: bool = False,
         channels_last: bool = False,
@@ -76,11 +81,14 @@ class DiffusionModule(TrainingModule):
         _refuse_without_start(start, net, fresh, lora)
         if start is None:
             assert isinstance(net, nn.Module)
-            denoiser = Denoiser(net, 0.5 if sigma_data is None else sigma_data, time or "edm")
+            told_by = default_time(prediction) if time is None else time
+            denoiser = Denoiser(net, 0.5 if sigma_data is None else sigma_data, told_by, prediction=prediction)
         else:
             own = None if num_classes is None else {"num_classes": num_classes}
             known = partial(_facts_beside_data, own=own)
-            denoiser = pretrained.denoiser(known, start=start, net=net, sigma_data=sigma_data, time=time)
+            denoiser = pretrained.denoiser(
+                known, start=start, net=net, sigma_data=sigma_data, time=time, prediction=prediction
+            )
             if num_classes is None:
                 num_classes = int(getattr(denoiser.net, "num_classes", 0))
         if label_dropout and not num_classes:
@@ -105,7 +113,7 @@ class DiffusionModule(TrainingModule):
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
-        """What the record of `start` fills into a recipe's `model` node: net, but for what the data say of it, sigma_data, time."""
+        """What the record of `start` fills into a recipe's `model` node: net, but for what data say of it, and parametrisation."""
         if node.get("start") is None:
             return {}
         return pretrained.facts(node, "start", of_data=("shape", "num_classes"))

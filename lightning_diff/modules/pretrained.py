@@ -10,20 +10,23 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..artifacts import ModelRecord, TrainedWith, in_words, load_denoiser, load_weights, read_record, unlike
+from ..artifacts import ModelRecord, TrainedWith, bind_time, in_words, load_denoiser, load_weights, read_record, unlike
 from ..data import Data
 from ..denoiser import Denoiser
 from ..foundation.binding import bind, construct, is_node
 from ..foundation.errors import UserError
 from ..nets.lora import adapted, plain_name
 
+PARAMETRISATION = ("sigma_data", "time", "prediction")
 MOST_FRESH = 5  # weights that an error offers to start anew
 
 
 def facts(
     node: Mapping[str, Any], key: str, extra: Mapping[str, Any] | None = None, *, of_data: Collection[str] = ()
 ) -> dict[str, Any]:
-    """What the record of the model that `node[key]` names fills into a recipe's `model` node: net, sigma_data, time.
+    """What the record of the model that `node[key]` names fills into a recipe's `model` node: net, sigma_data, time, prediction.
+
+    A prediction that has the name of its time is left out, as in recipes of before there were others.
 
     Args:
         node: what the recipe gives; `net` may be a node, a network, or arguments in which it differs from the model's.
@@ -34,12 +37,15 @@ def facts(
     net = node.get("net")
     is_known = is_node(net) or isinstance(net, nn.Module)
     if is_known and "sigma_data" in node and "time" in node:  # even without the model
-        return {"net": net, "sigma_data": node["sigma_data"], "time": node["time"]}
+        return {"net": net} | {name: node[name] for name in PARAMETRISATION if name in node}
     known = record(Path(node[key]), key)
     if not is_known:
         own = {name: value for name, value in known.net.items() if name not in of_data}
         net = own | dict(extra or {}) | (net or {})
-    return {"net": net} | {name: node.get(name, getattr(known, name)) for name in ("sigma_data", "time")}
+    found = {name: node.get(name, getattr(known, name)) for name in PARAMETRISATION}
+    if found["prediction"] in (None, found["time"]) and "prediction" not in node:
+        del found["prediction"]
+    return {"net": net} | found
 
 
 def record(path: Path, key: str) -> ModelRecord:
@@ -68,19 +74,19 @@ def trained_with(path: Path) -> TrainedWith:
 def denoiser(
     recipe_facts: Callable[[Mapping[str, Any]], dict[str, Any]], *, kind: str = "denoiser", **given: Any
 ) -> Denoiser:
-    """A new denoiser of the network, sigma_data and time that are given, and of the model's where one of these is None.
+    """A new denoiser of the network, sigma_data, time and prediction that are given, and the model's where one of these is None.
 
     Args:
         recipe_facts: the module's, which knows the model (see `facts`).
         kind: of the new denoiser.
-        given: net, sigma_data and time, and what else it takes; None for what is left out.
+        given: net, sigma_data, time and prediction, and what else it takes; None for what is left out.
     """
-    net, sigma_data, time = given["net"], given["sigma_data"], given["time"]
+    net, sigma_data, time, prediction = (given[name] for name in ("net", *PARAMETRISATION))
     if not isinstance(net, nn.Module) or sigma_data is None or time is None:
         known = recipe_facts({name: value for name, value in given.items() if value is not None})
         net = net if isinstance(net, nn.Module) else construct(bind(known["net"], nn.Module, "net"))
-        sigma_data, time = known["sigma_data"], known["time"]
-    return Denoiser(net, sigma_data, time, kind)
+        sigma_data, time, prediction = known["sigma_data"], bind_time(known["time"]), known.get("prediction")
+    return Denoiser(net, sigma_data, time, kind, prediction)
 
 
 class Started(NamedTuple):
@@ -120,11 +126,7 @@ def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[st
     known, start = record(path, key), load_denoiser(place(path))
     if start.kind != "denoiser":
         raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
-    if (start.sigma_data, start.time) != (own.sigma_data, own.time):
-        raise UserError(
-            f"model: sigma_data and time are {own.sigma_data:g} and {own.time}, those of {path} "
-            f"{start.sigma_data:g} and {start.time}; leave them out"
-        )
+    refuse_other_parametrisation(own, start, path)
     mine, theirs = own.net.state_dict(), adapted(start.net.state_dict(), own.net)
     named = [name for name in dict.fromkeys([*mine, *theirs]) if _is_like(name, fresh)]
     if idle := [pattern for pattern in fresh if not any(_is_like(name, [pattern]) for name in named)]:
@@ -139,6 +141,14 @@ def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[st
     if not any(weight.is_meta for weight in mine.values()):
         load_weights(own.net, theirs, path)
     return Started(start, known, path, [plain_name(name) for name in named])
+
+
+def refuse_other_parametrisation(own: Denoiser, start: Denoiser, path: Path) -> None:
+    """UserError unless the weights of `start`, from this path, mean the same in `own`."""
+    mine, theirs = own.parametrisation, start.parametrisation
+    if differing := [name for name in mine if mine[name] != theirs[name]]:
+        here, there = (" and ".join(f"{name} {known[name]}" for name in differing) for known in (mine, theirs))
+        raise UserError(f"model: {here}, but {path} was trained with {there}; leave out {' and '.join(differing)}")
 
 
 def fresh_names(net: nn.Module, fresh: Sequence[str]) -> list[str]:

@@ -11,12 +11,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from .. import tangent
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, Position
 from ..noise import sigma_to_t
 
 Normalisation = Literal["l2", "rms", "clip", "none"]
 Derivative = Literal["jvp", "two_pass", "central", "discrete"]
-Student = Callable[[Tensor, Tensor], Tensor]
+Student = Callable[..., Tensor]
 
 
 class ConsistencyLoss(NamedTuple):
@@ -108,12 +108,13 @@ def _continuous(
     """F with its graph, cos^2(t), the second bracket of g over sigma_data, and dF/dt.
 
     Since cos(t) sin(t) d/dt = d/d ln sigma, the derivative of the network is taken along (cos(t) sin(t) dx/dt / sigma_data,
-    d c_noise / d ln sigma), where nothing diverges at either end of t: EDM's c_noise = ln(sigma) / 4 has the rate 1/4, TrigFlow's
-    c_noise = t has cos(t) sin(t). The result already has the factor cos(t) sin(t) and lacks sigma_data.
+    d position / d ln sigma), where nothing diverges at either end of t: EDM's c_noise = ln(sigma) / 4 has the rate 1/4, TrigFlow's
+    c_noise = t has cos(t) sin(t), coefficients of other predictions have their own. The result already has the factor
+    cos(t) sin(t) and lacks sigma_data.
     """
     cos, sin = _cos_sin(sigma, denoiser.sigma_data, u)
-    primals = u, denoiser.c_noise(sigma).to(u.dtype)
-    tangents = cos * sin * v, denoiser.c_noise_rate(sigma).to(u.dtype)
+    primals = u, *_flat(denoiser.position(sigma, u))
+    tangents = cos * sin * v, *_flat(denoiser.position_rate(sigma, u))
     if derivative not in ("jvp", "two_pass", "central"):
         raise ValueError(
             f"consistency_loss: derivative must be one of {', '.join(get_args(Derivative))}, got {derivative!r}"
@@ -142,8 +143,8 @@ def _discrete(
     cos_next, sin_next = _cos_sin(sigma_next, denoiser.sigma_data, u)
     span = _as_column(sigma_to_t(sigma, denoiser.sigma_data) - sigma_to_t(sigma_next, denoiser.sigma_data), u)
     with torch.no_grad(), _same_random_numbers(u):
-        F_next = student(span.cos() * u - span.sin() * v, denoiser.c_noise(sigma_next).to(u.dtype))
-    F = student(u, denoiser.c_noise(sigma).to(u.dtype))
+        F_next = student(span.cos() * u - span.sin() * v, *_flat(denoiser.position(sigma_next, u)))
+    F = student(u, *_flat(denoiser.position(sigma, u)))
     rate = (span.cos() * F.detach() - F_next) / span.sin()
     return F, cos * cos_next, cos * sin_next * (u + rate), (F.detach() - F_next) / span
 
@@ -158,20 +159,23 @@ def _velocity(
     conditioning: dict[str, Tensor | None],
 ) -> Tensor:
     """dx/dt / sigma_data by the teacher, guided: F_without + scale (F - F_without)."""
-    c_noise = teacher.c_noise(sigma).to(u.dtype)
-    F = _trigflow_output(teacher, label, conditioning, u, c_noise)
+    position = _flat(teacher.position(sigma, u))
+    F = _trigflow_output(teacher, label, conditioning, u, *position)
     if guidance is None:
         return F
-    F_without = _trigflow_output(teacher, None, conditioning, u, c_noise)
+    F_without = _trigflow_output(teacher, None, conditioning, u, *position)
     return F_without + _as_column(guidance, u) * (F - F_without)
 
 
 def _trigflow_output(
-    denoiser: Denoiser, label: Tensor | None, conditioning: dict[str, Tensor | None], u: Tensor, c_noise: Tensor
+    denoiser: Denoiser, label: Tensor | None, conditioning: dict[str, Tensor | None], u: Tensor, *position: Tensor
 ) -> Tensor:
-    """The network's output, with TrigFlow's sign."""
-    output = denoiser.raw(u, c_noise, label, **conditioning)
-    return output if denoiser.time == "trigflow" else -output
+    """F with TrigFlow's sign."""
+    return denoiser.velocity_at(u, Position(position[0], position[1:]), label, **conditioning)
+
+
+def _flat(position: Position) -> tuple[Tensor, ...]:
+    return position.c_noise, *position.coefficients
 
 
 def _normalised(g: Tensor, how: Normalisation, c: float) -> Tensor:

@@ -53,7 +53,7 @@ def quantized_copy(
     """
     if isinstance(net, Denoiser):
         low = quantized_copy(net.net, kind, kernel=kernel, smallest=smallest, keep=keep, rest=rest)
-        return Denoiser(low, net.sigma_data, net.time, net.kind).eval()
+        return net.around(low).eval()
     return LowPrecision(net, kind, kernel, smallest, keep, rest)
 
 

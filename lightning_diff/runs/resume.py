@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from ..artifacts import checkpoints
 from ..foundation.errors import UserError
 from ..modules.base import CountedModule
+from ..modules.pretrained import PARAMETRISATION
 from . import recipe
 from .recipe import Change, Recipe
 from .resume_rules import comparable, split
@@ -101,7 +102,7 @@ def keep_network(folder: Path, settings: Recipe) -> Recipe:
     if not isinstance(before, dict) or before.get("start") != model["start"] or not recipe.is_node(before.get("net")):
         return settings
     net = model.get("net")
-    known = {name: before[name] for name in ("sigma_data", "time") if name in before}
+    known = {name: before[name] for name in PARAMETRISATION if name in before}
     return settings | {"model": known | model | {"net": net if recipe.is_node(net) else before["net"] | (net or {})}}
 
 

@@ -6,7 +6,8 @@ line by line:
 
     denoise    callable (x, sigma) -> estimate of x0, with sigma a scalar tensor () in x's dtype and on x's device
     x          (B, ...) at noise level sigmas[0]: x = sigmas[0] * eps
-    sigmas     (n+1,) strictly decreasing, the last one 0, float64 (see `schedules`): n steps
+    sigmas     (n+1,) finite, strictly decreasing, the last one 0, float64 (see `schedules`): n steps
+               (from infinity: `pure_noise.solve`, which `generate` calls)
                (where it requires gradients, the result has them: see `schedules.optimised`)
     generator  where fresh noise comes from, for the stochastic ones: a torch.Generator, or a callable (x, step) ->
                standard normal tensor like x (a pure function of its arguments keeps samples independent of the batch
@@ -27,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..foundation.errors import UserError
+from . import pure_noise
 from .consistency import CONSISTENCY, consistency
 from .deis import DEIS, deis
 from .dpmpp_2m import DPMPP_2M, dpmpp_2m
@@ -108,9 +110,12 @@ def nfe(solver: str | Sampler, sigmas: Float[Tensor, " nodes"], **options: Any) 
     A guided call inside the guidance interval costs two network evaluations (see `guidance`) and counts as one here.
     """
     sampler = named(solver)
+    first, sigmas = pure_noise.finite(sigmas)
+    if first and len(sigmas) == 1:
+        return first
     if isinstance(sampler, Solver):
-        return sampler.calls(len(check_sigmas(sigmas)) - 1)
-    return count_calls(sampler, torch.zeros(1, 1), sigmas, generator=torch.Generator(), **options)
+        return first + sampler.calls(len(check_sigmas(sigmas)) - 1)
+    return first + count_calls(sampler, torch.zeros(1, 1), sigmas, generator=torch.Generator(), **options)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..foundation import rng, stopping
 from ..foundation.progress import Stage, stage
-from . import Denoise, Sampler, named, nfe
+from . import Denoise, Sampler, named, nfe, pure_noise
 from .guidance import guided
 
 
@@ -46,7 +46,8 @@ def generate(
         shape: of one sample, (C, H, W) for images.
         seeds: n whole numbers, the samples' own; any order, repetitions allowed.
         labels: one class for each sample, or None.
-        sigmas: grid of noise levels that ends in 0 (see `schedules`).
+        sigmas: grid of noise levels that ends in 0 (see `schedules`). The first may be infinity, pure noise, for a denoiser that
+            knows it (see `Denoiser.from_noise`); x_T is then the normal numbers themselves.
         solver: a name in `samplers.SOLVERS` or a function with their signature.
         seed: of the whole set: another one gives other samples for the same numbers.
         guidance, guide, interval: scale, guiding denoiser and noise levels (see `guidance.guided`).
@@ -58,6 +59,8 @@ def generate(
         solver_options: for the solver, S_churn for instance.
     """
     check_request("generate", seeds, labels, batch)
+    for model in (denoiser, guide):
+        pure_noise.refuse_endless(model, sigmas)
     solve = named(solver)
     device = device_of(denoiser) if device is None else torch.device(device)
     samples = torch.empty(len(seeds), *shape)
@@ -69,9 +72,11 @@ def generate(
             numbers = seeds[start : start + batch]
             label = None if labels is None else labels[start : start + batch].to(device)
             denoise = _counted(guided(denoiser, label, scale=guidance, guide=guide, interval=interval), bar)
+            end, guide_end = pure_noise.AtPureNoise(denoiser), guide and pure_noise.AtPureNoise(guide)
+            first = _counted(guided(end, label, scale=guidance, guide=guide_end, interval=interval), bar)
             eps = rng.normal(seed, "sample", numbers, shape).to(device, dtype)
             churn = _noise_of(seed, numbers, shape)
-            x = solve(denoise, sigmas[0].item() * eps, sigmas, generator=churn, **solver_options)
+            x = pure_noise.solve(solve, denoise, eps, sigmas, from_noise=first, generator=churn, **solver_options)
             samples[start : start + batch] = x.to("cpu", torch.float32)
     return samples
 

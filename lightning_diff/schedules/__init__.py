@@ -3,7 +3,7 @@
 from .actor_critic import ActorCritic
 from .art import art
 from .consistency import consistency
-from .grids import GRIDS, karras, log_snr, resample, tangent, uniform
+from .grids import GRIDS, flow, karras, log_snr, resample, tangent, uniform
 from .step_policy import StepPolicy
 from .stick_breaking import StickBreaking
 
@@ -14,6 +14,7 @@ __all__ = [
     "StickBreaking",
     "art",
     "consistency",
+    "flow",
     "karras",
     "log_snr",
     "resample",

@@ -48,7 +48,31 @@ def tangent(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_dat
     )
 
 
-GRIDS: dict[str, Callable[..., Grid]] = {"karras": karras, "uniform": uniform, "log_snr": log_snr, "tangent": tangent}
+def flow(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, shift: float = 1.0) -> Grid:
+    """Even in flow matching's s = sigma / (1 + sigma), then shifted: s' = shift s / (1 + (shift - 1) s), which is
+    sigma' = shift sigma (SD3, arXiv 2403.03206, section 5.3.2).
+
+    Args:
+        n, sigma_min: see above; with sigma_min = 0 the s are (n, n - 1, ..., 0) / n of the first, as flow pipelines have them.
+        sigma_max: may be infinity, pure noise, s = 1, where the model knows it.
+        shift: > 0; above 1, more steps at high noise. The ends stay as they are given.
+    """
+    if not shift > 0:
+        raise ValueError(f"flow: shift must be positive, got {shift}")
+
+    def place(sigma: float) -> float:
+        return 1.0 if math.isinf(sigma) else sigma / (shift + sigma)
+
+    return _grid("flow", n, sigma_min, sigma_max, place, lambda s: shift * s / (1 - s), endless=True)
+
+
+GRIDS: dict[str, Callable[..., Grid]] = {
+    "karras": karras,
+    "uniform": uniform,
+    "log_snr": log_snr,
+    "tangent": tangent,
+    "flow": flow,
+}
 
 
 def resample(sigmas: Float[Tensor, " nodes"], n: int) -> Float64[Tensor, " resampled"]:
@@ -119,10 +143,11 @@ def _grid(
     sigma_max: float,
     forward: Callable[[float], float],
     inverse: Callable[[Tensor], Tensor],
+    endless: bool = False,
 ) -> Grid:
-    """`forward` takes sigma to the coordinate that is spaced evenly, `inverse` takes it back."""
+    """`forward` takes sigma to the coordinate that is spaced evenly, `inverse` back; `endless`: sigma_max may be infinity."""
     _check_steps(name, n)
-    if not 0 <= sigma_min < sigma_max < math.inf:
+    if not 0 <= sigma_min < sigma_max or (math.isinf(sigma_max) and not endless):
         raise ValueError(
             f"{name}: need 0 <= sigma_min < sigma_max < infinity, got sigma_min={sigma_min}, sigma_max={sigma_max}"
         )

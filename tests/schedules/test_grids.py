@@ -12,6 +12,7 @@ COORDINATES = {
     "uniform": lambda s: s,
     "log_snr": lambda s: s.log(),
     "tangent": lambda s: (s / 0.5).atan(),
+    "flow": lambda s: s / (1 + s),
 }
 
 
@@ -34,7 +35,7 @@ def test_even_in_its_coordinate(name):
     torch.testing.assert_close(steps, steps.mean().expand(17), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("name", ["karras", "uniform", "tangent"])
+@pytest.mark.parametrize("name", ["karras", "uniform", "tangent", "flow"])
 def test_sigma_min_zero_is_even_down_to_zero(name):
     steps = COORDINATES[name](schedules.GRIDS[name](18, sigma_min=0.0)).diff()
     torch.testing.assert_close(steps, steps.mean().expand(18), rtol=1e-9, atol=0)

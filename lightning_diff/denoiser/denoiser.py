@@ -1,0 +1,212 @@
+"""The denoiser around a network, whatever the network predicts and however it is told its noise level."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from .predictions import PREDICTIONS, cos_sin, rates
+from .times import Time, named
+
+KINDS = ("denoiser", "consistency")
+SIGNS = {"edm": 1, "trigflow": -1}  # of F, where the network's output is F
+
+
+class Position(NamedTuple):
+    """Where on the noise axis a network is called: its own time, and the three coefficients, or none where its output is F."""
+
+    c_noise: Float[Tensor, " b"]
+    coefficients: tuple[Float[Tensor, " b"], ...] = ()
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma, label) -> x0, the posterior mean of the clean image given x = x0 + sigma * eps.
+
+    EDM's preconditioning (arXiv 2206.00364, eq. 7 and table 1):
+        D = c_skip x + c_out F(c_in x, c_noise),   c_skip = sigma_data^2 / (sigma^2 + sigma_data^2),
+        c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2),   c_in = 1 / sqrt(sigma^2 + sigma_data^2).
+    TrigFlow (arXiv 2410.11081, section 3) is the same map with t = arctan(sigma / sigma_data), x_t = cos(t) x and the network's
+    sign turned: D = cos(t) x_t - sin(t) sigma_data F(x_t / sigma_data, t), because x_t / sigma_data = c_in x. A network that
+    predicts the noise, a velocity or the image gives the same F after a rescaling (see `predictions`), so that losses, tangents
+    and samplers are one for all.
+
+    Pure noise, sigma = infinity, is a level of its own where time and prediction are defined there ("trigflow", "flow",
+    "v_prediction" with a table of zero terminal SNR): see `from_noise`.
+
+    Args:
+        net: any module called as net(x, c_noise, label=None) -> same shape as x.
+        sigma_data: standard deviation of the data, > 0, in the images' units. It sets the unit of F; D of a network that predicts
+            "epsilon", "v_prediction", "sample" or "flow" does not depend on it.
+        time: what tells the network its noise level: "edm", ln(sigma) / 4; "trigflow", the angle t; "flow", sigma / (1 + sigma);
+            or a `Time`, such as `TableTime` (an index of DDPM's) or `FlowTime` (with a factor).
+        kind: what the network was trained to give: "denoiser", the mean of the clean images that x may come from, or
+            "consistency", the one at the end of the probability-flow ODE through x. The formulas are the same.
+        prediction: the network's output, of `PREDICTIONS`: "edm", "trigflow", "epsilon", "v_prediction", "sample" or "flow"; None
+            for that of the same name as time.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        sigma_data: float = 0.5,
+        time: str | Time = "edm",
+        kind: str = "denoiser",
+        prediction: str | None = None,
+    ):
+        super().__init__()
+        if not sigma_data > 0:
+            raise ValueError(f"Denoiser: sigma_data must be positive, got {sigma_data}")
+        if kind not in KINDS:
+            raise ValueError(f"Denoiser: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        clock = named(time, float(sigma_data))
+        if prediction is None and isinstance(time, Time):
+            raise ValueError(
+                f"Denoiser: with a time of its own, say what the network predicts: {', '.join(PREDICTIONS)}"
+            )
+        prediction = str(time) if prediction is None else prediction
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"Denoiser: prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        self.net, self.sigma_data, self.kind, self.prediction = net, float(sigma_data), kind, prediction
+        self.time: str | dict[str, Any] = time if isinstance(time, str) else time.node()
+        self.clock = clock
+        self._sign = SIGNS.get(prediction, 0)
+
+    def around(self, net: nn.Module) -> "Denoiser":
+        """The same denoiser with another network in it."""
+        time = self.time if isinstance(self.time, str) else self.clock
+        return Denoiser(net, self.sigma_data, time, self.kind, self.prediction)
+
+    @property
+    def parametrisation(self) -> dict[str, Any]:
+        """What the weights are for: sigma_data, time and prediction, as plain values."""
+        return {"sigma_data": self.sigma_data, "time": self.time, "prediction": self.prediction}
+
+    def forward(
+        self,
+        x: Float[Tensor, "b ..."],
+        sigma: Float[Tensor, ""] | Float[Tensor, " b"],
+        label: Int64[Tensor, " b"] | None = None,
+        **conditioning: Tensor | None,
+    ) -> Float[Tensor, "b ..."]:
+        """Estimate of x0. `conditioning` is handed to the network as it is (the augmentation vector, for instance)."""
+        sigma, column = _levels(x, sigma)
+        norm = (column**2 + self.sigma_data**2).sqrt()
+        c_skip = (self.sigma_data / norm) ** 2
+        c_out = column * self.sigma_data / norm
+        return c_skip * x + c_out * self.edm_output(x, sigma, label, **conditioning)
+
+    def from_noise(
+        self, eps: Float[Tensor, "b ..."], label: Int64[Tensor, " b"] | None = None, **conditioning: Tensor | None
+    ) -> Float[Tensor, "b ..."]:
+        """D at sigma = infinity, where x is the noise itself: what a flow model's sampler starts with, s = 1.
+
+        Raises ValueError where time or prediction are not defined there (see `knows_pure_noise`).
+        """
+        if not self.knows_pure_noise:
+            raise ValueError(
+                f"sigma = infinity is no noise level of a network with time {self._time_name} and prediction {self.prediction}; "
+                "start the grid at a finite one"
+            )
+        endless = torch.full((len(eps),), torch.inf, dtype=torch.float64, device=eps.device)
+        return self.sigma_data * self.output_at(eps, self.position(endless, eps), label, **conditioning)
+
+    @property
+    def knows_pure_noise(self) -> bool:
+        """Whether sigma may be infinite: time is finite there, and the prediction determines D."""
+        last = self.clock(torch.full((1,), torch.inf, dtype=torch.float64, device=_home(self.clock)))
+        known = PREDICTIONS[self.prediction](torch.zeros(1), torch.ones(1), self.sigma_data)
+        return bool(last.isfinite().all()) and all(bool(each.isfinite().all()) for each in known)
+
+    def edm_output(
+        self,
+        x: Float[Tensor, "b ..."],
+        sigma: Float[Tensor, ""] | Float[Tensor, " b"],
+        label: Int64[Tensor, " b"] | None = None,
+        **conditioning: Tensor | None,
+    ) -> Float[Tensor, "b ..."]:
+        """F with EDM's sign, whatever the network's: what the loss compares with its target."""
+        sigma, column = _levels(x, sigma)
+        x_in = x / (column**2 + self.sigma_data**2).sqrt()
+        return self.output_at(x_in, self.position(sigma, x), label, **conditioning)
+
+    def position(self, sigma: Float[Tensor, " b"], x: Tensor) -> Position:
+        """What of the noise level enters the output: the network's time, and coefficients if its output is not F; in x's dtype."""
+        c_noise = self.clock(sigma).to(x.dtype)
+        if self._sign:
+            return Position(c_noise)
+        known = PREDICTIONS[self.prediction](*cos_sin(sigma, self.sigma_data), self.sigma_data)
+        return Position(c_noise, tuple(each.to(x.dtype) for each in known))
+
+    def position_rate(self, sigma: Float[Tensor, " b"], x: Tensor) -> Position:
+        """d position / d ln sigma: the tangent that goes with `position`, in x's dtype."""
+        c_noise = self.clock.rate(sigma).to(x.dtype)
+        if self._sign:
+            return Position(c_noise)
+        known = rates(PREDICTIONS[self.prediction], *cos_sin(sigma, self.sigma_data), self.sigma_data)
+        return Position(c_noise, tuple(each.to(x.dtype) for each in known))
+
+    def output_at(
+        self,
+        u: Float[Tensor, "b ..."],
+        position: Position,
+        label: Int64[Tensor, " b"] | None = None,
+        **conditioning: Tensor | None,
+    ) -> Float[Tensor, "b ..."]:
+        """F with EDM's sign, for u = c_in x, which has variance one; where forward mode is taken, by u and position."""
+        return self._signed(1, u, position, label, conditioning)
+
+    def velocity_at(
+        self,
+        u: Float[Tensor, "b ..."],
+        position: Position,
+        label: Int64[Tensor, " b"] | None = None,
+        **conditioning: Tensor | None,
+    ) -> Float[Tensor, "b ..."]:
+        """-F, TrigFlow's F: dx_t/dt over sigma_data along the probability-flow ODE, where the model is a denoiser."""
+        return self._signed(-1, u, position, label, conditioning)
+
+    def _signed(
+        self, sign: int, u: Tensor, position: Position, label: Tensor | None, conditioning: dict[str, Tensor | None]
+    ) -> Tensor:
+        if self._sign:
+            output = self.raw(u, position.c_noise, label, **conditioning)
+            return output if self._sign == sign else -output
+        scale, skip, out = (each.reshape(-1, *[1] * (u.ndim - 1)) for each in position.coefficients)
+        return sign * skip * u + sign * out * self.raw(scale * u, position.c_noise, label, **conditioning)
+
+    def c_noise(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """What the network is conditioned on, of its noise level: ln(sigma) / 4, the angle t, or a time of its own."""
+        time: Tensor = self.clock(sigma)
+        return time
+
+    def raw(
+        self,
+        x_in: Float[Tensor, "b ..."],
+        c_noise: Float[Tensor, " b"],
+        label: Int64[Tensor, " b"] | None = None,
+        **conditioning: Tensor | None,
+    ) -> Float[Tensor, "b ..."]:
+        """The bare network, in the precision of x_in outside autocast."""
+        given = {name: value for name, value in conditioning.items() if value is not None}
+        output: Tensor = self.net(x_in, c_noise, label, **given)
+        return output.to(x_in.dtype)
+
+    @property
+    def _time_name(self) -> str:
+        return self.time if isinstance(self.time, str) else str(self.time["_target_"]).rpartition(".")[2]
+
+
+def default_time(prediction: str | None) -> str:
+    """The time of a new network that makes this prediction: of the same name, or EDM's."""
+    return prediction if prediction in ("trigflow", "flow") else "edm"
+
+
+def _home(clock: Time) -> torch.device:
+    return next((buffer.device for buffer in clock.buffers()), torch.device("cpu"))
+
+
+def _levels(x: Tensor, sigma: Tensor) -> tuple[Float[Tensor, " b"], Tensor]:
+    """sigma as (B,) in x's dtype, and shaped to broadcast against x."""
+    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
+    return sigma, sigma.reshape(-1, *[1] * (x.ndim - 1))
