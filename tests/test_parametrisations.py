@@ -13,6 +13,7 @@ from lightning_diff.denoiser import PREDICTIONS, Denoiser, FlowTime, TableTime, 
 from lightning_diff.denoiser.predictions import cos_sin
 from lightning_diff.denoiser.times import AngleTime, LogTime
 from lightning_diff.foundation import rng
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.objectives import consistency_loss, denoising_loss
 from lightning_diff.oracle import GaussianMixture
 from lightning_diff.samplers.generate import generate
@@ -189,7 +190,7 @@ def test_pure_noise_is_the_limit_of_large_noise(prediction, time):
 def test_pure_noise_is_refused_where_it_means_nothing(prediction):
     model = foreign(prediction)
     assert not model.knows_pure_noise
-    with pytest.raises(ValueError, match=r"infinity"):
+    with pytest.raises(UserError, match=r"infinity"):
         generate(model, (2,), range(3), sigmas=schedules.flow(4, sigma_max=math.inf))
 
 

@@ -7,6 +7,7 @@
 What was found on other weights or by another protocol is found again; a measurement that was interrupted resumes.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -124,8 +125,10 @@ def refuse_unfit(
     if model.record.kind == "consistency":
         raise UserError(f"{model.path}: is a consistency model, whose levels evaluate --search finds")
     SamplerSettings(guidance=guidance).refuse_unfit_guidance(model.record)
-    if not 0 < sigma_min < sigma_max:
-        raise UserError(f"--sigma-min, --sigma-max: need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise UserError(
+            f"--sigma-min, --sigma-max: need 0 < sigma_min < sigma_max < infinity, got {sigma_min}, {sigma_max}"
+        )
 
 
 def _found(

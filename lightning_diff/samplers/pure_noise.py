@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..foundation.errors import UserError
 from .protocol import Denoise, Noise, Sampler, level
 
 
@@ -61,10 +62,10 @@ class AtPureNoise:
 
 
 def refuse_endless(denoiser: object, sigmas: Float[Tensor, " nodes"]) -> None:
-    """ValueError for a grid from infinity and a model that is not defined there."""
+    """UserError for a grid from infinity and a model that is not defined there."""
     if denoiser is not None and starts_endless(sigmas) and not getattr(denoiser, "knows_pure_noise", False):
-        raise ValueError(
-            "sigmas: this model's time or prediction is not defined at sigma = infinity; start at a finite noise level"
+        raise UserError(
+            "sigma_max: this model's time or prediction is not defined at sigma = infinity; start at a finite noise level"
         )
 
 
