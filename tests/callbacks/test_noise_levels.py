@@ -105,6 +105,7 @@ trainer: {accelerator: cpu, max_steps: 40}
 FILES = ("noise_levels.csv", "noise_levels_history.csv", "noise_levels.json")
 
 
+@pytest.mark.draws
 def test_mean_and_variance_of_an_exact_denoiser_are_the_closed_form_and_empty_bins_stay_empty(train):
     low, high = (float(x) for x in log_snr_to_sigma(torch.tensor([6.0, -6.0]), SIGMA_DATA))
     folder = train(

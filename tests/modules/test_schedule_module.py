@@ -37,6 +37,7 @@ def trained(train):
 
 
 @pytest.mark.parametrize("learner", [STICK, PAPER])
+@pytest.mark.draws
 def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train, learner):
     folder = train("grid", *words(learner), "trainer.logger=tensorboard")
     found = load_schedule(folder)
