@@ -1,4 +1,8 @@
-"""One thread for every test: two cores with several processes on them collapse otherwise, and sums keep their order."""
+"""What holds for every test.
+
+One thread: two cores with several processes on them collapse otherwise, and sums keep their order. Figures are saved blank: drawing
+one takes longer than all else of a short run. A test of what is in them is marked `draws`.
+"""
 
 import os
 
@@ -8,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 torch.set_num_threads(1)
 
@@ -21,9 +27,25 @@ trainer: {accelerator: cpu, max_steps: 8, log_every_n_steps: 1}
 """
 
 
+_draw = Figure.savefig
+
+
+def _blank(figure, file, **options):
+    Image.new("RGB", (8, 8)).save(file, format=options.get("format"))
+
+
+Figure.savefig = _blank  # from the start, for what a module trains once
+
+
 @pytest.fixture(autouse=True)
 def _same_start():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _figures(request, monkeypatch):
+    if "draws" in request.keywords:
+        monkeypatch.setattr(Figure, "savefig", _draw)
 
 
 @pytest.fixture

@@ -4,12 +4,9 @@ On one process, and on two: those two train all recipes in turn. `pytest -s` pri
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,24 +124,7 @@ def on_two(place):
         patch.chdir(place)
         for name in PACKAGED:
             trained(name)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "recipes"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    processes = []
-    for rank in ("0", "1"):
-        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
-        with (place / f"process_{rank}.txt").open("w") as log:
-            command = [sys.executable, __file__]
-            processes.append(subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log))
-    try:
-        codes = [process.wait(timeout=400) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    said = "\n".join((place / f"process_{rank}.txt").read_text() for rank in (0, 1))
-    assert codes == [0, 0], said
+    forked.run_two(program=__file__, cwd=place)
     return place
 
 

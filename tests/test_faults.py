@@ -1,10 +1,9 @@
 """A run killed while it trains, while it saves and while it ends, and resumed each time, leaves what one left alone does."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 
@@ -14,7 +13,7 @@ def test_a_run_killed_while_training_saving_and_ending_leaves_the_same_folder(va
     """20 random moments and every operation on files: benchmarks/faults.py without these options."""
     script = Path(__file__).parents[1] / "benchmarks" / "faults.py"
     options = ["--variants", variant, "--steps", "12", "--at", "step 6", "saving 9", "ending"]
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, timeout=240)
+    done = forked.run(*options, program=script)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "same       step 6, saving 9, ending" in done.stdout
     assert done.stdout.splitlines()[-1] == "3 of 3"
@@ -25,6 +24,6 @@ def test_a_run_for_a_reward_killed_while_exploring_regenerating_and_training_lea
     script = Path(__file__).parents[1] / "benchmarks" / "faults.py"
     kills = ["exploring 3", "regenerating 5", "measuring 7", "step 8"]
     options = ["--variants", "AlignmentModule", "--steps", "8", "--at", *kills]
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, timeout=240)
+    done = forked.run(*options, program=script)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "4 of 4"

@@ -3,10 +3,9 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -93,18 +92,15 @@ def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_p
         "twice": "[{_target_: twice.Interrupt, batch: 3, times: 2}]",
     }
     train("recipe", "trainer.max_steps=1")  # writes recipe.yaml
-    command = [sys.executable, "-m", "lightning_diff", "train", "recipe.yaml", "trainer.max_steps=1_000_000"]
+    command = ("train", "recipe.yaml", "trainer.max_steps=1_000_000")
     started = {
-        name: subprocess.Popen(
-            [*command, f"name={name}", f"callbacks={callback}", f"data.workers={2 * (name == 'group')}"],
-            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )
+        name: forked.start(*command, f"name={name}", f"callbacks={callback}", f"data.workers={2 * (name == 'group')}")
         for name, callback in callbacks.items()
-    }  # fmt: skip
+    }
     signals = {name: getattr(signal, name.upper(), signal.SIGTERM) for name in callbacks}
     for name, process in started.items():
         if name != "twice":
-            assert any(line.startswith("step 3") for line in process.stdout), process.stderr.read()
+            assert any(line.startswith("step 3") for line in process.stdout), process.errors()
             send = os.killpg if name == "group" else os.kill
             send(process.pid, signals[name])
     for name, process in started.items():

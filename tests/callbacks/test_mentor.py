@@ -152,6 +152,7 @@ def test_a_steered_run_stopped_anywhere_resumes_bit_for_bit(align, state):
     assert one == other
 
 
+@pytest.mark.draws
 def test_a_report_puts_the_reward_beside_what_it_cost(align):
     report = "{_target_: lightning_diff.callbacks.RewardReport, every: 32, n: 20}"
     folder = align("reported", {"every": None}, "trainer.logger=tensorboard", more=f"{EMA}, {report}")

@@ -1,10 +1,9 @@
 """The table of losses per noise level: the closed form where there is one, and the same however the run was cut."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from torch import nn
@@ -106,6 +105,7 @@ trainer: {accelerator: cpu, max_steps: 40}
 FILES = ("noise_levels.csv", "noise_levels_history.csv", "noise_levels.json")
 
 
+@pytest.mark.draws
 def test_mean_and_variance_of_an_exact_denoiser_are_the_closed_form_and_empty_bins_stay_empty(train):
     low, high = (float(x) for x in log_snr_to_sigma(torch.tensor([6.0, -6.0]), SIGMA_DATA))
     folder = train(
@@ -176,8 +176,7 @@ def test_the_files_are_the_same_bytes_on_two_processes_accumulated_or_interrupte
     parts = train("parts", *exact, "trainer.max_steps=40")
     (tmp_path / "two.yaml").write_text(EXACT)
     (tmp_path / "test_noise_levels.py").write_text(Path(__file__).read_text())
-    command = [sys.executable, "-m", "lightning_diff", "train", "two.yaml", "trainer.devices=2"]
-    subprocess.run(command, check=True, timeout=240, capture_output=True, cwd=tmp_path)
+    forked.run_two("train", "two.yaml", "trainer.devices=2", cwd=tmp_path)
     for file in FILES:
         expected = (whole / file).read_bytes()
         assert len(expected) > 50

@@ -52,6 +52,7 @@ def fails(capsys, *words):
     return capsys.readouterr().err.strip().removeprefix("error: ")
 
 
+@pytest.mark.draws
 def test_a_schedule_is_the_methods_grid_with_its_origin(run):
     found = find("--steps", "5", "--solver", "heun", "--out", "copy.json")
     record = read_record(run)

@@ -7,10 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from lightning_diff import cli
 from lightning_diff.foundation.streams import lasting_streams
+
+FULL = """
+import os, sys
+from lightning_diff.cli import main
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+sys.exit(main())
+"""
 
 
 class Broken(io.StringIO):
@@ -46,13 +54,13 @@ def test_a_stderr_that_fails_is_done_without(monkeypatch):
 
 def test_a_training_without_any_stream_trains_and_with_a_full_stdout_too(tmp_path, train):
     train("recipe", "trainer.max_steps=1")
-    command = f"{sys.executable} -m lightning_diff train recipe.yaml trainer.max_steps=2"
-    closed = subprocess.Popen(["sh", "-c", f"{command} name=closed <&- >&- 2>&-"], cwd=tmp_path)
-    full = subprocess.Popen(
-        ["sh", "-c", f"{command} name=full > /dev/full"], cwd=tmp_path, text=True, stderr=subprocess.PIPE
-    )
+    words = ("train", "recipe.yaml", "trainer.max_steps=2")
+    command = " ".join([sys.executable, "-m", "lightning_diff", *words, "name=closed", "<&- >&- 2>&-"])
+    closed = subprocess.Popen(["sh", "-c", command], cwd=tmp_path)  # Python finds out as it starts
+    Path("full.py").write_text(FULL)
+    full = forked.start(*words, "name=full", program="full.py")
     try:
-        errors = full.communicate(timeout=120)[1]
+        _, errors = full.communicate()
         assert (closed.wait(120), full.returncode) == (0, 0)
     finally:
         for process in (closed, full):
@@ -79,10 +87,10 @@ def test_signals_end_a_command_before_it_has_begun_to_work(tmp_path):
     (tmp_path / "slow.py").write_text("import os, sys, time\nprint('slow', flush=True)\ntime.sleep(60)\n")
     (tmp_path / "slow.yaml").write_text("model: {_target_: slow.Net}\ndata: {_target_: slow.Data, batch_size: 4}\n")
     command = [sys.executable, "-m", "lightning_diff", "train", "slow.yaml"]
-    for signum, code in ((signal.SIGTERM, 75), (signal.SIGHUP, 129)):
-        process = subprocess.Popen(
-            command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)
-        )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), **pipes)
+    fork = forked.start("train", "slow.yaml", cwd=tmp_path)
+    for process, signum, code in ((started, signal.SIGTERM, 75), (fork, signal.SIGHUP, 129)):
         assert process.stdout.readline() == "slow\n"
         process.send_signal(signum)
         _, errors = process.communicate(timeout=30)

@@ -1,12 +1,12 @@
 """Reward fine-tuning as runs: where it starts, what an epoch is, what resuming and more processes leave as it is."""
 
 import copy
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -130,8 +130,7 @@ def drawn(name: str) -> list[str]:
 def test_on_two_processes_prompts_seeds_selections_and_examples_are_those_of_one(align):
     align("one", DRAWN)
     align("moved", DRAWN, "trainer.max_steps=3")
-    command = [sys.executable, "-m", "lightning_diff", "train", "moved.yaml", ALIGN, DRAWN, "trainer.devices=2"]
-    subprocess.run([*command, "trainer.max_steps=5"], check=True, timeout=240, capture_output=True)
+    forked.run_two("train", "moved.yaml", ALIGN, DRAWN, "trainer.devices=2", "trainer.max_steps=5")
     align("moved", DRAWN)
     assert Path("runs/moved/drawn.1").exists()
     exact = ("seeds", "selected", "label")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from messages import tells
@@ -185,9 +186,7 @@ def test_two_processes_have_one_gradient_and_the_losses_of_one_process(teacher, 
     plain = train("plain", STUDENT, "model.net={dropout: 0.0}")
     (tmp_path / "same_gradients.py").write_text(SAME_GRADIENTS)
     words = [STUDENT, "name=two", "callbacks=[{_target_: same_gradients.SameGradients}]", "trainer.devices=2"]
-    command = [sys.executable, "-m", "lightning_diff", "train", "plain.yaml", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    forked.run_two("train", "plain.yaml", *words)
     one, two = (
         torch.tensor(
             [float(row["value"]) for row in read(Path(folder) / "metrics.csv") if row["metric"] == "train/loss"]

@@ -1,9 +1,8 @@
 """One training that moves between machines: 1, 2 and again 1 process, other accumulation, with and without workers."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import torch
 
 from lightning_diff.artifacts import checkpoints
@@ -65,8 +64,7 @@ def test_a_training_that_moves_draws_the_same_and_ends_the_same(tmp_path, monkey
     train("plain")
     train("moved", "trainer.max_steps=4", "data.workers=2")
     two = ["trainer.max_steps=8", "trainer.devices=2", "trainer.accumulate_grad_batches=2", "data.workers=0"]
-    command = [sys.executable, "-m", "lightning_diff", "train", "moved.yaml", *two]
-    subprocess.run(command, check=True, timeout=240, capture_output=True)
+    forked.run_two("train", "moved.yaml", *two)
     train("moved", "trainer.accumulate_grad_batches=4", "data.workers=2")
 
     assert len(drawn("plain")) == 12 * 16

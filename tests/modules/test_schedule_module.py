@@ -1,10 +1,9 @@
 """Schedules as runs: what they leave, that killing and sharing change nothing, what they refuse."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -38,6 +37,7 @@ def trained(train):
 
 
 @pytest.mark.parametrize("learner", [STICK, PAPER])
+@pytest.mark.draws
 def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train, learner):
     folder = train("grid", *words(learner), "trainer.logger=tensorboard")
     found = load_schedule(folder)
@@ -88,9 +88,7 @@ def test_accumulated_it_learns_the_same(trained, train, state, learner):
 
 def test_two_processes_learn_what_one_does(trained, train, tmp_path):
     one = load_schedule(train("one", *words()))
-    command = [sys.executable, "-m", "lightning_diff", "train", "one.yaml", *words(), "name=two", "trainer.devices=2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    forked.run_two("train", "one.yaml", *words(), "name=two", "trainer.devices=2")
     two = load_schedule(Path("runs/two"))
     torch.testing.assert_close(two.grid(), one.grid(), rtol=1e-4, atol=1e-6)
     assert two.costs == one.costs

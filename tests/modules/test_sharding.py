@@ -3,12 +3,11 @@
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -69,12 +68,6 @@ def plain(path: str, *overrides: str) -> None:
     run.train(recipe.load(path, overrides), path)
 
 
-def launch(*words: str) -> None:
-    command = [sys.executable, "-m", "lightning_diff", "train", *words]
-    done = subprocess.run(command, timeout=600, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Runs of 8 steps: plain; whole (two processes); and ones that go on after 4 steps, FROM_TO."""
@@ -90,13 +83,12 @@ def runs(tmp_path_factory):
         for name in ("student", "shared_student"):
             Path(f"{name}.yaml").write_text(STUDENT.format(name=name))
         plain("student.yaml")
-        launch(
-            write("whole", 8), write("two", 4), "shared_start.yaml", "shared_student.yaml", SHARDED, "trainer.devices=2"
-        )
+        shared = (write("whole", 8), write("two", 4), "shared_start.yaml", "shared_student.yaml")
+        forked.run_two("train", *shared, SHARDED, "trainer.devices=2")
         for name, source in {"one_two": "one", "two_two": "two", "two_one": "two", "two_shard": "two"}.items():
             shutil.copytree(Path("runs") / source, Path("runs") / name)
         plain(write("two_one", 8))
-        launch(write("one_two", 8), write("two_two", 8), SHARDED, "trainer.devices=2")
+        forked.run_two("train", write("one_two", 8), write("two_two", 8), SHARDED, "trainer.devices=2")
         plain(write("two_shard", 8), SHARDED)
     finally:
         os.chdir(before)

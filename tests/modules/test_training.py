@@ -1,9 +1,8 @@
 """A run is a function of (recipe, seed): not of processes, accumulation, or interruptions."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -71,8 +70,7 @@ def flat(state, prefix=""):
 def test_two_processes_and_accumulation_give_the_losses_of_one_plain_process(write):
     train(write("plain"))
     train(write("accumulated"), "trainer.accumulate_grad_batches=2")
-    command = [sys.executable, "-m", "lightning_diff", "train", str(write("two")), "trainer.devices=2"]
-    subprocess.run(command, check=True, timeout=240, capture_output=True)
+    forked.run_two("train", write("two"), "trainer.devices=2")
     expected = torch.tensor(losses("plain"))
     assert len(expected) == 12
     for name in ("accumulated", "two"):

@@ -293,6 +293,7 @@ def test_images_that_moved_are_the_same_data(make, capsys):
     assert "do not compare" not in capsys.readouterr().out
 
 
+@pytest.mark.draws
 def test_nothing_in_a_run_folder_stops_the_comparison(make, capsys, monkeypatch):
     make("alpha", (1000, 3.5, {}))
     monkeypatch.setattr(compare_figure, "draw", DRAW)

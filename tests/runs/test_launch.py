@@ -1,13 +1,11 @@
 """Two machines, as torchrun and SLURM start them, train what one process trains."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -20,29 +18,26 @@ def port() -> str:
         return str(free.getsockname()[1])
 
 
-def torchrun(rank: int, port: str) -> tuple[list[str], dict[str, str]]:
-    agent = f"-m torch.distributed.run --nnodes 2 --node-rank {rank} --nproc-per-node 1 --master-addr 127.0.0.1"
-    return [*agent.split(), "--master-port", port, "-m", "lightning_diff"], {}
+def torchrun(rank: int, port: str) -> tuple[str, list[str], dict[str, str]]:
+    """Its agents, each of which starts a process."""
+    agent = f"--nnodes 2 --node-rank {rank} --nproc-per-node 1 --master-addr 127.0.0.1"
+    return "torch.distributed.run", [*agent.split(), "--master-port", port, "-m", "lightning_diff"], {}
 
 
-def slurm(rank: int, port: str) -> tuple[list[str], dict[str, str]]:
+def slurm(rank: int, port: str) -> tuple[str, list[str], dict[str, str]]:
     job = {"JOB_ID": "17", "JOB_NAME": "train", "NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2", "LOCALID": "0"}
     job |= {"PROCID": str(rank), "NODEID": str(rank), "NODELIST": "127.0.0.1"}
     facts = {f"SLURM_{name}": value for name, value in job.items()}
-    return ["-m", "lightning_diff"], facts | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return "lightning_diff", [], facts | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-def start(launcher, home: Path, *words: str) -> list[subprocess.Popen[str]]:
+def start(launcher, home: Path, *words: str) -> list[forked.Process]:
     free = port()
     nodes = []
     for rank in range(2):
-        command, environment = launcher(rank, free)
-        nodes.append(
-            subprocess.Popen(
-                [sys.executable, *command, "train", "two.yaml", *words, *NODES],
-                cwd=home, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )
-        )  # fmt: skip
+        program, first, environment = launcher(rank, free)
+        words_of_node = (*first, "train", "two.yaml", *words, *NODES)
+        nodes.append(forked.start(*words_of_node, program=program, cwd=home, env=environment))
     return nodes
 
 

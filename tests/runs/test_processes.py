@@ -4,12 +4,12 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import forked
 import pytest
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from messages import tells
@@ -194,19 +194,16 @@ def wait(condition, seconds: float = 90.0):
 @pytest.mark.parametrize("killed", ["first", "other"])
 def test_two_processes_meet_among_what_is_left_over_and_none_outlives_the_other(tmp_path, train, killed):
     train("recipe", "trainer.max_steps=1")
-    command = [sys.executable, "-m", "lightning_diff", "train", "recipe.yaml", "name=two", "trainer.devices=2"]
+    words = ("train", "recipe.yaml", "name=two", "trainer.devices=2", "trainer.max_steps=1_000_000")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        first = subprocess.Popen(
-            [*command, "trainer.max_steps=1_000_000"], cwd=tmp_path, text=True, stderr=subprocess.PIPE,
-            env=os.environ | LEFT_OVER | {"MASTER_PORT": str(taken.getsockname()[1])},
-        )  # fmt: skip
+        first = forked.start(*words, cwd=tmp_path, env=LEFT_OVER | {"MASTER_PORT": str(taken.getsockname()[1])})
         try:
             assert wait((tmp_path / "runs" / "two" / "metrics.csv").exists)
             (other,) = children(first.pid)
             os.kill(first.pid if killed == "first" else other, signal.SIGKILL)
-            errors = first.communicate(timeout=60)[1]
+            _, errors = first.communicate(timeout=60)
             assert wait(lambda: not lives(other), 30)
         finally:
             first.kill()
