@@ -46,19 +46,24 @@ def of_its_shape(value: object, hints: list[Hint]) -> list[Hint]:
 
 def refuse_unfit(value: object, hint: Hint, key: str) -> None:
     """Mismatch if the value does not fit; an annotation that cannot be checked at run time takes everything."""
-    if hint in (bool, float, int, str):
-        if not isinstance(value, hint):
-            raise mismatch(value, hint, key)
-        return
-    from beartype.door import is_bearable  # 0.2 s
+    if not _fits(value, hint):
+        raise mismatch(value, hint, key)
+
+
+def _fits(value: object, hint: Hint) -> bool:
+    if hint is ANYTHING:
+        return True
+    if type(hint) is type:  # with a metaclass of its own a class may take what is no instance of it
+        return isinstance(value, hint)
+    if get_origin(hint) is Literal:
+        return any(isinstance(value, type(choice)) and value == choice for choice in get_args(hint))
+    from beartype.door import is_bearable  # 0.2 s, which the common cases above save
     from beartype.roar import BeartypeException
 
     try:
-        fits = hint is ANYTHING or is_bearable(value, hint)
+        return bool(is_bearable(value, hint))
     except BeartypeException:
-        fits = True
-    if not fits:
-        raise mismatch(value, hint, key)
+        return True
 
 
 def mismatch(value: object, hint: Hint, key: str) -> Mismatch:
