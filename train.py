@@ -6,5 +6,7 @@ python train.py recipes/digits_edm.yaml [key=value ...] [--dry-run]
 import sys
 
 from lightning_diff.cli import main
+from lightning_diff.foundation import garbage
 
+garbage.put_off()
 sys.exit(main(["train", *sys.argv[1:]]))

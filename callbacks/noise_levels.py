@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from ..artifacts import noise_levels, noise_levels_figure
+from ..artifacts import noise_levels_figure, noise_levels_measured
+from ..artifacts.noise_levels import NoiseReport
 from ..foundation.processes import from_all
 from ..modules.base import StepOutputs
 from ..modules.denoiser_module import TrainingModule
@@ -175,7 +176,7 @@ class NoiseLevels(StepCallback[TrainingModule]):
                 self._write(trainer, module)
                 self._written = time.monotonic()
 
-    def _write(self, trainer: Trainer, module: TrainingModule) -> noise_levels.NoiseReport:
+    def _write(self, trainer: Trainer, module: TrainingModule) -> NoiseReport:
         path = Path(trainer.default_root_dir)
         report = self.report(path.name, module.denoiser.sigma_data)
         noise_levels_figure.write(path, report)
@@ -188,11 +189,11 @@ class NoiseLevels(StepCallback[TrainingModule]):
         """Moments of the unweighted loss over the last quarter of the windows."""
         return moments(*_merged(self.moments[self._last_quarter()]))
 
-    def report(self, name: str, sigma_data: float) -> noise_levels.NoiseReport:
+    def report(self, name: str, sigma_data: float) -> NoiseReport:
         """Everything measured so far, for the run of this name."""
         last = self._last_quarter()
         since = self.images[last.start - 1] if last.start else 0
-        return noise_levels.report(
+        return noise_levels_measured.report(
             name,
             self.centres,
             sigma_data,

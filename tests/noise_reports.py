@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_diff.artifacts import noise_levels
+from lightning_diff.artifacts import noise_levels_measured
 from lightning_diff.artifacts.noise_levels import NoiseReport
 from lightning_diff.noise import LogNormal, log_snr_to_sigma
 from lightning_diff.statistics import NoiseLevelMoments
@@ -24,4 +24,4 @@ def report(
     weight = torch.where(known, torch.ones_like(LEVELS) if weight is None else weight, nan)
     gradient = nan if gradient is None else gradient
     history = torch.stack([torch.stack(moments), torch.stack(moments)])
-    return noise_levels.report(name, LEVELS, SIGMA_DATA, moments, weight, gradient, [500, 1000], history, 500)
+    return noise_levels_measured.report(name, LEVELS, SIGMA_DATA, moments, weight, gradient, [500, 1000], history, 500)

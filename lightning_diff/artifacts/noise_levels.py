@@ -6,7 +6,8 @@
     noise_levels.json          the images that the table covers, and the suggested noise law
     noise_levels.png           all of it, see `noise_levels_figure`
 
-A cell of a bin in which too little was seen to know is empty, and the curve has a gap there.
+A cell of a bin in which too little was seen to know is empty, and the curve has a gap there. Arrays are numpy's, so that runs are
+compared without torch; `noise_levels_measured` makes a report of what was measured.
 """
 
 import csv
@@ -16,14 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float64
 
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
-from ..noise import log_snr_to_sigma
-from ..noise.moments import NoiseLevelMoments
 
 ENOUGH = 1000  # losses; with so many the suggested mean has an error of some 0.05
 COLUMNS = (
@@ -65,14 +63,14 @@ class NoiseReport:
     """
 
     name: str
-    columns: dict[str, Float[Tensor, " bins"]]
+    columns: dict[str, Float64[np.ndarray, " bins"]]
     images: list[int]
-    history: Float[Tensor, "windows 3 bins"]
+    history: Float64[np.ndarray, "windows 3 bins"]
     since: int = 0
-    details: dict[str, Float[Tensor, " bins"]] = field(default_factory=dict)
+    details: dict[str, Float64[np.ndarray, " bins"]] = field(default_factory=dict)
 
     @property
-    def levels(self) -> Float[Tensor, " bins"]:
+    def levels(self) -> Float64[np.ndarray, " bins"]:
         return self.columns["log_snr"]
 
     @property
@@ -82,13 +80,13 @@ class NoiseReport:
 
     @property
     def sigma_data(self) -> float:
-        return float(self.columns["sigma"][0] * (self.levels[0] / 2).exp())
+        return float(self.columns["sigma"][0] * np.exp(self.levels[0] / 2))
 
     @property
     def span(self) -> tuple[float, float]:
         """The log-SNR that was seen, but for the emptiest thousandth on either side."""
         counts = self.columns["count"]
-        below = counts.cumsum(0) / counts.sum()
+        below = counts.cumsum() / counts.sum()
         seen = self.levels[(below >= 1e-3) & (below - counts / counts.sum() <= 1 - 1e-3)]
         return float(seen[0]) - self.width / 2, float(seen[-1]) + self.width / 2
 
@@ -109,12 +107,12 @@ class NoiseReport:
         It says where this objective is noisy. It does not say which objective gives the best samples; used without
         reweighting, it moves the effort too; it knows nothing of levels that were never drawn.
         """
-        second = (self.columns["mean"] ** 2 + self.columns["variance"]).sqrt()
-        q = (self.columns["effective_weight"] * second).nan_to_num(0.0)
-        if not float(q.sum()) > 0 or float(self.columns["count"].nansum()) < ENOUGH:
+        second = np.sqrt(self.columns["mean"] ** 2 + self.columns["variance"])
+        q = np.nan_to_num(self.columns["effective_weight"] * second)
+        if not float(q.sum()) > 0 or float(np.nansum(self.columns["count"])) < ENOUGH:
             return None
         q = q / q.sum()
-        log_sigma = self.columns["sigma"].log()
+        log_sigma = np.log(self.columns["sigma"])
         mean = float((q * log_sigma).sum())
         spread = float((q * (log_sigma - mean) ** 2).sum()) - (self.width / 2) ** 2 / 12
         return Suggestion(mean, math.sqrt(max(spread, 1e-4)))
@@ -138,7 +136,7 @@ class NoiseReport:
             writer = csv.writer(file)
             table = {name: self.columns[name] for name in COLUMNS} | self.details
             writer.writerow(table)
-            writer.writerows(_cells(torch.stack([column.double() for column in table.values()], 1)))
+            writer.writerows(_cells(np.stack(list(table.values()), 1)))
         with (
             replacing(folder / "noise_levels_history.csv") as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
@@ -158,59 +156,17 @@ class NoiseReport:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def report(
-    name: str,
-    levels: Float[Tensor, " bins"],
-    sigma_data: float,
-    moments: NoiseLevelMoments,
-    weight: Float[Tensor, " bins"],
-    gradient_square: Float[Tensor, " bins"],
-    images: list[int],
-    history: Float[Tensor, "windows 3 bins"],
-    since: int,
-    details: dict[str, Float[Tensor, " bins"]] | None = None,
-) -> NoiseReport:
-    """All columns from what was measured.
-
-    Args:
-        levels: log-SNR at the middle of each bin.
-        moments: of the unweighted loss.
-        weight: mean weight of the samples in each bin, NaN where none fell.
-        gradient_square: mean over samples of |grad loss|^2, unweighted, NaN where not measured.
-        name, sigma_data, images, history, since, details: see `NoiseReport`.
-    """
-    density = moments.count / moments.count.sum() / (levels[1] - levels[0])
-    effective = density * weight
-    square = weight**2 * gradient_square
-    power = moments.count * square
-    columns = (
-        levels,
-        log_snr_to_sigma(levels, sigma_data),
-        moments.count,
-        moments.mean,
-        moments.standard_error,
-        moments.variance,
-        moments.coefficient_of_variation,
-        density,
-        weight,
-        effective / (effective.nansum() * (levels[1] - levels[0])),
-        square.sqrt(),
-        power / power.nansum(),
-    )
-    return NoiseReport(name, dict(zip(COLUMNS, columns, strict=True)), images, history, since, details or {})
-
-
 def read(folder: Path) -> NoiseReport:
     """The report in a run folder. UserError names the file that is missing or is no such table."""
     table = _read_csv(folder / "noise_levels.csv", COLUMNS)
     if len(table) < 2:
         raise UserError(f"{folder / 'noise_levels.csv'}: holds no noise levels")
-    columns = {name: torch.tensor([row[name] for row in table], dtype=torch.float64) for name in table[0]}
+    columns = {name: np.array([row[name] for row in table], np.float64) for name in table[0]}
     details = {name: columns.pop(name) for name in list(columns) if name not in COLUMNS}
     levels = columns["log_snr"]
     rows = _read_csv(folder / "noise_levels_history.csv", HISTORY)
     images = sorted({int(row["images"]) for row in rows})
-    history = torch.full((len(images), 3, len(levels)), torch.nan, dtype=torch.float64)
+    history = np.full((len(images), 3, len(levels)), np.nan)
     history[:, 0] = 0
     window = {number: index for index, number in enumerate(images)}
     step = float(levels[1] - levels[0])
@@ -218,7 +174,7 @@ def read(folder: Path) -> NoiseReport:
         bin = round((row["log_snr"] - float(levels[0])) / step)
         if not 0 <= bin < len(levels):
             raise UserError(f"{folder / 'noise_levels_history.csv'}: has other bins than noise_levels.csv")
-        history[window[int(row["images"])], :, bin] = torch.tensor([row["count"], row["mean"], row["variance"]])
+        history[window[int(row["images"])], :, bin] = row["count"], row["mean"], row["variance"]
     return NoiseReport(folder.name, columns, images, history, details=details)
 
 
@@ -236,5 +192,5 @@ def _read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, float]]:
         raise UserError(f"{path}: damaged: {error}") from error
 
 
-def _cells(rows: Tensor) -> list[list[str]]:
+def _cells(rows: Float64[np.ndarray, "rows columns"]) -> list[list[str]]:
     return [["" if value != value else f"{value:.6g}" for value in row] for row in rows.tolist()]

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
@@ -13,7 +13,6 @@ from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 
 from ..foundation.atomic import replacing
-from ..noise import sigma_to_t
 from .noise_levels import NoiseReport
 
 NAME = "noise_levels.png"
@@ -63,15 +62,19 @@ def draw(report: NoiseReport) -> Figure:
 
 def draw_details(left: Axes, right: Axes, report: NoiseReport) -> None:
     """Panels of a consistency model's training, over TrigFlow's angle t: the tangent; the loss and its weight."""
-    t = sigma_to_t(report.columns["sigma"], report.sigma_data).numpy()
+    import torch
+
+    from ..noise import sigma_to_t
+
+    t = sigma_to_t(torch.from_numpy(report.columns["sigma"]), report.sigma_data).numpy()
     labels = {"tangent_norm": "tangent |g|, before it is normalised", "dF_dt": "|dF/dt|"}
     shares = {name: column for name, column in report.details.items() if name == "warmup"}
     for name, column in report.details.items():
         if name not in shares:
-            left.plot(t, column.numpy(), "o-", ms=3, lw=1.2, label=labels.get(name, name))
+            left.plot(t, column, "o-", ms=3, lw=1.2, label=labels.get(name, name))
     for name, label in (("mean", "unweighted loss"), ("weight", "its weight")):
-        right.plot(t, report.columns[name].numpy(), "o-", ms=3, lw=1.2, label=label)
-    share = "".join(f" (warm-up share {float(column.nanmean()):.2f})" for column in shares.values())
+        right.plot(t, report.columns[name], "o-", ms=3, lw=1.2, label=label)
+    share = "".join(f" (warm-up share {float(np.nanmean(column)):.2f})" for column in shares.values())
     for axes, title in ((left, f"Tangents{share}"), (right, "Loss and weight")):
         axes.set(yscale="log", xlabel=T_LABEL)
         axes.set_title(title, fontweight="bold", fontsize=11)
@@ -81,7 +84,7 @@ def draw_details(left: Axes, right: Axes, report: NoiseReport) -> None:
 
 def draw_mean(axes: Axes, report: NoiseReport, label: str, color: ColorType | None = None) -> None:
     """Curve with error bars."""
-    columns = {name: report.columns[name].numpy() for name in ("log_snr", "mean", "standard_error")}
+    columns = {name: report.columns[name] for name in ("log_snr", "mean", "standard_error")}
     axes.errorbar(
         columns["log_snr"],
         columns["mean"],
@@ -98,21 +101,19 @@ def draw_mean(axes: Axes, report: NoiseReport, label: str, color: ColorType | No
 
 def draw_variance(axes: Axes, report: NoiseReport, label: str = "", color: ColorType | None = None) -> None:
     """The curve alone."""
-    variance = report.columns["variance"].numpy()
-    axes.plot(report.levels.numpy(), variance, "o-", ms=3, lw=1.2, label=label or None, color=color)
+    variance = report.columns["variance"]
+    axes.plot(report.levels, variance, "o-", ms=3, lw=1.2, label=label or None, color=color)
     axes.set_yscale("log")
 
 
 def draw_effort(axes: Axes, report: NoiseReport) -> None:
     """Densities over log-SNR that integrate to one."""
-    x, columns = report.levels.numpy(), report.columns
-    axes.fill_between(
-        x, columns["density"].numpy(), color="0.82", step="mid", label="how often a level is drawn (noise law p)"
-    )
-    axes.plot(x, columns["effective_weight"].numpy(), lw=1.6, label="times its weight (p · w, scaled to area one)")
+    x, columns = report.levels, report.columns
+    axes.fill_between(x, columns["density"], color="0.82", step="mid", label="how often a level is drawn (noise law p)")
+    axes.plot(x, columns["effective_weight"], lw=1.6, label="times its weight (p · w, scaled to area one)")
     share = columns["gradient_share"] / report.width
-    if bool(share.isfinite().any()):
-        axes.plot(x, share.numpy(), lw=1.6, color="C3", label="its share of the squared gradient norm")
+    if np.isfinite(share).any():
+        axes.plot(x, share, lw=1.6, color="C3", label="its share of the squared gradient norm")
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
@@ -161,14 +162,14 @@ def _fit_height(axes: Axes, low: float, high: float) -> None:
 
 def draw_heatmap(axes: Axes, report: NoiseReport, limits: tuple[float, float]) -> QuadMesh:
     """log10 variance, training time by log-SNR; blank where fewer than `SHOWN` samples fell."""
-    edges_x = torch.tensor([0, *report.images], dtype=torch.float64) / 1000
+    edges_x = np.array([0, *report.images], np.float64) / 1000
     half = report.width / 2
-    edges_y = torch.cat([report.levels - half, report.levels[-1:] + half])
+    edges_y = np.concatenate([report.levels - half, report.levels[-1:] + half])
     axes.set_facecolor("0.93")
     mesh = axes.pcolormesh(
-        edges_x.numpy(),
-        edges_y.numpy(),
-        torch.where(report.history[:, 0] >= SHOWN, report.history[:, 2], torch.nan).log10().T.numpy(),
+        edges_x,
+        edges_y,
+        _log10(np.where(report.history[:, 0] >= SHOWN, report.history[:, 2], np.nan)).T,
         cmap="viridis",
         vmin=limits[0],
         vmax=limits[1],
@@ -180,12 +181,18 @@ def draw_heatmap(axes: Axes, report: NoiseReport, limits: tuple[float, float]) -
 
 def colour_limits(reports: list[NoiseReport]) -> tuple[float, float]:
     """A scale of log10 variance for all: without the few extremes that bins of a handful of samples give."""
-    values = torch.cat([report.history[:, 2][report.history[:, 0] >= SHOWN].flatten() for report in reports])
-    values = values[values > 0].log10()
+    values = np.concatenate([report.history[:, 2][report.history[:, 0] >= SHOWN] for report in reports])
+    values = np.log10(values[values > 0])
     if not len(values):
         return -4.0, 0.0
-    low, high = (float(values.quantile(q)) for q in (0.02, 0.98))
+    low, high = (float(q) for q in np.quantile(values, (0.02, 0.98)))
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _log10(values: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """-inf of 0."""
+    with np.errstate(divide="ignore"):
+        return np.log10(values)
 
 
 def _number(images: int) -> str:

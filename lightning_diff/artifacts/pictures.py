@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
+from ..foundation.extras import file_of
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SEPARATOR = (70, 100, 150)  # blue, so that a white stroke at the edge of a grey image does not run into the next one
 
@@ -78,7 +81,7 @@ def grid(
     line = max(1, w * scale // 16)
     step_y, step_x = h * scale + line, w * scale + line
 
-    font = _font([*row_names, *column_names]) or _fonts()[0]
+    font = _font([*row_names, *column_names]) or _plain_font()
     row_names = [_shortened(name, font, WIDEST) for name in row_names]
     column_names = [_shortened(name, font, step_x - 2) for name in column_names]
     text_width = max((math.ceil(font.getlength(name)) for name in row_names), default=-6) + 6
@@ -108,23 +111,31 @@ def caption(label: int, names: Sequence[str]) -> str:
 
 
 @cache
-def _fonts() -> list[ImageFont.FreeTypeFont | ImageFont.ImageFont]:
-    """Pillow's own, which has few letters beyond English ones, and matplotlib's."""
-    from matplotlib import get_data_path
-
-    fonts = [ImageFont.load_default()]
-    with suppress(OSError):
-        fonts.append(ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 10))
-    return fonts
+def _plain_font() -> Font:
+    """Pillow's own, which has few letters beyond English ones."""
+    return ImageFont.load_default()
 
 
-def _font(names: Sequence[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont | None:
+@cache
+def _large_font() -> Font:
+    """matplotlib's, read from its file: matplotlib itself takes 0.15 s to import. Pillow's own where that is not there."""
+    file = file_of("matplotlib", "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+    if file is not None:
+        with suppress(OSError):
+            return ImageFont.truetype(file, 10)
+    return _plain_font()
+
+
+def _font(names: Sequence[str]) -> Font | None:
     """The first font that has every letter; None if none has."""
     letters = set("".join(names)) - {" "}
-    return next((font for font in _fonts() if all(_has(font, letter) for letter in letters)), None)
+    for font in (_plain_font, _large_font):
+        if all(_has(font(), letter) for letter in letters):
+            return font()
+    return None
 
 
-def _has(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bool:
+def _has(font: Font, letter: str) -> bool:
     if letter.isascii():
         return letter.isprintable()
     try:
@@ -133,7 +144,7 @@ def _has(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> boo
         return False
 
 
-def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shortened(name: str, font: Font, width: int) -> str:
     """The name, cut where it is wider than `width` pixels."""
     if font.getlength(name) <= width:
         return name

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..foundation import rng
+from .bundled import bundled
 from .image_set import ImageSet
 from .source import Data
 
@@ -28,14 +29,12 @@ class Digits(Data):
     size: Literal[8, 16] = 8
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        from sklearn.datasets import load_digits  # takes a second to import
-
-        bunch = load_digits()
-        scans = torch.from_numpy(bunch.images)[:, None]
+        table = np.loadtxt(bundled("data", "digits.csv.gz"), delimiter=",")
+        scans = torch.from_numpy(table[:, :-1].reshape(-1, 1, 8, 8))
         if self.size != 8:
             scans = interpolate(scans, size=(self.size, self.size), mode="bilinear", align_corners=False)
         pixels = (scans * (255 / 16)).round().to(torch.uint8)
-        labels = bunch.target.astype(np.int64)
+        labels = table[:, -1].astype(np.int64)
         order = rng.permutation(0, "digits", 0, len(labels))
         order = order[np.argsort(labels[order], kind="stable")]  # sorted by class: evenly spaced choices are stratified
         held_out = np.zeros(len(labels), bool)

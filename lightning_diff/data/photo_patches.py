@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 
+from .bundled import bundled
 from .image_set import ImageSet
 from .source import Data
 
+PHOTOGRAPHS = ("china", "flower")  # in order of their labels
 TEST_COLUMNS = 160  # the right quarter of a photograph
 
 
@@ -35,9 +38,7 @@ class PhotoPatches(Data):
             raise ValueError(f"PhotoPatches: stride must be at least 1, got {self.stride}")
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        from sklearn.datasets import load_sample_images  # takes a second to import
-
-        photographs = np.stack(load_sample_images().images)
+        photographs = np.stack([np.asarray(Image.open(bundled("images", f"{name}.jpg"))) for name in PHOTOGRAPHS])
         return (
             self._patches(photographs[:, :, :-TEST_COLUMNS], "photo-patches train"),
             self._patches(photographs[:, :, -TEST_COLUMNS:], "photo-patches test"),

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from .errors import UserError
@@ -29,6 +30,20 @@ def is_installed(package: str) -> bool:
     except (ImportError, ValueError):  # ValueError: a module without a spec, as tests put in a package's place
         return sys.modules.get(package) is not None
     return spec is not None and spec.origin is not None  # None of a folder without code
+
+
+def file_of(package: str, *parts: str) -> Path | None:
+    """A file that a package brings along, found without importing the package; None where it is not.
+
+    Args:
+        package: the name that is imported.
+        parts: of the path below the package's folder.
+    """
+    if not is_installed(package):
+        return None
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return next((path for folder in folders or () if (path := Path(folder, *parts)).is_file()), None)
 
 
 def required(package: str, of: str, hint: str = "") -> ModuleType:

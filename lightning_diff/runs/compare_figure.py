@@ -109,7 +109,7 @@ def _draw_levels(part: SubFigure, groups: Sequence[Group], colours: Sequence[Col
         for report in _reports(group):
             noise_levels_figure.draw_mean(mean, report, "", colour)
             noise_levels_figure.draw_variance(variance, report, "", colour)
-            effort.plot(report.levels.numpy(), report.columns["effective_weight"].numpy(), lw=1.4, color=colour)
+            effort.plot(report.levels, report.columns["effective_weight"], lw=1.4, color=colour)
     effort.set_ylim(bottom=0)
     noise_levels_figure.frame(mean, reports, "Unweighted loss: mean ± standard error", noise_levels_figure.LOSS_LABEL)
     title = "Variance of the unweighted loss"

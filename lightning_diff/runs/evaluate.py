@@ -8,6 +8,7 @@ from ..artifacts import ModelRecord, keep_levels
 from ..artifacts.metrics_table import MetricsTable
 from ..data import Data
 from ..denoiser import Denoiser
+from ..foundation import garbage
 from ..foundation.errors import UserError
 from ..metrics import Reference
 from ..metrics.evaluate import Row
@@ -73,6 +74,7 @@ def evaluate(
     settings.say_doubt(record)
     denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
     device = next(denoiser.parameters()).device
+    garbage.take_up()
     reference = Reference(data, feature, device=device)  # type: ignore[arg-type]
     if search:
         sampling = _searched(model, denoiser, reference, settings, sampling, n)

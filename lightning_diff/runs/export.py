@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from ..artifacts import checkpoints, ema_snapshots, load_weights, save_denoiser
-from ..artifacts.checkpoints import sharded
 from ..foundation.binding import nearest
 from ..foundation.errors import UserError
 from . import recipe
@@ -117,6 +116,8 @@ def _weights(checkpoint: checkpoints.Checkpoint, average: _Average, path: Path) 
     """The network's state with the average in place of what it averages; of a sharded checkpoint, reads only that."""
     averaged = average.weights
     if path.is_dir():
+        from ..artifacts.checkpoints import sharded  # 0.1 s: torch.distributed.checkpoint
+
         own, of_average = f"state_dict.{NETWORK}", f"callbacks.{EMA_STATE}.averages.{average.name}."
 
         def is_wanted(key: str) -> bool:

@@ -21,7 +21,7 @@ from ..artifacts import ModelRecord, read_record
 from ..artifacts.estimate import Measurement, resumed_measurement, save_measurement
 from ..artifacts.schedule import Schedule, load_schedule, save_schedule
 from ..denoiser import Denoiser
-from ..foundation import rng
+from ..foundation import garbage, rng
 from ..foundation.errors import UserError
 from ..foundation.progress import stage
 from ..samplers import ODE_SOLVERS, ode_solver
@@ -103,6 +103,7 @@ def find(
     wanted = Schedule([], method, solver, protocol.record(), record.sha256)
     found = _kept(kept, wanted, steps)
     if found is None:
+        garbage.take_up()
         SamplerSettings(guidance=guidance).say_doubt(record)
         problem = _Problem(denoiser, record, protocol)
         with evaluating(denoiser):

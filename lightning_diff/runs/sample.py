@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..artifacts import pictures
 from ..denoiser import Denoiser
+from ..foundation import garbage
 from ..foundation.errors import UserError
 from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
@@ -102,6 +103,7 @@ def draw(
     settings.say_doubt(model.record, labelled=classes is not None)
     denoiser = model.load(settings.device) if denoiser is None else denoiser
     guide = model.guide(settings.guide, settings.device)
+    garbage.take_up()
     wanted = None if classes is None else classes[torch.arange(n) % len(classes)]
     samples, cost = _drawn(denoiser, guide, model.record.shape, settings, sampling, n, wanted)
     return Made(samples, wanted, classes, cost)

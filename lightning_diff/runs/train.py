@@ -14,7 +14,7 @@ from ..artifacts import checkpoints
 from ..artifacts.metrics_rows import read as read_metrics
 from ..callbacks import TimeLimit
 from ..data import Data
-from ..foundation import parent, rng, stopping
+from ..foundation import garbage, parent, rng, stopping
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
 from ..modules import TrainingData
@@ -79,6 +79,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
             _set_aside(folder, start)
             identify(trainer.loggers, folder)
             say("\n".join([data.summary(), summary(settings, module, trainer), *warnings]))
+        garbage.take_up()
         with (
             recorded(folder, settings, lambda: trainer.global_step > start.step),
             _explained(source, folder, data, trainer),

@@ -3,16 +3,18 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Number
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import pytest
 import torch
+from beartype.door import is_bearable
 from beartype.vale import Is
 from messages import tells
 from torch import nn
 
-from lightning_diff.foundation.annotations import describe
+from lightning_diff.foundation.annotations import describe, fits
 from lightning_diff.foundation.binding import bind, construct, locate
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.nets import DiT
@@ -290,3 +292,12 @@ def test_a_package_that_is_not_there_is_named_rather_than_something_like_it(pack
         locate(f"{package}.sub.Name", "data.dataset._target_")
     assert tells(str(error.value), f"data.dataset._target_: ... {package} ... not installed ... pip install {package}")
     assert "did you mean" not in str(error.value)
+
+
+def test_what_is_decided_without_beartype_is_what_beartype_says():
+    hints = [int, str, dict, Path, Normal, type(None), nn.Module, Sequence, object, Mapping[str, int], list[int]]
+    hints += [tuple[float, float], Sequence[str], Literal[1, "a"], Literal[True], Number]
+    values = [None, 1, True, 1.5, "a", "b", [1], ["a"], (1.0, 2.0), (1, 2), {}, {"a": 1}, {1: 1}, Normal(), Path("a")]
+    for hint in hints:
+        for value in values:
+            assert fits(value, hint) == is_bearable(value, hint), (value, hint)
