@@ -1,7 +1,8 @@
 """What is going on, on one terminal: a bar for each stage, and printed lines above the bars.
 
-On a terminal, and in a notebook, rich draws all bars of the process together; while one is there, whatever is printed appears above
-them. Elsewhere a stage is silent, or says how far it is in a line now and then if it was asked to.
+On a terminal rich draws all bars of the process together; while one is there, whatever is printed appears above them. In a notebook
+the bars are one output of the cell, which is replaced as they move, and what is printed stays the cell's. Elsewhere a stage is
+silent, or says how far it is in a line now and then if it was asked to.
 
 Nothing is drawn from a thread: a bar moves when its stage says so. A program that forks meanwhile, for data workers, leaves no lock
 behind.
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 REDRAW = 0.2  # seconds between two pictures of a bar
 LINES = 20.0  # seconds between two lines where there is no terminal
+CELL_BAR = 30  # characters of a bar in a notebook
 
 
 class Stage:
@@ -86,8 +88,8 @@ def stage(
         keep: leave the bar's last state on the terminal.
         lines: without a terminal, print a line every 20 seconds.
     """
-    if shown and (console := _terminal()) is not None:
-        made: Stage = _Bar(_Screen.open(console), name, total, unit, start, keep)
+    if shown and (place := _place()) is not None:
+        made: Stage = _Bar(place, name, total, unit, start, keep)
     elif shown and lines:
         made = _Lines(name, total, unit, start)
     else:
@@ -126,38 +128,39 @@ class _Lines(Stage):
 
 
 class _Bar(Stage):
-    """On the screen that all bars share."""
+    """In the place that all bars share."""
 
-    def __init__(self, screen: "_Screen", name: str, total: int, unit: str, start: int, keep: bool):
+    def __init__(self, place: "_Place", name: str, total: int, unit: str, start: int, keep: bool):
         super().__init__(name, total, unit, start)
-        self._screen, self._keep, self._drawn = screen, keep, 0.0
-        self._task: TaskID = screen.progress.add_task(name, total=max(total, 1), completed=start, text=self.text())
-        screen.bars += 1
+        self._place, self.keep, self._drawn = place, keep, 0.0
+        place.add(self)
 
     def draw(self, now: bool = False) -> None:
         if now or time.monotonic() - self._drawn > REDRAW:
             self._drawn = time.monotonic()
-            progress = self._screen.progress
-            progress.update(self._task, completed=self.done, total=max(self.total, 1), text=self.text())
-            progress.refresh()
+            self._place.show(self)
 
     def close(self) -> None:
-        if not self._keep:
-            self._screen.progress.remove_task(self._task)
-            self._screen.progress.refresh()
-        self._screen.close()
+        self._place.close(self)
+
+
+@runtime_checkable
+class _Place(Protocol):
+    """Where bars are drawn, from the first until the last one is closed."""
+
+    def add(self, bar: _Bar) -> None: ...
+    def show(self, bar: _Bar) -> None: ...
+    def close(self, bar: _Bar) -> None: ...
 
 
 class _Screen:
-    """rich's live display, from the first bar until the last one is closed."""
-
-    current: "_Screen | None" = None
+    """rich's live display."""
 
     def __init__(self, console: "Console"):
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
-        self.bars = 0
+        self.tasks: dict[_Bar, TaskID] = {}
         self.progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
@@ -166,33 +169,82 @@ class _Screen:
             console=console,
             auto_refresh=False,
             expand=True,
-            redirect_stdout=sys.stdout.isatty() or console.is_jupyter,  # not what goes into a file or a pipe
+            redirect_stdout=sys.stdout.isatty(),  # not what goes into a file or a pipe
         )
         self.progress.start()
 
-    @classmethod
-    def open(cls, console: "Console") -> "_Screen":
-        if cls.current is None:
-            cls.current = cls(console)
-        return cls.current
+    def add(self, bar: _Bar) -> None:
+        self.tasks[bar] = self.progress.add_task(bar.name, total=max(bar.total, 1), completed=bar.done, text=bar.text())
 
-    def close(self) -> None:
-        self.bars -= 1
-        if self.bars == 0:
-            _Screen.current = None
+    def show(self, bar: _Bar) -> None:
+        self.progress.update(self.tasks[bar], completed=bar.done, total=max(bar.total, 1), text=bar.text())
+        self.progress.refresh()
+
+    def close(self, bar: _Bar) -> None:
+        task = self.tasks.pop(bar)
+        if not bar.keep:
+            self.progress.remove_task(task)
+            self.progress.refresh()
+        if not self.tasks:
+            _forget(self)
             self.progress.stop()
 
 
-def _terminal() -> "Console | None":
-    """Where bars are drawn: stderr if it is a terminal, or a notebook's output."""
-    if _Screen.current is not None:
-        return _Screen.current.progress.console
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
-        return None
-    from rich.console import Console
+class _CellOutput:
+    """One output of a notebook's cell, replaced as bars move; the last bar's last state stays in it."""
 
-    console = Console(stderr=True)
-    return console if console.is_terminal or console.is_jupyter else None
+    def __init__(self) -> None:
+        from IPython.display import DisplayHandle
+
+        self.bars: dict[_Bar, bool] = {}  # whether it is open
+        self.handle = DisplayHandle()
+        self.is_shown = False
+
+    def add(self, bar: _Bar) -> None:
+        self.bars = {other: is_open for other, is_open in self.bars.items() if is_open or other.keep}
+        self.bars[bar] = True
+        self.show(bar)
+
+    def show(self, bar: _Bar) -> None:
+        wide = max(len(each.name) for each in self.bars)
+        lines = []
+        for each in self.bars:
+            share = min(each.done / max(each.total, 1), 1.0)
+            drawn = "━" * round(CELL_BAR * share)
+            lines.append(f"{each.name:{wide}} {drawn:{CELL_BAR}} {share:4.0%} {each.text()}")
+        (self.handle.update if self.is_shown else self.handle.display)({"text/plain": "\n".join(lines)}, raw=True)
+        self.is_shown = True
+
+    def close(self, bar: _Bar) -> None:
+        self.bars[bar] = False
+        if not any(self.bars.values()):
+            _forget(self)
+        elif not bar.keep:
+            del self.bars[bar]
+            self.show(bar)
+
+
+_open: list[_Place] = []  # the place that has bars, if one has
+
+
+def _place() -> _Place | None:
+    """Where bars are drawn: stderr if it is a terminal, or a notebook's cell."""
+    if not _open:
+        if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+            return None
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if console.is_jupyter:
+            _open.append(_CellOutput())
+        elif console.is_terminal:
+            _open.append(_Screen(console))
+    return _open[0] if _open else None
+
+
+def _forget(place: _Place) -> None:
+    if place in _open:
+        _open.remove(place)
 
 
 def _short(number: int | float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -205,7 +206,7 @@ class ConsistencyModule(TrainingModule):
                 raise
             raise UserError(
                 f"model.derivative: {type(self.denoiser.net).__name__} has no forward-mode derivative "
-                f"({str(error).splitlines()[0][:120]}); set model.derivative=central"
+                f"({shorten(str(error).splitlines()[0], 200, placeholder='...')}); set model.derivative=central"
             ) from error
 
     def _step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:

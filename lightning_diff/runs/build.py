@@ -76,6 +76,8 @@ def build(
     torch.manual_seed(rng.key(settings["seed"], "init"))
     rng.seed_generator(torch.default_generator, recipe.seed_of(settings), "init")
     module = build_model(settings["model"], source, on_meta=on_meta)
+    with recipe.naming(source):
+        recipe.check_module(module)
     if isinstance(module, TrainingModule):
         with recipe.naming(source):
             module.refuse_unfit_network(facts["shape"])

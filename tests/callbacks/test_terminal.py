@@ -16,6 +16,7 @@ import pyte
 import pytest
 
 from lightning_diff.foundation.progress import each, stage
+from lightning_diff.runs.console import say
 
 ROWS = 200
 
@@ -76,6 +77,21 @@ def test_every_printed_line_of_a_training_stands_alone_and_the_bar_below(train, 
     assert not any("sampling" in line for line in lines)  # any more
     assert "sampling" in sent
     assert lines[-1].startswith("runs/run: done")
+
+
+def test_no_word_is_cut_at_the_edge_with_a_bar_or_without():
+    path = f"runs/{'long' * 12}"
+    text = f"150 steps = 19,200 images; the newest 2 kept\nin {path}"
+
+    def work() -> None:
+        say(text)
+        with stage("training", 100, "image"):
+            say(text)
+
+    lines, _ = on_terminal(42, work)
+    assert lines.count("150 steps = 19,200 images; the newest 2") == 2
+    assert " ".join(lines).split().count("kept") == 2
+    assert "".join(lines).count(path) == 2  # longer than a line
 
 
 def test_the_rate_stands_still_when_the_work_has_ended():

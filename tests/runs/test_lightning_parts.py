@@ -154,6 +154,20 @@ def test_what_derives_from_a_refused_part_or_makes_one_is_refused_like_it(train,
     assert not Path("runs").exists()
 
 
+def test_a_module_with_a_validation_step_is_refused_before_the_folder_is_claimed(train, tmp_path):
+    (tmp_path / "validating.py").write_text(
+        "from lightning_diff import DiffusionModule\n"
+        "class Validating(DiffusionModule):\n    def validation_step(self, batch, batch_idx): ...\n"
+    )
+    net = "net: {_target_: lightning_diff.nets.MLP, width: 16, depth: 1}"
+    with pytest.raises(UserError) as error:
+        train("mine", f"model={{_target_: validating.Validating, {net}}}")
+    assert tells(
+        str(error.value), "...mine.yaml: model ... Validating.validation_step ... lightning_diff.callbacks.Evaluate"
+    )
+    assert not Path("runs").exists()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_resumes_from_a_file_of_model_checkpoint_that_is_not_weights_alone(train):
     keep = "callbacks=[{_target_: lightning.pytorch.callbacks.ModelCheckpoint, every_n_train_steps: 2, filename: kept, %s}]"

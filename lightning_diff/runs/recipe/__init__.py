@@ -8,7 +8,7 @@ from ...foundation.binding import Node, is_node
 from .comparison import LEFT_OUT, Change, changes
 from .composition import compose, load, make_importable
 from .files import SAVED, find, packaged, read_yaml, run_folder, save, to_yaml
-from .lightning_parts import check_built
+from .lightning_parts import check_built, check_module
 from .objects import build, fill_facts
 from .of_run import in_the_run_of, run_images
 from .overrides import is_override, merge
@@ -27,6 +27,7 @@ __all__ = [
     "changes",
     "check",
     "check_built",
+    "check_module",
     "compose",
     "fill_facts",
     "find",

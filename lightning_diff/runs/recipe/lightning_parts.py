@@ -7,9 +7,13 @@ test for each of its rows; a part that a new version of Lightning brings fails t
 import importlib.util
 import inspect
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from ...foundation.binding import Node, is_node, locate
 from ...foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
 _STEPS = "training is counted in optimiser steps; set trainer.max_steps"
 _STREAM = "the stream of examples is addressed by position and does not change"
@@ -151,6 +155,16 @@ def check_built(parts: Iterable[tuple[str, object]]) -> None:
             raise UserError(
                 f"{key}: {state}: is in no checkpoint, so that a run would not resume exactly; leave it out"
             )
+
+
+def check_module(module: "LightningModule") -> None:
+    """UserError for a step of a training module that would never be called."""
+    from lightning.pytorch import LightningModule  # 4 s
+
+    if type(module).validation_step is not LightningModule.validation_step:
+        raise UserError(
+            f"model: {type(module).__name__}.validation_step: {_VALIDATION}; a Trainer of your own calls it"
+        )
 
 
 def _check_arguments(node: Node, key: str, callbacks: list[Node], trainer: Node) -> None:
