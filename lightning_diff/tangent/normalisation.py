@@ -1,5 +1,7 @@
 """Group, layer and pixel norm."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -100,7 +102,7 @@ def layer_norm(x: Float[Tensor, "*b c"], eps: float = 1e-6) -> Float[Tensor, "*b
 
 def _rms(x: Tensor, dim: int) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    return length * x.shape[dim] ** -0.5
+    return length / math.sqrt(x.shape[dim])
 
 
 def _pixel_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
