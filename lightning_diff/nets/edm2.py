@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from .. import tangent
-from .layers import Dropout, check_input
+from .layers import Dropout, check_input, refuse_impossible_levels
 from .magnitude import MPConv, MPFourier, MPLinear, mp_cat, mp_silu, mp_sum
 
 Way = Literal["down", "up"]
@@ -64,7 +64,7 @@ class EDM2(nn.Module):
         guided: bool = False,
     ):
         super().__init__()
-        _refuse_impossible(shape, channel_mult, num_blocks)
+        refuse_impossible_levels("EDM2", shape, channel_mult, num_blocks)
         self.shape, self.num_classes, self.guided = tuple(shape), num_classes, guided
         self.label_balance, self.concat_balance = label_balance, concat_balance
         widths = [channels * mult for mult in channel_mult]
@@ -231,19 +231,3 @@ def _heads(channels: int, head_width: int) -> int:
             f"EDM2: head_width must divide the {channels} channels of a block that attends, got {head_width}"
         )
     return channels // head_width
-
-
-def _refuse_impossible(shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> None:
-    """ValueError for a network without blocks, or examples that cannot be halved as often as it halves them."""
-    if len(shape) != 3:
-        raise ValueError(f"EDM2: shape must be (channels, height, width), got {tuple(shape)}")
-    if not channel_mult or num_blocks < 1:
-        raise ValueError(
-            f"EDM2: needs a resolution and a block, got channel_mult={channel_mult}, num_blocks={num_blocks}"
-        )
-    factor = 2 ** (len(channel_mult) - 1)
-    if shape[1] % factor or shape[2] % factor:
-        raise ValueError(
-            f"EDM2: {len(channel_mult)} resolutions halve an example {len(channel_mult) - 1} times, so height and width must be "
-            f"divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
-        )
