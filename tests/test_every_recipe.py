@@ -22,6 +22,12 @@ ON_CPU = ["trainer.accelerator=cpu", "trainer.max_steps=2", "trainer.log_every_n
 PICTURES = ["data.path=pictures", "data.batch_size=8", "data.workers=0"]
 UNET = ["model.net.channels=32", "model.net.channel_mult=[1, 1]", "model.net.num_blocks=1"]
 DIT = ["model.net.width=32", "model.net.depth=2", "model.net.heads=2", "model.net.patch_size=16"]
+EDM2 = [
+    "model.net.channels=16",
+    "model.net.channel_mult=[1, 1, 1, 1]",
+    "model.net.num_blocks=1",
+    "model.net.head_width=16",
+]
 CLASSES = ["model.num_classes=4", "model.net.num_classes=4"]
 ALONE = ["trainer.devices=1", "trainer.strategy=auto"]
 SMALL_PLAN = [
@@ -56,6 +62,10 @@ SMALL = {
         [*SMALL_PLAN, *INK, "model.loss.levels=2", "data.path=pictures", "trainer.accumulate_grad_batches=2"],
     ),
     "imagenet64_dit_1b": (None, [*PICTURES, *DIT, *CLASSES, *ALONE, "data.path=large", "model.compile=false"]),
+    "imagenet64_edm2_s": (
+        None,
+        [*PICTURES, *EDM2, *ALONE, "data.path=large", "model.compile=false"],
+    ),
     "imagenet64_scd": ("imagenet64_dit_1b", [*PICTURES, *ALONE, "data.path=large"]),
 }
 

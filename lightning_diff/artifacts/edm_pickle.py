@@ -1,4 +1,4 @@
-"""NVlabs' EDM networks (github.com/NVlabs/edm) read from their pickles, without running what the pickles contain.
+"""NVlabs' EDM and EDM2 networks (github.com/NVlabs/edm, edm2) read from their pickles, without running what the pickles contain.
 
 Such a pickle carries the networks' Python source, and `pickle.load` executes it. Here an unpickler that knows a dozen names
 builds tensors, numbers and plain containers; a name outside its list ends the reading. The source text stays text.
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..denoiser import Denoiser
 from ..foundation.errors import UserError
 from ..nets import UNet
+from . import edm2_pickle
 from .conditions import TrainedWith
 from .edm_unpickler import DataUnpickler, Refused, SavedModule
 
@@ -38,7 +39,7 @@ class Snapshot:
 
 
 def load_edm_pickle(path: str | Path) -> Denoiser:
-    """The EMA network of an EDM snapshot, in evaluation mode: `EDMPrecond` over `SongUNet` in its DDPM++ form.
+    """The EMA network of a snapshot, in evaluation mode: EDM's `EDMPrecond` over DDPM++'s `SongUNet`, or EDM2's `Precond`.
 
     Its outputs are EDM's to float32 rounding. Labels become integers: EDM's one-hot row k is label k, its row of zeros is
     num_classes.
@@ -133,6 +134,13 @@ def _snapshot(snapshot: object) -> Snapshot:
     if not isinstance(snapshot, Mapping):
         raise TypeError(f"holds a {type(snapshot).__name__}")
     precond = _module(snapshot["ema"])
+    if precond.class_name == "Precond":
+        edm2, arguments = edm2_pickle.network(precond)
+        return Snapshot(
+            Denoiser(edm2, sigma_data=float(precond.sigma_data)).eval(),
+            {"_target_": "lightning_diff.nets.EDM2", **arguments},
+            TrainedWith(augment=False),
+        )
     if precond.class_name != "EDMPrecond":
         raise _Unsupported(f"holds the preconditioning {precond.class_name}; only EDMPrecond's is a denoiser of ours")
     model = _module(precond._modules["model"])

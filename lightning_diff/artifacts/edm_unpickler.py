@@ -22,6 +22,7 @@ class SavedModule:
 
     class_name: str
     _parameters: dict[str, Tensor | None]
+    _buffers: dict[str, Tensor]
     _modules: dict[str, object]
     _init_args: Sequence[object]
     _init_kwargs: dict[str, Any]
@@ -54,6 +55,14 @@ class DataUnpickler(pickle.Unpickler):
                 self.name = name
 
             def __setstate__(self, state: object) -> None: ...
+
+        class Array:
+            """NumPy's, left out: EDM2's encoders of latents have some, which a network does not need."""
+
+            def __setstate__(self, state: object) -> None: ...
+
+        def array(*_: object) -> Array:
+            return Array()
 
         def scalar(dtype: Dtype, data: bytes) -> int | float | bool:
             number: int | float | bool = np.frombuffer(data, "<" + dtype.name)[0].item()
@@ -90,6 +99,9 @@ class DataUnpickler(pickle.Unpickler):
             "collections.OrderedDict": OrderedDict,
             "builtins.set": set,
             "numpy.dtype": Dtype,
+            "numpy.ndarray": Array,
+            "numpy.core.multiarray._reconstruct": array,
+            "numpy._core.multiarray._reconstruct": array,
             "numpy.core.multiarray.scalar": scalar,
             "numpy._core.multiarray.scalar": scalar,
         }

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ from .network_check import refuse_unfit_network
 from .training_data import TrainingData, training_data
 
 __all__ = ["Optimizer", "StepOutputs", "TrainingModule"]
+
+
+@runtime_checkable
+class ChangesAfterStep(Protocol):
+    """A network that does something to its weights after each optimiser step, before they are averaged: normalises them, say."""
+
+    def after_step(self) -> None: ...
 
 
 class TrainingModule(CountedModule):
@@ -194,7 +201,12 @@ class TrainingModule(CountedModule):
             getattr(torch, self.device.type).manual_seed(rng.key(self.seed, "dropout", position))
 
     def _learn(self) -> None:
-        """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them."""
+        """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them.
+
+        First of all the network does what it has to do with its weights.
+        """
+        if isinstance(net := self.denoiser.net, ChangesAfterStep):
+            net.after_step()
         if not self._losses:
             return
         position, *parts = (from_all(torch.cat(parts)) for parts in zip(*self._losses, strict=True))

@@ -251,3 +251,19 @@ def check_input(name: str, x: Tensor, shape: Sequence[int]) -> None:
     """A ValueError in words if x is not a batch of `shape`."""
     if tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(f"{name} was built for samples of shape {tuple(shape)}, got a batch of shape {tuple(x.shape)}")
+
+
+def refuse_impossible_levels(name: str, shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> None:
+    """ValueError for a U-Net without blocks, or examples that cannot be halved as often as it halves them."""
+    if len(shape) != 3:
+        raise ValueError(f"{name}: shape must be (channels, height, width), got {tuple(shape)}")
+    if not channel_mult or num_blocks < 1:
+        raise ValueError(
+            f"{name}: needs a resolution and a block, got channel_mult={channel_mult}, num_blocks={num_blocks}"
+        )
+    factor = 2 ** (len(channel_mult) - 1)
+    if shape[1] % factor or shape[2] % factor:
+        raise ValueError(
+            f"{name}: {len(channel_mult)} resolutions halve a picture {len(channel_mult) - 1} times, so height and "
+            f"width must be divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
+        )

@@ -10,7 +10,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from .. import tangent
-from .layers import Attention, Conditioning, Conv, Dropout, GroupNorm, Linear, Modulation, Norm, check_input
+from .layers import (
+    Attention,
+    Conditioning,
+    Conv,
+    Dropout,
+    GroupNorm,
+    Linear,
+    Modulation,
+    Norm,
+    check_input,
+    refuse_impossible_levels,
+)
 
 
 class UNet(nn.Module):
@@ -57,7 +68,7 @@ class UNet(nn.Module):
         guided: bool = False,
     ):
         super().__init__()
-        _refuse_impossible(shape, channel_mult, num_blocks)
+        refuse_impossible_levels("UNet", shape, channel_mult, num_blocks)
         self.shape, self.num_classes, self.augment_dim, self.guided = tuple(shape), num_classes, augment_dim, guided
         width = 4 * channels  # of the embedding, in DDPM++, NCSN++ and ADM alike
         self.conditioning = Conditioning(channels, width, num_classes, augment_dim, embedding, fourier_scale, guided)
@@ -116,22 +127,6 @@ class UNet(nn.Module):
             h = block(h, embedding)
         output: Tensor = self.output(tangent.silu(self.output_norm(h)))
         return output.to(x.dtype)
-
-
-def _refuse_impossible(shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> None:
-    """ValueError for a network without blocks, or images that cannot be halved as often as it halves them."""
-    if len(shape) != 3:
-        raise ValueError(f"UNet: shape must be (channels, height, width), got {tuple(shape)}")
-    if not channel_mult or num_blocks < 1:
-        raise ValueError(
-            f"UNet: needs a resolution and a block, got channel_mult={channel_mult}, num_blocks={num_blocks}"
-        )
-    factor = 2 ** (len(channel_mult) - 1)
-    if shape[1] % factor or shape[2] % factor:
-        raise ValueError(
-            f"UNet: {len(channel_mult)} resolutions halve a picture {len(channel_mult) - 1} times, so height and "
-            f"width must be divisible by {factor}, got {shape[1]}x{shape[2]}; shorten channel_mult"
-        )
 
 
 class Block(nn.Module):

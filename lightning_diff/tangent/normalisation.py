@@ -1,5 +1,7 @@
 """Group, layer and pixel norm."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -22,6 +24,24 @@ def pixel_norm(x: Float[Tensor, "*b c"], eps: float = 1e-8) -> Float[Tensor, "*b
     with torch.no_grad():
         dx = dx.to(y.dtype)
         dy = (dx - y * (y * dx).mean(-1, keepdim=True)) * inverse
+    return dual(y.to(x.dtype), dy)
+
+
+def unit_rms(x: Float[Tensor, "..."], dim: int, eps: float = 1e-4) -> Float[Tensor, "..."]:
+    """x / (eps + sqrt(mean x^2)) over one axis, in float32 or wider: the pixel norm of EDM2 (arXiv 2312.02696, eq. 30)."""
+    if mode() != "carry":
+        wide = at_least_float32(x)
+        return (wide / (eps + _rms(wide, dim))).to(x.dtype)
+    x, dx = forward_ad.unpack_dual(x)
+    wide = at_least_float32(x)
+    rms = _rms(wide, dim)
+    y = wide / (eps + rms)
+    if dx is None:
+        return y.to(x.dtype)
+    with torch.no_grad():
+        dx = dx.to(y.dtype)
+        drms = (wide * dx).mean(dim, keepdim=True) / rms.clamp_min(torch.finfo(rms.dtype).tiny)
+        dy = (dx - y * drms) / (eps + rms)
     return dual(y.to(x.dtype), dy)
 
 
@@ -78,6 +98,11 @@ def layer_norm(x: Float[Tensor, "*b c"], eps: float = 1e-6) -> Float[Tensor, "*b
         flags = [True, False, False]
         dy = _aten.native_layer_norm_backward(dx.to(x.dtype), x, x.shape[-1:], mean, rstd, None, None, flags)[0]
     return dual(y, dy)
+
+
+def _rms(x: Tensor, dim: int) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return length / math.sqrt(x.shape[dim])
 
 
 def _pixel_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

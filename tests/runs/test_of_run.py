@@ -33,6 +33,7 @@ PACKAGED = {
     "digits_sct": {"learning_rate.total": 512_000},
     "digits_steps": {"learning_rate.total": 4_800, "learning_rate.warmup": 160},
     "imagenet64_dit_1b": {"learning_rate.warmup": 10_000_000},
+    "imagenet64_edm2_s": {"learning_rate.warmup": 9_985_799},
     "imagenet64_scd": {"warmup": 20_480_000},
 }
 
