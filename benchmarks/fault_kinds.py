@@ -116,7 +116,7 @@ class Pictures:
     """A map-style dataset of 200 digits."""
 
     def __init__(self, first: int = 0):
-        self.first = first
+        self.first, self.digits = first, load_digits()
 
     def __len__(self) -> int:
         return 200
@@ -124,14 +124,13 @@ class Pictures:
     def __getitem__(self, i: int) -> dict[str, object]:
         if not 0 <= i < 200:
             raise IndexError(i)
-        digits = load_digits()
-        image = torch.from_numpy(digits.images[self.first + i] * 15).to(torch.uint8)
-        return {"image": image[None], "label": int(digits.target[self.first + i])}
+        image = torch.from_numpy(self.digits.images[self.first + i] * 15).to(torch.uint8)
+        return {"image": image[None], "label": int(self.digits.target[self.first + i])}
 
 
 def new_folder(folder: Path, steps: int) -> Path:
     """With the recipe in it, its cadences in proportion to the number of steps."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     every = {
         "save": steps // 8,
         "snapshot": steps // 5,

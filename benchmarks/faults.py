@@ -127,7 +127,8 @@ class Trial:
     def __init__(self, root: Path, kind: Kind, steps: int, workers: int = 0):
         self.kind, self.workers, self.steps = kind, workers, steps
         self.reference = Reference(root, kind, steps)
-        self.folder = new_folder(Path(tempfile.mkdtemp(dir=root, prefix=f"{kind.name}-")) / "trial", steps)
+        self.folder = Path(tempfile.mkdtemp(dir=root, prefix=f"{kind.name}-"))  # beside the teacher
+        new_folder(self.folder, steps)
         self.faults: list[dict[str, Any]] = []  # those that met the run
         self.found: list[str] = []
 
@@ -143,11 +144,13 @@ class Trial:
             is_killed = fault.kind in ("SIGKILL", "corruption")
             if not (ended.is_done or ended.is_in_words or is_killed):
                 self.found.append(f"{fault.kind} at {ended.place}: ended with {ended.codes}: {ended.said[-1500:]}")
+        elif fault is not None and not ended.is_done:
+            self.found.append(f"before any fault: ended with {ended.codes}: {ended.said[-1500:]}")
         return ended
 
     def corrupt(self, draws: random.Random) -> None:
         """After a kill: the newest checkpoint, tried, and put back if the run refuses to go on without it."""
-        kept = self.folder.with_name("kept")
+        kept = self.folder / "kept"
         shutil.copytree(self.folder / "runs", kept) if (self.folder / "runs").exists() else None
         self.faults[-1]["damage"] = damaged(self.folder, draws)
         if self.faults[-1]["damage"] is not None:
@@ -170,9 +173,11 @@ class Trial:
                 self.found.append(f"does not resume: {ended.codes}: {ended.said[-1500:]}")
         except TimeoutError as error:
             self.found.append(str(error))
+        if self.found and not self.faults:
+            self.faults = [{"kind": "none", "where": "-"}]
         for fault in self.faults if self.found else []:
             fault |= {"outcome": LOST, "found": self.found}
-        shutil.rmtree(self.folder.parent)
+        shutil.rmtree(self.folder)
         return self.faults
 
 
@@ -265,7 +270,7 @@ def at_places(root: Path, kind: Kind, steps: int, places: Sequence[str | int]) -
     trial = Trial(root, kind, steps)
     for place in places:
         if trial.attempt(Fault("SIGKILL", place)).place is None:
-            shutil.rmtree(trial.folder.parent)
+            shutil.rmtree(trial.folder)
             raise RuntimeError(f"{kind.name} was never at {place}")
     return [{"training": kind.name} | fault for fault in trial.finish()]
 
