@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 
 from lightning_diff.artifacts import checkpoints
+from lightning_diff.artifacts.checkpoints import sharded
 from lightning_diff.artifacts.metrics_table import read
 
 SPEED = ("images_per_second", "seconds/")  # metrics that no two runs share
@@ -22,7 +23,8 @@ def flat(state: Any, name: str = "") -> dict[str, Any]:
 def content(path: Path) -> Any:
     """What a file holds, where its bytes may differ without meaning: writers put keys in no fixed order."""
     if path.suffix == ".ckpt":
-        return checkpoints.read(path)
+        state = checkpoints.read(path)
+        return sharded.filled(state, path) if path.is_dir() else state
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             names = sorted(file.keys())

@@ -86,15 +86,16 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A training. Its name is `module-processes-source`."""
+    """A training. Its name is `module-processes-source`, with workers `module-processes-source-workers`."""
 
     module: str
     processes: str = "one"
     source: str = "digits"
+    workers: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.module}-{self.processes}-{self.source}"
+        return "-".join([self.module, self.processes, self.source, *(["workers"] if self.workers else [])])
 
     @property
     def world(self) -> int:
@@ -102,13 +103,16 @@ class Kind:
 
     @property
     def words(self) -> list[str]:
-        return [*MODULES[self.module], *SOURCES[self.source], *PROCESSES[self.processes]]
+        workers = [f"data.workers={self.workers}"] if self.workers else []
+        return [*MODULES[self.module], *SOURCES[self.source], *PROCESSES[self.processes], *workers]
 
 
 KINDS = [
     *(Kind(module, processes) for module in MODULES if module != "both" for processes in ("one", "two")),
     *(Kind(module, "sharded") for module in ("edm", "learned_variance")),
-    *(Kind("edm", processes, source) for source in ("folder", "zip", "map") for processes in ("one", "two")),
+    *(Kind("edm", "one", source, workers) for source in ("folder", "zip", "map") for workers in (0, 2)),
+    *(Kind("edm", "two", source) for source in ("folder", "zip", "map")),
+    *(Kind(module, "one", workers=2) for module in ("edm", "scd")),
 ]
 
 

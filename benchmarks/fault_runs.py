@@ -200,7 +200,7 @@ class Ended:
         return "Traceback" not in self.said and all(code in (0, 2, *STOPPED) for code in codes) and is_said
 
 
-def attempt(folder: Path, kind: Kind, fault: Fault | None = None, workers: int = 0) -> Ended:
+def attempt(folder: Path, kind: Kind, fault: Fault | None = None) -> Ended:
     """Run the command in a folder until it ends, one way or the other.
 
     Raises:
@@ -213,7 +213,7 @@ def attempt(folder: Path, kind: Kind, fault: Fault | None = None, workers: int =
             free.bind(("127.0.0.1", 0))
             shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
         shared |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "faults"}
-    words = ["train", "faults.yaml", *kind.words, *([f"data.workers={workers}"] if workers else [])]
+    words = ["train", "faults.yaml", *kind.words]
     reading, writing = os.pipe()  # not a file: its size would be limited, too
     os.set_blocking(reading, False)
     running = {}

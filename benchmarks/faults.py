@@ -124,8 +124,8 @@ def damaged(folder: Path, draws: random.Random) -> str | None:
 class Trial:
     """One training and its faults, in a folder that is deleted at the end."""
 
-    def __init__(self, root: Path, kind: Kind, steps: int, workers: int = 0):
-        self.kind, self.workers, self.steps = kind, workers, steps
+    def __init__(self, root: Path, kind: Kind, steps: int):
+        self.kind, self.steps = kind, steps
         self.reference = Reference(root, kind, steps)
         self.folder = Path(tempfile.mkdtemp(dir=root, prefix=f"{kind.name}-"))  # beside the teacher
         new_folder(self.folder, steps)
@@ -138,7 +138,7 @@ class Trial:
         return max((int(path.stem[5:]) for path in self.folder.glob("runs/faults/checkpoints/step_*.ckpt")), default=0)
 
     def attempt(self, fault: Fault | None) -> Ended:
-        ended = attempt(self.folder, self.kind, fault, self.workers)
+        ended = attempt(self.folder, self.kind, fault)
         if fault is not None and ended.place is not None:
             self.faults.append({**asdict(fault), "where": ended.place, "codes": ended.codes, "outcome": "identical"})
             is_killed = fault.kind in ("SIGKILL", "corruption")
@@ -154,7 +154,7 @@ class Trial:
         shutil.copytree(self.folder / "runs", kept) if (self.folder / "runs").exists() else None
         self.faults[-1]["damage"] = damaged(self.folder, draws)
         if self.faults[-1]["damage"] is not None:
-            ended = attempt(self.folder, self.kind, None, self.workers)
+            ended = attempt(self.folder, self.kind)
             if not ended.is_done and ended.is_in_words:
                 self.faults[-1]["outcome"] = "refused in words"
                 shutil.rmtree(self.folder / "runs")
@@ -184,9 +184,8 @@ class Trial:
 def random_trial(root: Path, seed: int, number: int, kinds: Sequence[Kind], steps: int) -> list[dict[str, Any]]:
     """A trial drawn from (seed, number): its faults, a line of the ledger each."""
     draws = random.Random(f"{seed}/{number}")
-    kind, workers = draws.choice(kinds), draws.choice([0, 0, 2])
-    workers = 0 if kind.module in ("schedule", "reward") else workers
-    trial = Trial(root, kind, steps, workers)
+    kind = draws.choice(kinds)
+    trial = Trial(root, kind, steps)
     try:
         for _ in range(draws.choice([1, 2, 3])):
             fault = drawn_fault(draws, kind, steps, trial.reference.operations, trial.saved)
@@ -198,7 +197,7 @@ def random_trial(root: Path, seed: int, number: int, kinds: Sequence[Kind], step
                 trial.corrupt(draws)
     except TimeoutError as error:
         trial.found.append(str(error))
-    facts = {"seed": seed, "trial": number, "training": kind.name, "workers": workers, "steps": steps}
+    facts = {"seed": seed, "trial": number, "training": kind.name, "steps": steps}
     return [facts | fault for fault in trial.finish()]
 
 
