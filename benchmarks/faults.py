@@ -1,431 +1,332 @@
-"""Kill trainings at random moments, resume them with the same command, and compare with a run that nobody killed.
+"""Kill trainings, resume them with the same command, and compare with a run that nothing happened to. Keeps a ledger.
 
-    python benchmarks/faults.py [--kills 20] [--runs 5] [--seed 0] [--jobs 1] [--keep FOLDER]
-    python benchmarks/faults.py --steps 24 --at "step 9" "saving 20" ending
-    python benchmarks/faults.py --steps 12 --operations
+    python -m benchmarks.faults --hours 1                  from the repository; goes on where the ledger ends
+    python -m benchmarks.faults --trials 300 --seed 1
+    python -m benchmarks.faults --report                   what the ledger says of the newest commit in it, by kind
+    python -m benchmarks.faults --seed 1 --trial 17        that trial again
+    python -m benchmarks.faults --module edm --steps 12 --at "step 6" "saving 9" ending
+    python -m benchmarks.faults --module edm --steps 12 --operations
 
-For each variant of one small training (EDM's, one that distils a consistency model, one that learns a schedule, one for a reward):
-one uninterrupted run, then `--runs` runs that share `--kills` SIGKILLs. The moment of each is uniform over the time that the run
-has still to go, start and end included. `--at` kills one run at these places instead ("exploring 3" and "regenerating 5" are places
-of a training for a reward), `--operations` a run before each operation on files in turn: opening one to write, renaming, deleting,
-making a folder.
+A trial is one training with up to three faults, all of them drawn from (seed, trial): what learns (EDM's objective with fixed,
+measured and learned weights and adaptive noise levels, consistency models by distillation and by training, a schedule, a reward),
+in one process or two, some of them sharded, from digits or from pictures in a folder, in a zip or in a map-style dataset, with or
+without workers; and for each fault its kind (SIGKILL, SIGTERM, SIGINT, SIGHUP, a disk that fills up, the newest checkpoint damaged
+after a SIGKILL), whom of two processes it meets, and where: at a phase or some milliseconds into it, or before one of the
+operations on files (opening one to write, renaming, deleting, making a folder), start and end included.
 
-Then the two folders must be the same: the same files with equal bytes. Checkpoints and EMA snapshots are compared by content, down
-to the last bit of every tensor, since their writers put keys in no fixed order, and metrics.csv without its rows of speed. Prints a
-line for each run, and how many of the kills lie in a run that came out the same. About four minutes on one core.
+After each fault the same command resumes. In the end the run folder must be that of the run that nothing happened to: weights,
+averages, optimiser, metrics.csv without its rows of speed, pictures, tables. A line of the ledger (JSON) is one fault:
 
-Each attempt is a fork of this process, in which everything is imported: starting Python anew would add seconds in which nothing of
-the run happens. Exit code 1 if anything differs.
+    identical          the same to the last bit
+    refused in words   the run would not go on with what the fault had left, and said why in a sentence; with that undone it went
+                       on and came out the same
+    LOST               anything else; `found` says what
+
+`--at` kills one run at these places, `--operations` one run before each operation in turn. Each attempt is a fork of this process.
+Exit code 1 if anything is LOST.
 """
 
 import argparse
-import importlib
 import json
-import mmap
 import os
+import random
 import shutil
-import signal
-import struct
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
-from safetensors import safe_open
 
-import lightning_diff.runs.train  # noqa: F401  (imported once for all attempts)
-from lightning_diff.artifacts import save_denoiser
-from lightning_diff.artifacts.metrics_table import read
-from lightning_diff.cli import app as cli
-from lightning_diff.denoiser import Denoiser
-from lightning_diff.modules import reward_epoch
-from lightning_diff.nets import UNet
+from .fault_compare import differences
+from .fault_kinds import KINDS, MODULES, Kind, new_folder, prepare
+from .fault_runs import Ended, Fault, attempt
 
-RECIPE = """
-name: faults
-model:
-  _target_: lightning_diff.DiffusionModule
-  net: {{_target_: lightning_diff.nets.UNet, channels: 16, channel_mult: [1], num_blocks: 1, attention: [], dropout: 0.1}}
-  optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 2.0e-3}}
-  label_dropout: 0.1
-data: {{_target_: lightning_diff.data.Digits, batch_size: 32}}
-callbacks:
-  - {{_target_: faults.Witness}}
-  - _target_: lightning_diff.callbacks.EMA
-    profiles:
-      ema: {{_target_: lightning_diff.ema.HalfLife, images: 1000}}
-      wide: {{_target_: lightning_diff.ema.PowerFunction, sigma_rel: 0.1}}
-    snapshot_every: {snapshot}
-  - {{_target_: lightning_diff.callbacks.NoiseLevels, gradient_every: {gradient}}}
-  - {{_target_: lightning_diff.callbacks.SampleGrid, every: {draw}, rows: 2, columns: 4, steps: 4}}
-  - {{_target_: lightning_diff.callbacks.Evaluate, every: {evaluate}, n: 128, feature: pixels, steps: 4}}
-  - {{_target_: lightning_diff.callbacks.Checkpoint, every_images: {save}, every_minutes: null, keep: 2}}
-trainer: {{accelerator: cpu, max_steps: {steps}, gradient_clip_val: 1.0, log_every_n_steps: 7}}
-"""
-VARIANTS = {
-    "MeasuredVariance": ["model.weighting={_target_: lightning_diff.weighting.MeasuredVariance, gamma: 0.5}"],
-    "AdaptiveNoise": [
-        "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, "
-        "warmup: 1000, refresh: 20}"
-    ],
-    "ConsistencyModule": [
-        "model={_target_: lightning_diff.ConsistencyModule, teacher: ../teacher, warmup: 4000, net: {dropout: 0.1}}"
-    ],
-    "ScheduleModule": [
-        "model={_target_: lightning_diff.ScheduleModule, model: ../teacher}",
-        "model.learner={_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 32}",
-        "model.learner.environment={_target_: lightning_diff.schedules.environments.EndPoint, solver: euler, substeps: 3}",
-        "data={_target_: lightning_diff.data.Noise, model: ../teacher, batch_size: 32}",
-        "callbacks=[{_target_: faults.Witness}, {_target_: lightning_diff.callbacks.learned_grid.LearnedGrid, every: 320}, "
-        "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 96, every_minutes: null, keep: 2}]",
-    ],
-    "AlignmentModule": [
-        "model={_target_: lightning_diff.AlignmentModule, model: ../teacher, reward: {_target_: lightning_diff.rewards.Ink}}",
-        "model.loss={_target_: lightning_diff.rollouts.RewardLoss, levels: 2}",
-        "model.plan={_target_: lightning_diff.rollouts.Plan, prompts: 4, pool: 12, keep: 8, steps: 4, preview_steps: 2}",
-        "model.plan.precision=bf16",
-        "callbacks=[{_target_: faults.Witness}, "
-        "{_target_: lightning_diff.callbacks.EMA, profiles: {ema: {_target_: lightning_diff.ema.HalfLife, images: 1000}}}, "
-        "{_target_: lightning_diff.callbacks.Mentor, every: 3, groups: 2, pools: [8, 12], preview_steps: [1, 2], "
-        "threshold: -1, costs: {bf16: 0.1}}, "
-        "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 96, every_minutes: null, keep: 2}]",
-    ],  # an epoch is 64 examples, 2 steps: checkpoints are in the middle of epochs, too
-}
-BOTH = "both"  # at once, for a short test
-DEFAULT = list(VARIANTS)
-VARIANTS[BOTH] = VARIANTS["MeasuredVariance"] + VARIANTS["AdaptiveNoise"]
-SPEED = ("images_per_second", "seconds/")  # metrics that no two runs share
-Mark = str | int  # a phase with or without its step, or the number of an operation on files
-PHASES = ("starting", "step", "saving", "ending", "exploring", "regenerating", "measuring")
-NUMBERED = ("step", "saving", "exploring", "regenerating", "measuring")
+FAULTS = {
+    "SIGKILL": 9,
+    "SIGTERM": 3,
+    "SIGINT": 2,
+    "SIGHUP": 2,
+    "corruption": 3,
+    "full disk": 3,
+}  # how often, relatively
+STEPS = 24
+LOST = "LOST"
 
 
-class Board:
-    """Memory that outlives a killed process: where it was, and when it got there. A process may be told where to kill itself."""
+def commit() -> str:
+    """Of this repository, with a plus sign for one with changes."""
+    where = Path(__file__).parent
+    name, changes = (
+        subprocess.run(["git", *words.split()], cwd=where, capture_output=True, text=True).stdout.strip()
+        for words in ("rev-parse --short=12 HEAD", "status --porcelain --untracked-files=no")
+    )
+    return f"{name or 'unknown'}{'+' if changes else ''}"
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 32)
-        self.clear()
 
-    def clear(self) -> None:
-        self._memory[:] = struct.pack("qqdd", 0, 0, 0.0, 0.0)
-        self.kill_at: Mark | None = None
-        self._operations = 0
+class Reference:
+    """The run that nothing happened to, once for each kind of training: kept in a folder of its commit."""
 
-    def write(self, phase: str, step: int) -> None:
-        old, _, started, ending = struct.unpack("qqdd", self._memory)
-        if phase == "step" and not started:
-            started = time.monotonic()
-        if phase == "ending" and PHASES[old] != "ending":
-            ending = time.monotonic()
-        self._memory[:] = struct.pack("qqdd", PHASES.index(phase), step, started, ending)
-        if self.kill_at in (phase, f"{phase} {step}"):
-            os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, root: Path, kind: Kind, steps: int):
+        self.folder = root / f"{kind.name}-{steps}"
+        note = self.folder / "operations.json"
+        if not note.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            ended = attempt(new_folder(self.folder, steps), kind)
+            if not ended.is_done:
+                raise RuntimeError(f"{kind.name} does not train:\n{ended.said[-3000:]}")
+            note.write_text(json.dumps(ended.operations))
+        self.operations: int = json.loads(note.read_text())
 
-    def count_operations(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """An audit hook: sees each operation on files before it is done."""
-        if event == "open":
-            flags = arguments[2] if isinstance(arguments[2], int) else 0
-            is_change = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and not str(arguments[0]).startswith(
-                "/dev"
-            )
-        else:
-            is_change = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
-        if is_change:
-            self._operations += 1
-            if self.kill_at == self._operations:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def differences(self, folder: Path) -> list[str]:
+        return differences(self.folder / "runs", folder / "runs")
 
-    def read(self) -> tuple[str, int, float, float]:
-        """Phase, step, and the moments at which steps and ending began, 0 for not yet."""
-        phase, step, started, ending = struct.unpack("qqdd", self._memory)
-        return PHASES[phase], step, started, ending
+
+def drawn_fault(draws: random.Random, kind: Kind, steps: int, operations: int, saved: int) -> Fault:
+    """A fault of an attempt that begins with so many steps saved, in a run of so many operations on files."""
+    (name,) = draws.choices(list(FAULTS), list(FAULTS.values()))
+    whom = draws.choice(["all", "first", "other"]) if kind.world > 1 else "all"
+    step = f"step {draws.randint(saved + 1, steps) if saved < steps else steps}"
+    if name == "full disk":
+        return Fault(name, step, bytes=int(2 ** draws.uniform(9, 19)))
+    if draws.random() < 0.5:
+        return Fault(name, draws.randint(1, max(1, operations * (steps - saved) // steps)), whom=whom)
+    place = draws.choice([step, step, step, "saving", "ending"])
+    return Fault(name, place, draws.choice([0.0, draws.uniform(0.0, 0.03), draws.uniform(0.0, 0.3)]), whom)
+
+
+def damaged(folder: Path, draws: random.Random) -> str | None:
+    """Damage a file of the newest checkpoint; what was done, None where there is no checkpoint."""
+    newest = max(folder.glob("runs/faults/checkpoints/step_*.ckpt"), default=None)
+    if newest is None:
+        return None
+    parts = [newest] if newest.is_file() else sorted(path for path in newest.iterdir() if path.is_file())
+    path = draws.choice([*parts, *parts, newest.with_suffix(".json")])
+    if not path.exists():
+        return None
+    content, how = bytearray(path.read_bytes()), draws.choice(["bit", "cut", "zeros", "empty", "deleted"])
+    place = draws.randrange(len(content))
+    if how == "bit":
+        content[place] ^= 1 << draws.randrange(8)
+    elif how == "zeros":
+        content[place : place + 4096] = bytes(len(content[place : place + 4096]))
+    path.write_bytes(content[:place] if how == "cut" else b"" if how == "empty" else content)
+    if how == "deleted":
+        path.unlink()
+    return f"{path.name}: {how}"
+
+
+class Trial:
+    """One training and its faults, in a folder that is deleted at the end."""
+
+    def __init__(self, root: Path, kind: Kind, steps: int):
+        self.kind, self.steps = kind, steps
+        self.reference = Reference(root, kind, steps)
+        self.folder = Path(tempfile.mkdtemp(dir=root, prefix=f"{kind.name}-"))  # beside the teacher
+        new_folder(self.folder, steps)
+        self.faults: list[dict[str, Any]] = []  # those that met the run
+        self.found: list[str] = []
 
     @property
-    def place(self) -> str:
-        phase, step, *_ = self.read()
-        return f"{phase} {step}" if phase in NUMBERED else phase
+    def saved(self) -> int:
+        """The step of the newest checkpoint."""
+        return max((int(path.stem[5:]) for path in self.folder.glob("runs/faults/checkpoints/step_*.ckpt")), default=0)
 
+    def attempt(self, fault: Fault | None) -> Ended:
+        ended = attempt(self.folder, self.kind, fault)
+        if fault is not None and ended.place is not None:
+            self.faults.append({**asdict(fault), "where": ended.place, "codes": ended.codes, "outcome": "identical"})
+            is_killed = fault.kind in ("SIGKILL", "corruption")
+            if not (ended.is_done or ended.is_in_words or is_killed):
+                self.found.append(f"{fault.kind} at {ended.place}: ended with {ended.codes}: {ended.said[-1500:]}")
+        elif fault is not None and not ended.is_done:
+            self.found.append(f"before any fault: ended with {ended.codes}: {ended.said[-1500:]}")
+        return ended
 
-BOARD = Board()
+    def corrupt(self, draws: random.Random) -> None:
+        """After a kill: the newest checkpoint, tried, and put back if the run refuses to go on without it."""
+        kept = self.folder / "kept"
+        shutil.copytree(self.folder / "runs", kept) if (self.folder / "runs").exists() else None
+        self.faults[-1]["damage"] = damaged(self.folder, draws)
+        if self.faults[-1]["damage"] is not None:
+            ended = attempt(self.folder, self.kind)
+            if not ended.is_done and ended.is_in_words:
+                self.faults[-1]["outcome"] = "refused in words"
+                shutil.rmtree(self.folder / "runs")
+                kept.rename(self.folder / "runs")
+            elif not ended.is_done:
+                self.found.append(f"{self.faults[-1]['damage']}: ended with {ended.codes}: {ended.said[-1500:]}")
+        shutil.rmtree(kept, ignore_errors=True)
 
-
-class Witness(Callback):
-    """Notes on the board what the run is at; changes nothing."""
-
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        BOARD.write("step", trainer.global_step + 1)
-
-    def on_save_checkpoint(self, trainer: Any, *_: Any) -> None:
-        BOARD.write("saving", trainer.global_step)
-
-    def on_train_start(self, trainer: Any, *_: Any) -> None:
-        """Of models that draw what they train on: when it is drawn and about to be scored."""
-        for module in (importlib.import_module("lightning_diff.rollouts.rollout"), reward_epoch):
-            module.draw = witnessed(module.draw, trainer)
-
-    def on_train_end(self, trainer: Any, *_: Any) -> None:
-        BOARD.write("ending", trainer.global_step)
-
-
-def witnessed(draw: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
-    """`rollouts.rollout.draw`, noting its phases on the board."""
-    names = {"explore": "exploring", "regenerate": "regenerating", "full": "regenerating", "measure": "measuring"}
-
-    def noting(denoiser: Any, *, reward: Any, phase: str, **options: Any) -> Any:
-        def noted(images: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-            BOARD.write(names[phase], trainer.global_step + 1)
-            return reward(images, label)
-
-        return draw(denoiser, reward=noted, phase=phase, **options)
-
-    return noting
-
-
-def attempt(folder: Path, variant: str, kill: float | Mark | None = None) -> bool:
-    """Run the command until it ends or is killed: after so many seconds, or at a mark. Returns whether it ended.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    BOARD.clear()
-    child = os.fork()
-    if not child:
-        os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        code = 1
+    def finish(self) -> list[dict[str, Any]]:
+        """Resume to the end and compare; the trial's faults, each with what came of it."""
         try:
-            if not isinstance(kill, float):
-                BOARD.kill_at = kill
-                sys.addaudithook(BOARD.count_operations)
-            code = cli.main(["train", "faults.yaml", *VARIANTS[variant]])
-        except Exception:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    until = time.monotonic() + kill if isinstance(kill, float) else float("inf")
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done and os.WIFSIGNALED(status):
-            return False
-        if done and status:
-            raise RuntimeError(f"{folder}: the run failed:\n{(folder / 'log.txt').read_text()[-3000:]}")
-        if done:
-            return True
-        if time.monotonic() >= until:
-            os.kill(child, signal.SIGKILL)
-            until = float("inf")
-        time.sleep(0.0005)
+            ended = self.attempt(None)
+            if ended.is_done:
+                self.found += self.reference.differences(self.folder)
+            else:
+                self.found.append(f"does not resume: {ended.codes}: {ended.said[-1500:]}")
+        except TimeoutError as error:
+            self.found.append(str(error))
+        if self.found and not self.faults:
+            self.faults = [{"kind": "none", "where": "-"}]
+        for fault in self.faults if self.found else []:
+            fault |= {"outcome": LOST, "found": self.found}
+        shutil.rmtree(self.folder)
+        return self.faults
 
 
-def new_folder(root: Path, name: str, steps: int) -> Path:
-    """With the recipe in it, its cadences in proportion to the number of steps."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    images = {
-        "save": steps // 16,
-        "snapshot": steps // 5,
-        "draw": steps // 3,
-        "evaluate": steps // 2,
-        "gradient": steps // 12,
-    }
-    values = {name: 32 * max(1, every) for name, every in images.items()}
-    (folder / "faults.yaml").write_text(RECIPE.format(steps=steps, **values))
-    return folder
+def random_trial(root: Path, seed: int, number: int, kinds: Sequence[Kind], steps: int) -> list[dict[str, Any]]:
+    """A trial drawn from (seed, number): its faults, a line of the ledger each."""
+    draws = random.Random(f"{seed}/{number}")
+    kind = draws.choice(kinds)
+    trial = Trial(root, kind, steps)
+    try:
+        for _ in range(draws.choice([1, 2, 3])):
+            fault = drawn_fault(draws, kind, steps, trial.reference.operations, trial.saved)
+            killed = replace(fault, kind="SIGKILL") if fault.kind == "corruption" else fault
+            before = len(trial.faults)
+            trial.attempt(killed)
+            if fault.kind == "corruption" and len(trial.faults) > before:
+                trial.faults[-1]["kind"] = "corruption"
+                trial.corrupt(draws)
+    except TimeoutError as error:
+        trial.found.append(str(error))
+    facts = {"seed": seed, "trial": number, "training": kind.name, "steps": steps}
+    return [facts | fault for fault in trial.finish()]
 
 
-def save_teacher(folder: Path) -> None:
-    """A denoiser for consistency models to start from and to follow."""
-    net = {"channels": 16, "channel_mult": [1], "num_blocks": 1, "attention": []}
-    facts = {"shape": [1, 8, 8], "num_classes": 10}
-    torch.manual_seed(0)
-    node = {"_target_": "lightning_diff.nets.UNet", **net, **facts}
-    save_denoiser(folder, Denoiser(UNet(**net, **facts), 0.75), node, **facts)
+def lines(ledger: Path) -> list[dict[str, Any]]:
+    text = ledger.read_text().splitlines() if ledger.exists() else []
+    return [json.loads(line) for line in text if line.endswith("}")]  # the last may be cut short
 
 
-def flat(state: Any, name: str = "") -> dict[str, Any]:
-    """Leaves by their path; an empty container is a leaf."""
-    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else ()
-    leaves = {path: leaf for key, part in items for path, leaf in flat(part, f"{name}.{key}").items()}
-    return leaves or {name: state}
+def report(ledger: Path, since: str | None = None) -> str:
+    """How many of how many came out the same, of one commit: the ledger's last, if none is named."""
+    found = lines(ledger)
+    since = since or (found[-1]["commit"] if found else "")
+    found = [line for line in found if line["commit"].startswith(since)]
+    good = sum(line["outcome"] == "identical" for line in found)
+    refused = sum(line["outcome"] == "refused in words" for line in found)
+    text = [
+        f"{good} of {len(found)} identical, {refused} refused in words, {len(found) - good - refused} LOST at commit {since}"
+    ]
+    for title, key in (("fault", "kind"), ("training", "training")):
+        text.append(f"\n{title:32}{'faults':>8}{'identical':>11}{'refused':>9}{'LOST':>6}")
+        counts = {
+            name: Counter(line["outcome"] for line in found if line[key] == name)
+            for name in {line[key] for line in found}
+        }
+        for name, count in sorted(counts.items()):
+            text.append(
+                f"{name:32}{count.total():8}{count['identical']:11}{count['refused in words']:9}{count[LOST]:6}"
+            )
+    lost = {(line["seed"], line["trial"]): line for line in found if line["outcome"] == LOST}
+    text += [
+        f"\nLOST: --seed {seed} --trial {trial} ({line['training']}): {line['found'][0][:300]}"
+        for (seed, trial), line in lost.items()
+    ]
+    return "\n".join(text)
 
 
-def content(path: Path) -> Any:
-    """What a file holds, where its bytes may differ without meaning."""
-    if path.suffix == ".ckpt":
-        return torch.load(path, weights_only=True)
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            names = sorted(file.keys())
-            return {"metadata": file.metadata(), "tensors": {name: file.get_tensor(name) for name in names}}
-    if path.name == "metrics.csv":
-        return [row for row in read(path) if not row["metric"].startswith(SPEED)]
-    if path.match("checkpoints/*.json"):
-        return {name: value for name, value in json.loads(path.read_text()).items() if name not in ("bytes", "sha256")}
-    return path.read_bytes()
+def said(faults: Sequence[dict[str, Any]], number: object, seconds: float) -> str:
+    where = ", ".join(f"{fault['kind']} at {fault['where']}" for fault in faults) or "ended before its faults"
+    outcome = next((fault["outcome"] for fault in faults if fault["outcome"] != "identical"), "identical")
+    training = faults[0]["training"] if faults and "training" in faults[0] else ""
+    more = [f"\n    {part}" for fault in faults[:1] for part in fault.get("found", [])]
+    return f"{number!s:>6} {seconds:5.1f} s  {outcome:17}{training:30}{where}{''.join(more)}"
 
 
-def first_difference(a: Path, b: Path) -> str | None:
-    """Where in two files something differs."""
-    one, other = flat(content(a)), flat(content(b))
-    for name in one | other:
-        x, y = one.get(name), other.get(name)
-        if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor):
-            is_same = x.dtype == y.dtype and x.shape == y.shape and x.numpy().tobytes() == y.numpy().tobytes()
-        else:
-            is_same = type(x) is type(y) and (x == y or (x != x and y != y))
-        if not is_same:
-            return f"{a.name}{name}: {str(x)[:60]!r} and {str(y)[:60]!r}"
-    return None
+def run_trials(root: Path, ledger: Path, options: argparse.Namespace, kinds: Sequence[Kind]) -> int:
+    """Until the time or the trials are over, from where the ledger ends; the number of those that were LOST."""
+    at, end = commit(), time.monotonic() + 3600 * (options.hours or 1e6)
+    done = [line["trial"] for line in lines(ledger) if (line["commit"], line["seed"]) == (at, options.seed)]
+    number, lost, left = max(done, default=-1) + 1, 0, options.trials or 10**9
+    while time.monotonic() < end and left:
+        begun, used = time.monotonic(), sum(os.times()[:4])
+        faults = random_trial(root, options.seed, number, kinds, options.steps)
+        facts = {
+            "commit": at,
+            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "cpu_seconds": round(sum(os.times()[:4]) - used, 1),
+        }
+        with ledger.open("a") as file:
+            file.writelines(json.dumps({**facts, **fault}) + "\n" for fault in faults)
+        print(said(faults, number, time.monotonic() - begun), flush=True)
+        lost += any(fault["outcome"] == LOST for fault in faults)
+        number, left = number + 1, left - 1
+    print(report(ledger))
+    return lost
 
 
-def differences(whole: Path, parts: Path) -> list[str]:
-    """What two run folders do not share, in words."""
-    a, b = (
-        {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-        for folder in (whole, parts)
-    )
-    found = [f"{name}: only in one" for name in sorted(a.keys() ^ b.keys())]
-    return found + [where for name in sorted(a.keys() & b.keys()) if (where := first_difference(a[name], b[name]))]
+def at_places(root: Path, kind: Kind, steps: int, places: Sequence[str | int]) -> list[dict[str, Any]]:
+    """One run killed at these places, one after the other. RuntimeError if it never comes to one."""
+    trial = Trial(root, kind, steps)
+    for place in places:
+        if trial.attempt(Fault("SIGKILL", place)).place is None:
+            shutil.rmtree(trial.folder)
+            raise RuntimeError(f"{kind.name} was never at {place}")
+    return [{"training": kind.name} | fault for fault in trial.finish()]
 
 
-def random_kill(folder: Path, steps: int, times: Sequence[float], draws: torch.Generator) -> float:
-    """Seconds: uniform over the time that the run has still to go from its newest checkpoint."""
-    start_up, training, ending = times
-    saved = max((int(path.stem[5:]) for path in folder.glob("runs/faults/checkpoints/step_*.ckpt")), default=0)
-    left = start_up + training * (1 - saved / steps) + ending
-    return left * float(torch.rand((), generator=draws, dtype=torch.float64))
-
-
-def tormented(
-    root: Path, variant: str, number: int, steps: int, kills: Sequence[Mark | None], times: Sequence[float], seed: int
-) -> dict[str, Any]:
-    """One run with these kills, None for random ones, or several if it ends before; where they hit it, and what then differs."""
-    draws = torch.Generator().manual_seed(seed)
-    left, where, found = list(kills), [], []
-    for again in range(100):
-        folder = new_folder(root, f"{variant}_{number}{f'_{again}' if again else ''}", steps)
-        is_done = False
-        while not is_done:
-            kill: float | Mark | None = left[0] if left else None
-            if left and kill is None:
-                kill = random_kill(folder, steps, times, draws)
-            is_done = attempt(folder, variant, kill)
-            if not is_done:
-                where.append(BOARD.place)
-                left.pop(0)
-            elif left and left[0] is not None:
-                return {"where": where, "found": found, "missed": left}
-        found += [f"{folder.name}: {part}" for part in differences(root / variant / "runs", folder / "runs")]
-        shutil.rmtree(folder)
-        if not left:
-            break
-    return {"where": where, "found": found, "missed": left}
-
-
-def plan(options: argparse.Namespace) -> Iterator[tuple[str, int, list[Mark | None]]]:
-    """Variant, number and kills of each run."""
-    for variant in options.variants:
-        if options.at:
-            yield variant, 0, options.at
-        elif options.operations:
-            yield from ((variant, number, [number]) for number in range(options.operations, 10_000))
-        else:
-            for number in range(options.runs):
-                yield (
-                    variant,
-                    number,
-                    [None] * (options.kills // options.runs + (number < options.kills % options.runs)),
-                )
+def by_hand(root: Path, options: argparse.Namespace) -> int:
+    """`--at` and `--operations`; the number of runs that were LOST."""
+    lost = 0
+    for module in options.module or MODULES:
+        kind = Kind(module, options.processes, options.source)
+        last = Reference(root, kind, options.steps).operations
+        runs = [[number] for number in range(options.operations, last + 1)] if options.operations else [options.at]
+        for places in runs:
+            begun = time.monotonic()
+            faults = at_places(root, kind, options.steps, places)
+            print(said(faults, "at", time.monotonic() - begun), flush=True)
+            lost += faults[0]["outcome"] == LOST
+    return lost
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="of each variant")
-    parser.add_argument("--runs", type=int, default=5, help="that share them")
-    parser.add_argument(
-        "--at", nargs="+", help="one run of each variant, killed at these places: 'step 9', 'saving 20', ending"
-    )
-    parser.add_argument(
-        "--operations",
-        nargs="?",
-        type=int,
-        const=1,
-        help="a run for each operation on files from this one on, killed before it",
-    )
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=DEFAULT)
+    parser.add_argument("--hours", type=float)
+    parser.add_argument("--trials", type=int, help="how many; without either until it is interrupted")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--keep", type=Path, help="a new folder for the uninterrupted runs; default a temporary one")
+    parser.add_argument("--trial", type=int, help="this one alone, without the ledger")
+    parser.add_argument(
+        "--report", nargs="?", const="", metavar="COMMIT", help="print what the ledger says, and run nothing"
+    )
+    parser.add_argument("--module", nargs="+", choices=MODULES, help="only these")
+    parser.add_argument(
+        "--processes", choices=["one", "two", "sharded"], default="one", help="with --at and --operations"
+    )
+    parser.add_argument("--source", choices=["digits", "folder", "zip", "map"], default="digits", help="likewise")
+    parser.add_argument("--at", nargs="+", help="places of one run: 'step 9', 'saving 20', 'exploring 3', ending")
+    parser.add_argument(
+        "--operations", nargs="?", type=int, const=1, metavar="FIRST", help="a run for each operation on files"
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="of the ledger and the reference runs")
     options = parser.parse_args()
+    ledger = options.folder / "ledger.jsonl"
+    if options.report is not None:
+        print(report(ledger, options.report))
+        return 0
     torch.set_num_threads(1)
-    sys.modules["faults"] = sys.modules[__name__]  # where the recipe finds the witness
-    with tempfile.TemporaryDirectory() as temporary:
-        root = options.keep or Path(temporary)
-        save_teacher(root / "teacher")
-        times = {}
-        for variant in options.variants:
-            begun = time.monotonic()
-            attempt(new_folder(root, variant, options.steps), variant)
-            _, step, started, ending = BOARD.read()
-            assert step == options.steps, step
-            times[variant] = (started - begun, ending - started, time.monotonic() - ending)
-            print(
-                f"{variant}: " + "starts {:.1f} s, trains {:.1f} s, ends {:.1f} s".format(*times[variant]), flush=True
-            )
-
-        print(f"\n{'run':24} {'result':10} killed at")
-        tasks = plan(options)
-        same, total = 0, 0
-        running: dict[int, tuple[str, int]] = {}
-        exhausted: set[str] = set()  # variants without operations left to be killed at
-        while True:
-            task = next(tasks, None) if len(running) < options.jobs else None
-            if task is not None:
-                variant, number, kills = task
-                if variant in exhausted:
-                    continue
-                child = os.fork()
-                if not child:
-                    seed = 1000 * options.seed + 100 * list(VARIANTS).index(variant) + number
-                    result: dict[str, Any] = {"where": [], "found": ["the benchmark failed"], "missed": []}
-                    try:
-                        BOARD.__init__()  # type: ignore[misc]  # its own
-                        result = tormented(root, variant, number, options.steps, kills, times[variant], seed)
-                    except RuntimeError as error:
-                        result["found"] = [str(error)]
-                    finally:
-                        (root / f"{variant}_{number}.json").write_text(json.dumps(result))
-                        os._exit(0)
-                running[child] = (variant, number)
-                continue
-            if not running:
-                break
-            child, _ = os.wait()
-            variant, number = running.pop(child)
-            result = json.loads((root / f"{variant}_{number}.json").read_text())
-            if result["missed"]:
-                exhausted.add(variant)
-                if options.operations:
-                    continue
-                result["found"].append(f"was never at {', '.join(result['missed'])}")
-            total += max(1, len(result["where"]))
-            same += 0 if result["found"] else len(result["where"])
-            verdict = "differs" if result["found"] else "same"
-            print(f"{f'{variant} {number}':24} {verdict:10} {', '.join(result['where'])}", flush=True)
-            for part in result["found"]:
-                print(f"    {part}")
-    print(f"\n{same} of {total}")
-    return int(same < total)
+    root = options.folder.absolute() / commit()
+    if root.name.endswith("+"):  # changes: what was there may be of other ones
+        shutil.rmtree(root, ignore_errors=True)
+    prepare(root)
+    kinds = [kind for kind in KINDS if not options.module or kind.module in options.module]
+    if options.at or options.operations:
+        return int(by_hand(root, options) > 0)
+    if options.trial is not None:
+        faults = random_trial(root, options.seed, options.trial, kinds, options.steps)
+        print(json.dumps(faults, indent=2))
+        return int(any(fault["outcome"] == LOST for fault in faults))
+    return int(run_trials(root, ledger, options, kinds) > 0)
 
 
 if __name__ == "__main__":
