@@ -70,15 +70,8 @@ def prepare(folder: Path, checkout: Path) -> None:
         cpu_seconds((*CLI, "train", "digits_edm", *short), checkout, folder)
 
 
-def table(seconds: dict[str, list[list[float]]], checkouts: list[Path]) -> str:
-    """Medians, and the ratio of the sums of two checkouts."""
-    heads = ["CPU seconds", *(checkout.resolve().name for checkout in checkouts)]
-    heads += ["ratio of sums"] if len(checkouts) == 2 else []
-    rows = [heads, ["---", *("---:" for _ in heads[1:])]]
-    for name, sides in seconds.items():
-        ratio = [f"{sum(sides[1]) / sum(sides[0]):.2f}"] if len(sides) == 2 else []
-        rows.append([name, *(f"{statistics.median(side):.2f}" for side in sides), *ratio])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def row(*cells: object) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def main() -> None:
@@ -87,16 +80,21 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="cases with one of these words in their name")
     options = parser.parse_args()
-    chosen = {name: words for name, words in CASES.items() if any(word in name for word in options.only or [""])}
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in options.checkouts] for name in chosen}
+    checkouts: list[Path] = options.checkouts
+    row("CPU seconds", *(checkout.resolve().name for checkout in checkouts), *["ratio of sums"] * (len(checkouts) == 2))
+    row("---", *["---:"] * (2 * len(checkouts) - 1))
     with tempfile.TemporaryDirectory() as made:
-        prepare(Path(made), options.checkouts[0])
-        for number in range(options.times + 1):
-            for name, words in chosen.items():
-                for side, checkout in zip(seconds[name], options.checkouts, strict=True):
-                    taken = cpu_seconds(words, checkout, Path(made), 2 if name in REFUSED else 0)
-                    side += [taken] if number else []
-    print(table(seconds, options.checkouts))
+        prepare(Path(made), checkouts[0])
+        for name, words in CASES.items():
+            if not any(word in name for word in options.only or [""]):
+                continue
+            rounds = [
+                [cpu_seconds(words, checkout, Path(made), 2 if name in REFUSED else 0) for checkout in checkouts]
+                for _ in range(options.times + 1)
+            ]
+            sides = list(zip(*rounds[1:], strict=True))
+            ratio = [f"{sum(sides[1]) / sum(sides[0]):.2f}"] if len(sides) == 2 else []
+            row(name, *(f"{statistics.median(side):.2f}" for side in sides), *ratio)
 
 
 if __name__ == "__main__":
