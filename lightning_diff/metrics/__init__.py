@@ -6,7 +6,7 @@ from .features import FeatureExtractor, Pixels, feature_extractor
 from .frechet import FrechetDistance, frechet_distance
 from .kernel import KernelDistance, kernel_distance
 from .logits import ClassLogits
-from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from .manifold import DensityCoverage, Manifold, PrecisionRecall, density_coverage, precision_recall
 from .memorisation import Memorisation, memorised
 from .protocol import Protocol
 
@@ -17,6 +17,7 @@ __all__ = [
     "FeatureExtractor",
     "FrechetDistance",
     "KernelDistance",
+    "Manifold",
     "Memorisation",
     "Pixels",
     "PrecisionRecall",

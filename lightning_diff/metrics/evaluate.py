@@ -19,7 +19,7 @@ from .classifier import Classifier
 from .features import FeatureName, Pixels, feature_extractor
 from .frechet import FrechetDistance
 from .kernel import KernelDistance
-from .manifold import DensityCoverage, PrecisionRecall
+from .manifold import Manifold
 from .memorisation import Memorisation
 from .protocol import Protocol
 
@@ -101,7 +101,7 @@ class Reference:
     def _measure(self, batches: Iterable[Batch]) -> tuple[int, dict[str, float]]:
         name, dim = self.extractor.name, self.extractor.dim
         frechet, memorisation = FrechetDistance(dim), Memorisation(self.pixels.dim)
-        equal_n: list[Metric] = [KernelDistance(dim), PrecisionRecall(dim), DensityCoverage(dim)]
+        equal_n: list[Metric] = [KernelDistance(dim), Manifold(dim)]
         count, agreeing = SumMetric(), SumMetric()
         where = torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
         for metric in (frechet, *equal_n, memorisation, count, agreeing):
@@ -133,8 +133,8 @@ class Reference:
 
         stopping.check("batch")
         compared = each(equal_n, "comparing with real images", len(equal_n), "figure", shown=is_first_process())
-        kernel, manifold, balls = (metric.compute() for metric in compared)
-        values = {"frechet": frechet.compute(), "kernel": kernel, **manifold, **balls}
+        kernel, manifold = (metric.compute() for metric in compared)
+        values = {"frechet": frechet.compute(), "kernel": kernel, **manifold}
         values = {f"{metric}_{name}": value for metric, value in values.items()} | memorisation.compute()
         if labelled:
             values["label_agreement"] = agreeing.compute().double() / n

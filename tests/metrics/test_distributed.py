@@ -4,9 +4,16 @@ import pytest
 import torch
 
 from lightning_diff.foundation.errors import UserError
-from lightning_diff.metrics import DensityCoverage, FrechetDistance, KernelDistance, Memorisation, PrecisionRecall
+from lightning_diff.metrics import (
+    DensityCoverage,
+    FrechetDistance,
+    KernelDistance,
+    Manifold,
+    Memorisation,
+    PrecisionRecall,
+)
 
-METRICS = [FrechetDistance, KernelDistance, PrecisionRecall, DensityCoverage, Memorisation]
+METRICS = [FrechetDistance, KernelDistance, PrecisionRecall, DensityCoverage, Manifold, Memorisation]
 
 
 def _values(metric) -> torch.Tensor:

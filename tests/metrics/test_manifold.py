@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_diff.metrics import density_coverage, neighbours, precision_recall
+from lightning_diff.metrics import Manifold, density_coverage, neighbours, precision_recall
 
 
 @pytest.fixture(params=[1024, 7])
@@ -28,6 +28,18 @@ def test_they_are_what_their_papers_define():
     density, coverage = density_coverage(fake, real, k=5)
     assert float(density) == pytest.approx(float(inside(real, 5, fake).sum()) / (5 * 30))
     assert float(coverage) == float(inside(real, 5, fake).any(0).double().mean())
+
+
+@pytest.mark.usefixtures("rows")
+def test_all_four_by_one_pass_are_the_two_pairs():
+    generator = torch.Generator().manual_seed(7)
+    fake, real = torch.randn(40, 4, generator=generator), torch.randn(50, 4, generator=generator)
+    both = Manifold(4)
+    both.update(fake, real=False)
+    both.update(real, real=True)
+    pairs = (*precision_recall(fake, real), *density_coverage(fake, real))
+    assert list(both.compute()) == ["precision", "recall", "density", "coverage"]
+    assert tuple(both.compute().values()) == pairs
 
 
 @pytest.mark.usefixtures("rows")
