@@ -5,7 +5,8 @@ trainer: {logger: [tensorboard, {wandb: {project: digits, group: sweep, tags: [e
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -94,8 +95,24 @@ def log_recipe(chosen: Iterable[Logger], settings: Recipe) -> None:
         return
     flat = dict(_flat(settings, ""))
     for logger in chosen:
-        if not isinstance(logger, MetricsTable):
+        if isinstance(logger, TensorBoardLogger) and find_spec("tensorboard"):
+            _log_to_tensorboard(logger, flat)
+        elif not isinstance(logger, MetricsTable):
             logger.log_hyperparams(flat)
+
+
+def _log_to_tensorboard(logger: TensorBoardLogger, flat: Mapping[str, object]) -> None:
+    """With the loss beside it in the table of runs, where Lightning has a metric of its own making that stays -1.
+
+    Relied on: `log_hyperparams` writes no events where there are no metrics; TensorBoard's table takes the newest value of the
+    scalar of that name, not the one given here.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    logger.log_hyperparams(dict(flat), {})  # hparams.yaml
+    shown = {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in flat.items()}
+    for summary in hparams(shown, {"train/loss": 0.0}):
+        logger.experiment._get_file_writer().add_summary(summary)
 
 
 def _flat(value: object, key: str) -> Iterator[tuple[str, object]]:

@@ -108,6 +108,9 @@ def test_the_recipe_is_in_tensorboard_with_dotted_keys(train):
     assert "model.net.width: 16\n" in written
     assert "trainer.max_steps: 8\n" in written
     assert any(tag.startswith("_hparams_/") for tag in events(folder).summary_metadata)
+    assert "hp_metric" not in events(folder).Tags()["scalars"]  # Lightning's, always -1
+    experiment = events(folder).summary_metadata["_hparams_/experiment"]
+    assert b"train/loss" in experiment.plugin_data.content  # in the table of runs
 
 
 def test_a_resumed_run_sends_no_picture_twice(train):
