@@ -60,7 +60,7 @@ class PretendStrategy(SingleDeviceStrategy):
 
 
 class StepMarks(Callback):
-    """Calls the present by the number of the step under way, from when its first batch is on the device to when the next one's is."""
+    """Calls the present by the number of the step under way, from when its batch is on the device to when the next one's is."""
 
     def __init__(self, waits: Waits):
         self.waits = waits
