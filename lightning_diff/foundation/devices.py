@@ -18,6 +18,11 @@ def is_host(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def _copies_from_pinned(device: torch.device) -> bool:
+    """Whether a copy from pinned memory spares the host a wait; mps shares its memory with the host, meta has none."""
+    return device.type not in ("cpu", "mps", "meta")
+
+
 def default() -> str:
     """Where to compute if nobody says: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +61,7 @@ def pinned(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
     From other memory CUDA first lets the device finish all that it was given. Nothing changes for the host.
     """
-    if is_host(device):
+    if not _copies_from_pinned(device):
         return dict(batch)
     return {
         name: value.pin_memory()
@@ -68,7 +73,7 @@ def pinned(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host's on the device, without waiting for what the device is doing."""
-    if is_host(device) or tensor.device.type != "cpu":
+    if not _copies_from_pinned(device) or tensor.device.type != "cpu" or not tensor.numel():
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
