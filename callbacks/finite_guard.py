@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, distributed
 
+from ..foundation.devices import Arriving, is_host
 from ..foundation.errors import UserError
 from ..modules import lightning_internals as internals
 from ..modules.base import CountedModule, StepOutputs
@@ -17,12 +18,11 @@ ADVICE = "lower the learning rate, clip gradients, or set FiniteGuard's policy t
 
 
 class _Seen(NamedTuple):
-    """What is known of a step: on the device, and, after `event`, on the host."""
+    """What is known of a step."""
 
     step: int
     outputs: list[StepOutputs]  # of its micro-batches, on this process
-    verdict: Tensor  # (4,) float32: whether losses were finite, gradients, the step was taken; the loss's scale
-    event: torch.cuda.Event | None
+    verdict: Arriving  # (4,) float32: whether losses were finite, gradients, the step was taken; the loss's scale
 
 
 class FiniteGuard(StepCallback[CountedModule]):
@@ -90,10 +90,10 @@ class FiniteGuard(StepCallback[CountedModule]):
         """Let the optimiser pass over this step if it is not finite."""
         # At the first step some fused kernels would leave state unwritten.
         is_fused = getattr(optimizer, "_step_supports_amp_scaling", False) and bool(optimizer.state)
-        if finite.is_cuda and is_fused:
+        if not is_host(finite.device) and is_fused:
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
             self._held_by = optimizer
-        elif (not finite.is_cuda or self.policy == "skip") and not bool(finite):
+        elif (is_host(finite.device) or self.policy == "skip") and not bool(finite):
             optimizer.zero_grad(set_to_none=True)  # an optimiser passes over parameters without gradients
 
     # --- after it ---
@@ -114,12 +114,8 @@ class FiniteGuard(StepCallback[CountedModule]):
             verdict[2:] = torch.stack([(scale >= self._scale).float(), scale])
         self._verdict = self._scale = None
         self._settle()
-        event = None
-        if verdict.is_cuda:
-            verdict, event = verdict.to("cpu", non_blocking=True), torch.cuda.Event()
-            event.record()
-        self._pending = _Seen(self.finished_steps, window, verdict, event)
-        if event is None:
+        self._pending = _Seen(self.finished_steps, window, Arriving(verdict))
+        if self._pending.verdict.is_here:
             self._settle()
 
     def _settle(self) -> None:
@@ -127,9 +123,7 @@ class FiniteGuard(StepCallback[CountedModule]):
         seen, self._pending = self._pending, None
         if seen is None:
             return
-        if seen.event is not None:
-            seen.event.synchronize()  # a copy that does not wait for the device may not have been made yet
-        losses, gradients, taken, scale = seen.verdict.tolist()
+        losses, gradients, taken, scale = seen.verdict.read().tolist()
         if losses and gradients:
             self.overflows += not taken
             if not taken and scale < 1:
@@ -145,8 +139,9 @@ class FiniteGuard(StepCallback[CountedModule]):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
         self._settle()
         # A finite gradient can make weights that are not: the next loss would show it, too late for this checkpoint.
-        weights = pl_module.named_parameters()
-        bad = next((name for name, weight in weights if not bool(local_tensor(weight).isfinite().all())), None)
+        weights = {name: local_tensor(weight).isfinite().all() for name, weight in pl_module.named_parameters()}
+        are_finite = torch.stack([*weights.values()]).tolist() if weights else []
+        bad = next((name for name, is_finite in zip(weights, are_finite, strict=True) if not is_finite), None)
         if any(map(is_sharded, pl_module.modules())):  # each process looked at its own rows; all stop together
             good = trainer.strategy.reduce_boolean_decision(bad is None, all=True)
             bad = bad if good else bad or "a weight on another process"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..data.stream import Stream
 from ..denoiser import Denoiser
 from ..foundation import rng
+from ..foundation.devices import own_random_numbers
 from ..modules import DiffusionModule
 from ..modules.base import CountedModule
 from ..modules.denoiser_module import TrainingModule
@@ -116,7 +117,7 @@ def gradient_square(
     device = batch["image"].device
     compiled = denoiser.net._compiled_call_impl is not None  # it would compile again for this batch size
     with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        own_random_numbers(device),
         torch.enable_grad(),
         torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
     ):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..artifacts import noise_levels_figure, noise_levels_measured
 from ..artifacts.noise_levels import NoiseReport
+from ..foundation.devices import Arriving
 from ..foundation.processes import from_all
 from ..modules.base import StepOutputs
 from ..modules.denoiser_module import TrainingModule
@@ -80,7 +81,8 @@ class NoiseLevels(StepCallback[TrainingModule]):
         self.gradients = GradientLevels(bins, low, high)
         self._window_steps = 0
         self._buffer: list[tuple[Tensor, ...]] = []  # this process's, since the last flush
-        self._pending = torch.zeros(4, 0, dtype=torch.float64)  # from a checkpoint: of all processes, not yet binned
+        self._coming: list[Arriving] = []  # of all processes, in the group of steps under way
+        self._ready: list[Arriving] = []  # of the group before it, not yet binned
 
     @property
     def centres(self) -> Tensor:
@@ -120,7 +122,7 @@ class NoiseLevels(StepCallback[TrainingModule]):
 
     def on_run_end(self, trainer: Trainer, module: TrainingModule) -> None:
         self._gather()
-        if self._pending.shape[1] or float(self.statistics.count.sum()):
+        if self._coming or self._ready or float(self.statistics.count.sum()):
             self._close_window(trainer, module)
         if not trainer.is_global_zero or not self.images:
             return
@@ -130,27 +132,34 @@ class NoiseLevels(StepCallback[TrainingModule]):
         bins, low, high = self.statistics.bins, self.statistics.low, self.statistics.high
         self.details = {name: NoiseLevelStatistics(bins, low, high) for name in names}
         self.detail_moments = {name: torch.zeros(0, 3, bins, dtype=torch.float64) for name in names}
-        self._pending = torch.zeros(4 + len(names), 0, dtype=torch.float64)
 
     def _gather(self) -> None:
-        """The buffers of all processes become pending."""
+        """The buffers of all processes start for the host."""
         if self._buffer:
-            columns = [from_all(torch.cat(parts)) for parts in zip(*self._buffer, strict=True)]
-            self._pending = torch.cat([self._pending, torch.stack([part.cpu().double() for part in columns])], 1)
+            columns = [from_all(torch.cat(parts)).double() for parts in zip(*self._buffer, strict=True)]
+            self._coming.append(Arriving(torch.stack(columns)))
             self._buffer.clear()
 
     def _flush(self) -> None:
+        """A group of steps has ended, and is binned when it has arrived: at the end of the next one."""
+        self._bin()
         self._gather()
-        if self._pending.shape[1]:
-            _, log_snr, loss, weight, *details = self._pending[:, self._pending[0].argsort()]
+        self._ready, self._coming = self._coming, []
+
+    def _bin(self) -> None:
+        """Take in the group that ended last."""
+        if self._ready:
+            samples = torch.cat([each.read() for each in self._ready], 1)
+            self._ready = []
+            _, log_snr, loss, weight, *details = samples[:, samples[0].argsort()]
             self.statistics.update(log_snr, loss)
             self.weights.update(log_snr, weight)
             for metric, values in zip(self.details.values(), details, strict=True):
                 metric.update(log_snr, values)
-            self._pending = self._pending[:, :0]
 
     def _close_window(self, trainer: Trainer, module: TrainingModule) -> None:
         self._flush()
+        self._bin()
         loss, weight = (torch.stack(metric.state()) for metric in (self.statistics, self.weights))
         self.moments = torch.cat([self.moments, loss[None]])
         self.weight_moments = torch.cat([self.weight_moments, weight[None]])
@@ -233,14 +242,16 @@ class NoiseLevels(StepCallback[TrainingModule]):
     # --- checkpoints ---
 
     def state_dict(self) -> State:
+        self._bin()
         self._gather()
+        coming = [torch.zeros(4 + len(self.details), 0, dtype=torch.float64), *(each.read() for each in self._coming)]
         return {
             "images": list(self.images),
             "window_steps": self._window_steps,
             "moments": self.moments,
             "weights": self.weight_moments,
             "window": torch.stack([torch.stack(metric.state()) for metric in (self.statistics, self.weights)]),
-            "pending": self._pending,
+            "pending": torch.cat(coming, 1),
             "details": {
                 name: {"moments": self.detail_moments[name], "window": torch.stack(metric.state())}
                 for name, metric in self.details.items()
@@ -256,7 +267,8 @@ class NoiseLevels(StepCallback[TrainingModule]):
         for name, detail in details.items():
             self.detail_moments[name], metric = detail["moments"], self.details[name]
             metric.count, metric.mean, metric.m2 = detail["window"].unbind(0)
-        self._pending = state_dict["pending"]
+        pending, self._ready = state_dict["pending"], []
+        self._coming = [Arriving(pending)] if pending.shape[1] else []
         self.gradients.load(state_dict["gradients"])
         for metric, window in zip((self.statistics, self.weights), state_dict["window"], strict=True):
             metric.count, metric.mean, metric.m2 = window.unbind(0)

@@ -72,14 +72,16 @@ class RunRecord(StepCallback[CountedModule]):
         self._step_sums.zero_()
         if not self.is_window_end(trainer):
             return
-        loss_sum, raw_sum, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        sums, norm = trainer.strategy.reduce(self._sums, reduce_op="sum"), module.grad_norm
+        read = sums if norm is None else torch.cat([sums, norm.to(sums)[None]])  # at once: each reading is a wait
+        loss_sum, raw_sum, count, *norms = read.tolist()
         self._sums.zero_()
         values: dict[str, float] = {"images": module.images_seen}
         if count:
             values |= {"train/loss": loss_sum / count, "train/unweighted_loss": raw_sum / count}
         values["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        if module.grad_norm is not None:
-            values["train/grad_norm"] = float(module.grad_norm)
+        if norms:
+            values["train/grad_norm"] = norms[0]
         self.log_row(trainer, module, values)
         internals.show_metrics(trainer, values)
 

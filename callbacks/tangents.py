@@ -36,12 +36,13 @@ class Tangents(StepCallback[CountedModule]):
         self.usual = torch.zeros(2, BINS, dtype=torch.float64)  # decayed visits, and ln |g| times visits
         self.visits = torch.zeros(BINS, dtype=torch.int64)
         self.spikes = 0  # windows with one
-        self._window = _empty()[None]  # of each process
+        self._window = _empty(torch.device("cpu"))[None]  # of each process
 
     def on_run_start(self, trainer: Trainer, module: CountedModule) -> None:
         self.usual, self.visits = self.usual.to(module.device), self.visits.to(module.device)
         # The windows of as many processes as there were; with another number, the same total.
-        self._mine = _merged(self._window[trainer.global_rank :: trainer.world_size]).to(module.device)
+        mine = self._window[trainer.global_rank :: trainer.world_size].to(module.device)
+        self._mine = _merged(mine) if len(mine) else _empty(module.device)
 
     @torch.no_grad()
     def on_micro_batch_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
@@ -53,9 +54,9 @@ class Tangents(StepCallback[CountedModule]):
     def on_step_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
         if not self.is_window_end(trainer):
             return
-        share = float(outputs["details"]["warmup"][0])
-        count, norm, dF_dt, largest, excess, step, log_snr, size = _merged(from_all(self._mine[None])).tolist()
-        self._mine = _empty().to(module.device)
+        window = torch.cat([_merged(from_all(self._mine[None])), outputs["details"]["warmup"][:1].double()])
+        count, norm, dF_dt, largest, excess, step, log_snr, size, share = window.tolist()
+        self._mine = _empty(module.device)
         values = {
             "train/tangent_norm": norm / count,
             "train/tangent_norm_max": largest,
@@ -78,11 +79,10 @@ class Tangents(StepCallback[CountedModule]):
         index = bin_index(log_snr, BINS, LOW, HIGH)
         trusted = self.visits[index] >= self.memory
         excess = torch.where(trusted, size - self.usual[1, index] / self.usual[0, index].clamp(min=1e-30), -math.inf)
-        worst = excess.argmax()
-        at = torch.full_like(excess[worst], step)
+        seen = torch.stack([excess, torch.full_like(norm, step), log_snr.double(), norm], 1)
         sums = torch.stack([torch.full_like(norm, 1.0), norm, dF_dt]).sum(1)
-        now = [*sums, norm.max(), excess[worst], at, log_snr[worst].double(), norm[worst]]
-        self._mine = _merged(torch.stack([self._mine, torch.stack(now)]))
+        now = torch.cat([sums, norm.max()[None], _row(seen, excess.argmax())])
+        self._mine = _merged(torch.stack([self._mine, now]))
 
         member = torch.nn.functional.one_hot(index, BINS).double()
         finite = size.isfinite().double()
@@ -108,15 +108,19 @@ class Tangents(StepCallback[CountedModule]):
         self._window = state_dict["window"]
 
 
-def _empty() -> Tensor:
+def _row(rows: Tensor, number: Tensor) -> Tensor:
+    """One row by its number (); `rows[number]` would wait for the device, to have the number on the host."""
+    return rows.index_select(0, number[None])[0]
+
+
+def _empty(device: torch.device) -> Tensor:
     """A window: samples, sums of |g| and |dF/dt|, largest |g|; of the tangent furthest above its usual size, the logarithm of their
     ratio, step, log-SNR and |g|."""
-    return torch.tensor([0.0, 0.0, 0.0, 0.0, -math.inf, 0.0, 0.0, 0.0], dtype=torch.float64)
+    window = torch.zeros(8, dtype=torch.float64, device=device)
+    window[4] = -math.inf
+    return window
 
 
 def _merged(windows: Tensor) -> Tensor:
-    """(n, 8) -> (8,)."""
-    if not len(windows):
-        return _empty()
-    worst = windows[windows[:, 4].argmax(), 4:]
-    return torch.cat([windows[:, :3].sum(0), windows[:, 3].max()[None], worst])
+    """(n, 8) -> (8,); n > 0."""
+    return torch.cat([windows[:, :3].sum(0), windows[:, 3].max()[None], _row(windows[:, 4:], windows[:, 4].argmax())])

@@ -2,9 +2,9 @@
 
 import time
 
-import torch
 from lightning.pytorch import Trainer
 
+from ..foundation.devices import peak_memory
 from ..modules.base import CountedModule, StepOutputs
 from ..modules.lightning_internals import log_every_n_steps
 from .base import StepCallback
@@ -25,7 +25,7 @@ class Throughput(StepCallback[CountedModule]):
             return  # the last window may be of one step, in which no speed shows
         now = time.perf_counter()
         values = {"images_per_second": (module.images_seen - self._images) / (now - self._clock)}
-        if module.device.type == "cuda":
-            values["gpu_memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
+        if (peak := peak_memory(module.device)) is not None:
+            values["gpu_memory_gib"] = peak / 2**30
         self._images, self._clock = module.images_seen, now
         self.log_row(trainer, module, values)

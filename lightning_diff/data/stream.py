@@ -133,15 +133,17 @@ class Positions(Sampler[list[int]]):
         return 2**40
 
 
-def loader(data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0) -> WorkerLoader:
-    """Micro-batches of one process, from position `start` on; arguments as for `Stream` and `Positions`."""
+def loader(
+    data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0, pin: bool = False
+) -> WorkerLoader:
+    """Micro-batches of one process, from position `start` on; arguments as for `Stream`, `Positions` and `WorkerLoader`."""
     stream, positions = Stream(data, seed), Positions(data.batch_size, rank, world, accumulation, start)
     room = 0
     if data.workers:
         example = sum(tensor.nbytes for tensor in stream.__getitems__([start]).values())
         # Of each process: a batch that is trained with, one that comes next, and what so many workers make ahead.
         room = example * (data.batch_size // accumulation) * (2 + PREFETCH * data.workers)
-    return WorkerLoader(stream, positions, data.workers, accumulation, room)
+    return WorkerLoader(stream, positions, data.workers, accumulation, room, pin)
 
 
 @atexit.register

@@ -42,12 +42,19 @@ class WorkerLoader(DataLoader[Batch]):
         positions: of each batch.
         workers: how many; more than there are processors are kept and said, since those that wait for a disk need none.
         accumulation: batches in each optimiser step; between two steps a signal may end the wait for a batch.
+        pin: hand batches over in pinned memory, from which a GPU copies them without being waited for.
         room: bytes of shared memory that the batches on their way take, of all processes of this machine; beyond half of what is
             free all go through pipes, which leaves room for others.
     """
 
     def __init__(
-        self, dataset: Dataset[Batch], positions: Sampler[list[int]], workers: int, accumulation: int = 1, room: int = 0
+        self,
+        dataset: Dataset[Batch],
+        positions: Sampler[list[int]],
+        workers: int,
+        accumulation: int = 1,
+        room: int = 0,
+        pin: bool = False,
     ):
         shares = not workers or not room or _has(room, workers)
         super().__init__(
@@ -55,7 +62,7 @@ class WorkerLoader(DataLoader[Batch]):
             batch_sampler=positions,
             collate_fn=partial(_handed_over, shares=shares),
             num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin and workers > 0,  # by a thread; what this process makes is pinned when it is complete
             generator=torch.Generator(),  # or the loader would draw from the global one
             worker_init_fn=_leave_signals_to_the_run,
             prefetch_factor=PREFETCH if workers else None,

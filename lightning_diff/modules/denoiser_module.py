@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..artifacts import Conditions, TrainedWith
 from ..data import Augment, Data
 from ..denoiser import Denoiser
-from ..foundation import rng
+from ..foundation import devices, rng
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
 from ..learning_rate import LearningRate
@@ -197,8 +197,7 @@ class TrainingModule(CountedModule):
         position = self.images_seen + micro
         # Not torch.manual_seed: without a GPU in use it queues a call and a stack trace for each device at every step.
         rng.seed_generator(torch.default_generator, self.seed, "dropout", position)
-        if self.device.type != "cpu":
-            getattr(torch, self.device.type).manual_seed(rng.key(self.seed, "dropout", position))
+        devices.seed(self.device, rng.key(self.seed, "dropout", position))
 
     def _learn(self) -> None:
         """Show the step's unweighted losses, from all processes and in order of position, to whatever learns from them.

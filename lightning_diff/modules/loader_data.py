@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from ..data import Data, drawn
+from ..foundation.devices import pinned
 from ..foundation.errors import UserError
 from . import lightning_internals as internals
 from .training_data import TrainingData, module_of
@@ -106,7 +107,7 @@ class LoaderData(LightningDataModule):
         if (
             isinstance(batch, Mapping) and {"image", "noise", "u", "position"} <= batch.keys()
         ):  # of `lightning_diff.data.loader`
-            return module.prepare_batch(dict(batch))
+            return pinned(module.prepare_batch(dict(batch)), trainer.strategy.root_device)
         image, label = parts(batch)
         _refuse_unfit(image, label, trainer.lightning_module)
         if module.images_seen != self._step:
@@ -117,7 +118,8 @@ class LoaderData(LightningDataModule):
         module.batch_size = self._taken  # the last batch of an epoch may be smaller
         self._strata = self._strata or self._taken * trainer.accumulate_grad_batches
         made = {"image": image, **drawn(self.seed, p, self._strata, image.shape[1:])}
-        return module.prepare_batch(made if label is None else made | {"label": label})
+        batch = module.prepare_batch(made if label is None else made | {"label": label})
+        return pinned(batch, trainer.strategy.root_device)
 
     def _trained_by(self) -> Trainer:
         assert self.trainer is not None

@@ -85,7 +85,7 @@ class ScheduleModule(CountedModule):
         self.model_path, self.learner, self.guidance = Path(model), learner, guidance
         self.product = "step_policy.safetensors" if isinstance(learner, StepPolicy) else "schedule.json"
         self.calls = 0  # evaluations of the model by one sample, over all processes, in finished steps
-        self.summary: dict[str, float] = {}  # of the last step
+        self._details: dict[str, Tensor] = {}  # of the last step
         self._model: Frozen[Denoiser] | None = None
         self._record: ModelRecord
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []  # of the step under way
@@ -168,9 +168,14 @@ class ScheduleModule(CountedModule):
         order = from_all(torch.cat(positions)).argsort()
         details = {name: from_all(torch.cat([part[name] for part in parts]))[order] for name in parts[0]}
         self.learner.learn(details)
-        self.summary = self.learner.summary(details)
+        self._details = details
         self.calls += self._calls * self.trainer.world_size
         self._calls = 0
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The learner's, of the last step; empty before the first. Reads the device."""
+        return self.learner.summary(self._details) if self._details else {}
 
     def grid(self, steps: int | None = None) -> Float64[Tensor, " nodes"] | None:
         """The noise levels learned so far; None for a learner that leaves no grid."""

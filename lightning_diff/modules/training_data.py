@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from ..data import Data, loader
 from ..foundation import rng, stopping
+from ..foundation.devices import is_host, pinned
 from ..foundation.errors import UserError
 from .lightning_internals import datamodule, is_between_steps
 
@@ -50,13 +51,15 @@ class TrainingData(LightningDataModule):
             world=trainer.world_size,
             accumulation=trainer.accumulate_grad_batches,
             start=module.images_seen,
+            pin=not is_host(trainer.strategy.root_device),
         )
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         assert self.trainer is not None
         # An epoch's images may be drawn here.
         with stopping.whole("chunk") if is_between_steps(self.trainer) else nullcontext():
-            return self._module().prepare_batch(batch)
+            batch = self._module().prepare_batch(batch)
+        return pinned(batch, self.trainer.strategy.root_device)  # from where Lightning's copy does not wait
 
     def _module(self) -> Counted:
         assert self.trainer is not None

@@ -1,8 +1,7 @@
 """The continuous-time consistency loss (sCM, arXiv 2410.11081), for training (sCT) and for distillation (sCD)."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from .. import tangent
 from ..denoiser import Denoiser, Position
+from ..foundation.devices import same_random_numbers
 from ..noise import sigma_to_t
 
 Normalisation = Literal["l2", "rms", "clip", "none"]
@@ -122,7 +122,7 @@ def _continuous(
     if derivative == "jvp":
         F, dF = tangent.jvp(student, primals, tangents)
     else:
-        with torch.no_grad(), _same_random_numbers(u) as rewind:
+        with torch.no_grad(), same_random_numbers(u.device) as rewind:
             if derivative == "two_pass":
                 dF = tangent.jvp(student, primals, tangents)[1]
             else:
@@ -142,7 +142,7 @@ def _discrete(
     sigma_next = _one_level_below(sigma, levels)
     cos_next, sin_next = _cos_sin(sigma_next, denoiser.sigma_data, u)
     span = _as_column(sigma_to_t(sigma, denoiser.sigma_data) - sigma_to_t(sigma_next, denoiser.sigma_data), u)
-    with torch.no_grad(), _same_random_numbers(u):
+    with torch.no_grad(), same_random_numbers(u.device):
         F_next = student(span.cos() * u - span.sin() * v, *_flat(denoiser.position(sigma_next, u)))
     F = student(u, *_flat(denoiser.position(sigma, u)))
     rate = (span.cos() * F.detach() - F_next) / span.sin()
@@ -209,20 +209,3 @@ def _cos_sin(sigma: Float[Tensor, " b"], sigma_data: float, x: Tensor) -> tuple[
 
 def _as_column(values: Float[Tensor, " b"], x: Tensor) -> Tensor:
     return values.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-
-
-@contextmanager
-def _same_random_numbers(x: Tensor) -> Iterator[Callable[[], None]]:
-    """What is drawn inside is drawn again afterwards, and inside after each call of what this gives: equal dropout masks."""
-    device = None if x.device.type == "cpu" else getattr(torch, x.device.type)
-    cpu, other = torch.get_rng_state(), None if device is None else device.get_rng_state(x.device)
-
-    def rewind() -> None:
-        torch.set_rng_state(cpu)
-        if device is not None:
-            device.set_rng_state(other, x.device)
-
-    try:
-        yield rewind
-    finally:
-        rewind()

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
+from ..foundation.devices import capability
 from ..foundation.errors import UserError
 from ..foundation.extras import is_installed, required
 from . import formats
@@ -64,11 +65,8 @@ def _fastest(kind: Kind, device: torch.device) -> Kernel:
 
 
 def _capable(kind: Kind, device: torch.device) -> bool:
-    return (
-        device.type == "cuda"
-        and torch.version.cuda is not None
-        and torch.cuda.get_device_capability(device) >= NEEDS[kind]
-    )
+    has = capability(device)
+    return has is not None and has >= NEEDS[kind]
 
 
 def _require(kind: Kind, kernel: Kernel, device: torch.device) -> None:

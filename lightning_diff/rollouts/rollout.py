@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..foundation import rng
+from ..foundation.devices import moved
 from ..objectives import Chain, sample_chain
 from ..rewards import Reward
 from ..samplers import nfe
@@ -238,19 +239,19 @@ def _chains(
     device: torch.device | str | None,
 ) -> Chain:
     """`generate` with the stochastic sampler, keeping the chains, on the CPU."""
-    parts = []
+    parts, on = [], torch.device("cpu") if device is None else torch.device(device)
     with evaluating(denoiser):
         for first in range(0, len(numbers), batch):
             some = numbers[first : first + batch]
-            label = None if labels is None else labels[first : first + batch].to(device)
+            label = None if labels is None else moved(labels[first : first + batch], on)
 
             def denoise(x: Tensor, sigma: Tensor, label: Tensor | None = label) -> Tensor:
                 return denoiser(x, sigma, label)
 
             def churn(x: Tensor, step: int, some: rng.Positions = some) -> Tensor:
-                return rng.normal(seed, f"churn {step}", some, shape).to(x.device, x.dtype)
+                return moved(rng.normal(seed, f"churn {step}", some, shape), x.device).to(x.dtype)
 
-            x = sampling.sigmas[0].item() * rng.normal(seed, "sample", some, shape).to(device)
+            x = sampling.sigmas[0].item() * moved(rng.normal(seed, "sample", some, shape), on)
             chain = sample_chain(denoise, x, sampling.sigmas, eta=eta, generator=churn)
             parts.append(Chain(*(part.cpu() for part in chain)))
     return Chain(*(torch.cat(part, 1) for part in zip(*parts, strict=True)))

@@ -8,9 +8,8 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 from ..artifacts import WEIGHTS, checkpoints, user_code
+from ..foundation import devices
 from ..foundation.atomic import replacing, sweep
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
@@ -116,8 +115,8 @@ def write_record(folder: Path, settings: Recipe) -> None:
             record[package] = version(package)
         except PackageNotFoundError:
             record[package] = "not installed"
-    if torch.cuda.is_available():
-        record["cuda"] = {"version": torch.version.cuda, "device": torch.cuda.get_device_name()}
+    if (gpu := devices.description()) is not None:
+        record["cuda"] = gpu
     record["modules"] = user_code.modules_of(settings)
     with replacing(folder / user_code.VERSIONS) as temporary:
         temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")

@@ -129,10 +129,10 @@ def _environment(slot: int, jobs: int) -> dict[str, str]:
 
 
 def _gpus() -> list[str]:
-    import torch
+    from ..foundation import devices  # torch: a second
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    return named.split(",") if named else [str(i) for i in range(devices.count())]
 
 
 @contextmanager

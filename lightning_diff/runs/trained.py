@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..artifacts import ModelRecord, load_denoiser, read_record
 from ..denoiser import Denoiser
+from ..foundation import devices
 from ..foundation.errors import UserError
 from .named import find, home
 
@@ -31,7 +30,7 @@ class Trained:
     def load(self, device: str) -> Denoiser:
         """The denoiser, on the device of that name; "auto" takes a GPU if there is one."""
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = devices.default()
         denoiser = load_denoiser(self.path)
         try:
             return denoiser.to(device)

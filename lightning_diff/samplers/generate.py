@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from ..foundation import rng, stopping
+from ..foundation.devices import moved
 from ..foundation.progress import Stage, stage
 from . import Denoise, Sampler, named, nfe, pure_noise
 from .guidance import guided
@@ -70,11 +71,11 @@ def generate(
         for start in batches:
             stopping.check("batch")
             numbers = seeds[start : start + batch]
-            label = None if labels is None else labels[start : start + batch].to(device)
+            label = None if labels is None else moved(labels[start : start + batch], device)
             denoise = _counted(guided(denoiser, label, scale=guidance, guide=guide, interval=interval), bar)
             end, guide_end = pure_noise.AtPureNoise(denoiser), guide and pure_noise.AtPureNoise(guide)
             first = _counted(guided(end, label, scale=guidance, guide=guide_end, interval=interval), bar)
-            eps = rng.normal(seed, "sample", numbers, shape).to(device, dtype)
+            eps = moved(rng.normal(seed, "sample", numbers, shape), device).to(dtype)
             churn = _noise_of(seed, numbers, shape)
             x = pure_noise.solve(solve, denoise, eps, sigmas, from_noise=first, generator=churn, **solver_options)
             samples[start : start + batch] = x.to("cpu", torch.float32)
@@ -104,7 +105,7 @@ def _noise_of(seed: int, numbers: rng.Positions, shape: Sequence[int]) -> Callab
     """Fresh noise of these samples, by the number of the step."""
 
     def churn(x: Tensor, step: int) -> Tensor:
-        return rng.normal(seed, f"churn {step}", numbers, shape).to(x.device, x.dtype)
+        return moved(rng.normal(seed, f"churn {step}", numbers, shape), x.device).to(x.dtype)
 
     return churn
 

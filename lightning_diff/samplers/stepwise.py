@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..foundation.devices import is_host
 from . import Denoise, Node, OdeSolver, ode_solver
 from .solver import Reached
 
@@ -31,12 +32,13 @@ def step(
         left: steps to 0, this one included; None where nobody knows.
     """
     last = sigma_next == 0
-    if last.all():
+    if last.all() if is_host(last.device) else left == 1:  # a device would be waited for
         return Reached(node.denoised)
     # Samples whose step is the last one compute along with the others, at any noise level, and are replaced.
     above = torch.where(last, torch.as_tensor(node.sigma) / 2, sigma_next)
     reached = solver.step(denoise, node, above, past[: solver.keeps], left)
-    return reached._replace(x=torch.where(_mask(last, node.x), node.denoised, reached.x))
+    ahead = None if reached.denoised is None else torch.where(_mask(last, node.x), node.denoised, reached.denoised)
+    return Reached(torch.where(_mask(last, node.x), node.denoised, reached.x), ahead)
 
 
 class Stepwise:

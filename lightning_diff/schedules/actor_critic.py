@@ -17,15 +17,16 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from .. import tangent
 from ..foundation import rng
+from .counted import Counted
 from .grids import along, levels_of
 from .monitor import Field, monitor
 from .networks import mlp
-from .returns import discounted, running
+from .returns import discounted, read_together, running
 from .trajectories import Labels, Model
 
 
@@ -47,7 +48,7 @@ class Trajectories(NamedTuple):
     mean: Float[Tensor, "b k"]
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Counted):
     """Algorithm 1: moment conditions for actor and critic, a multiplier for the budget.
 
     Calling it rolls out one trajectory for each noise and returns a loss per trajectory whose gradient is minus the update of
@@ -87,7 +88,6 @@ class ActorCritic(nn.Module):
 
     gamma: Tensor
     scale: Tensor
-    updates: Tensor
     speed: Tensor
 
     def __init__(
@@ -123,7 +123,6 @@ class ActorCritic(nn.Module):
         self.actor, self.critic = mlp(features, width), mlp(features, width)
         self.register_buffer("gamma", torch.zeros((), dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))  # (L / T)^2, or 1
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("speed", torch.ones(steps, dtype=torch.float64))  # running average of normalised means
 
     # --- the policy and the value ---
@@ -135,7 +134,7 @@ class ActorCritic(nn.Module):
 
     @property
     def _measuring(self) -> bool:
-        return self.lam is None and not self.updates
+        return self.lam is None and not self.count
 
     def mean(self, state: Float[Tensor, "*b f"], q: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """mu > 0."""
@@ -259,29 +258,32 @@ class ActorCritic(nn.Module):
             details["psi_end"].double().clamp(max=2 * self.sigma_max)
         )  # one path that met |Q| = 0 would outweigh all
         self.gamma += self.gamma_rate * (reached.mean() - self.sigma_max)
-        self.updates += 1
+        self.count_update()
         if self.lam is None:
             length = details["length"].double().mean()
             new, before = (length / self.sigma_max) ** 2, self.scale.clone()
             weight = torch.maximum(1 / self.updates, torch.full_like(self.scale, 0.02))
             self.scale.copy_(self.scale ** (1 - weight) * new**weight)
-            if self.updates == 1:
+            if self.count == 1:
                 self.gamma.fill_(
                     -2.0
                 )  # where |Q| is the same everywhere, 1 in this unit, that is what the budget costs
             else:
                 self.gamma *= before / self.scale
-        self.speed.copy_(running(self.speed, details["speed"].double().mean(0), int(self.updates)))
+        self.speed.copy_(running(self.speed, details["speed"].double().mean(0), self.count))
 
     def summary(self, details: dict[str, Tensor]) -> dict[str, float]:
         """Of a batch, for the record: cost, multiplier, psi(T) / T, lambda, spread of ln(theta) among trajectories."""
-        return {
-            "cost": float(details["cost"].mean()),
-            "multiplier": float(self.gamma * self.scale),
-            "psi_end": float(details["psi_end"].mean()) / self.sigma_max,
-            "lambda": float(self.lambda_ * self.scale),
-            "spread": float(details["speed"].double().log().std(0, correction=0).mean()),
-        }
+        found = read_together(
+            {
+                "cost": details["cost"].mean(),
+                "multiplier": self.gamma * self.scale,
+                "psi_end": details["psi_end"].mean(),
+                "lambda": self.lambda_ * self.scale,
+                "spread": details["speed"].double().log().std(0, correction=0).mean(),
+            }
+        )
+        return found | {"psi_end": found["psi_end"] / self.sigma_max}
 
     def grid(self, n: int | None = None) -> Float64[Tensor, " nodes"]:
         """Nodes from the average of the policy's normalised means (section 4.3), without networks or noise.

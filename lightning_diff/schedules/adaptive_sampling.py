@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..foundation import rng, stopping
+from ..foundation.devices import moved
 from ..foundation.progress import stage
 from ..samplers.generate import check_request, device_of, evaluating
 from ..samplers.guidance import guided
@@ -79,8 +80,9 @@ def sample_with_policy(
                 bar.reach(stop - len(x))  # the others have ended
                 return guided(denoiser, label, scale=guidance, guide=guide, interval=interval)(x, sigma)
 
-            eps = rng.normal(seed, "sample", numbers, shape).to(device, torch.float32)
-            label = None if labels is None else labels[start:stop].to(device)
+            eps = rng.normal(seed, "sample", numbers, shape)
+            eps = moved(eps, device)
+            label = None if labels is None else moved(labels[start:stop], device)
             drawn = policy.to(device).sample(called, eps, label)
             samples[start:stop], steps[start:stop] = drawn.x.to("cpu", torch.float32), drawn.steps.cpu()
     return samples, steps

@@ -145,15 +145,15 @@ def estimate(
         raise ValueError(f"art: need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     levels = karras(nodes, sigma_min, sigma_max)[:-1].to(noise.device)
     measure = _eulers if solver == "euler" else _measured
-    total = torch.zeros(nodes if solver == "euler" else nodes - 1, dtype=torch.float64)
+    total = torch.zeros(nodes if solver == "euler" else nodes - 1, dtype=torch.float64, device=noise.device)
     rows = list(parts(denoiser, noise, labels, batch))
     with torch.no_grad(), stage("monitor", len(rows) * len(total), "level", shown=progress) as bar:
         for denoise, part in rows:
             for i, loss in enumerate(measure(denoise, sigma_max * part, levels, solver, derivative)):
-                total[i] += loss.double().sum().item()
+                total[i] += loss.double().sum()
                 bar.advance()
     sigmas = levels.cpu() if solver == "euler" else (levels[:-1] * levels[1:]).sqrt().cpu()
-    return Estimate(sigmas, total / len(noise), order, len(noise), sigma_max)
+    return Estimate(sigmas, total.cpu() / len(noise), order, len(noise), sigma_max)
 
 
 def _eulers(denoise: Denoise, x: Tensor, levels: Tensor, solver: str, derivative: str) -> Iterator[Float[Tensor, " b"]]:

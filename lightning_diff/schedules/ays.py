@@ -5,6 +5,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..foundation import rng
+from ..foundation.devices import moved
 from ..foundation.progress import stage
 from .gits import cheapest
 from .grids import karras
@@ -64,7 +65,7 @@ def _distances(
     denoiser: Model, noise: Tensor, sigmas: Float64[Tensor, " m"], labels: Labels, seed: int, batch: int, progress: bool
 ) -> Float64[Tensor, "m m"]:
     """E |D(x_i; sigma_i) - D(x_j; sigma_j)|^2 along paths of noise."""
-    m, total = len(sigmas), torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
+    m, total = len(sigmas), torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64, device=noise.device)
     generator = rng.start(torch.Generator(), seed, "ays")
     rows = list(parts(denoiser, noise, labels, batch))
     with stage("bound", len(rows) * m, "level", shown=progress) as bar:
@@ -73,11 +74,11 @@ def _distances(
             x = path(denoise, start * part, karras(25, end, start).to(part.device))[-1].x
             outputs, variance = [], 0.0
             for sigma in sigmas.flip(0).tolist():
-                fresh = torch.randn(part.shape, generator=generator, dtype=part.dtype).to(part.device)
+                fresh = moved(torch.randn(part.shape, generator=generator, dtype=part.dtype), part.device)
                 x, variance = x + (sigma**2 - variance) ** 0.5 * fresh, sigma**2
                 outputs.append(denoise(x, x.new_full((), sigma)).flatten(1).double())
                 bar.advance()
             D = torch.stack(outputs[::-1])
             for i in range(m):
-                total[i] += (D - D[i]).square().sum((1, 2)).cpu()
-    return total / len(noise)
+                total[i] += (D - D[i]).square().sum((1, 2))
+    return total.cpu() / len(noise)

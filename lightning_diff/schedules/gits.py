@@ -71,21 +71,22 @@ def _costs(
     denoiser: Model, noise: Tensor, levels: Float64[Tensor, " m"], labels: Labels, batch: int, progress: bool
 ) -> Float64[Tensor, "m m"]:
     """c_ij averaged over the rows of noise."""
-    total = torch.zeros(len(levels), len(levels), dtype=torch.float64)
+    total = torch.zeros(len(levels), len(levels), dtype=torch.float64, device=noise.device)
     rows = list(parts(denoiser, noise, labels, batch))
     for denoise, part in each(rows, "trajectories", len(rows), "batch", shown=progress):
         points = path(denoise, levels[0].item() * part, levels.to(part.device))
+        ratios = [(levels[i + 1 :] / sigma).to(part) for i, sigma in enumerate(levels[:-1].tolist())]
         exact = torch.stack([point.x.flatten(1) for point in points])
         own = _off_the_chord(points, exact)
         for i, at in enumerate(points[:-1]):
-            ratio = (levels[i + 1 :] / float(at.sigma)).to(at.x)[:, None, None]
+            ratio = ratios[i][:, None, None]
             jumps = ratio * at.x.flatten(1) + (1 - ratio) * at.denoised.flatten(1)
             if exact.shape[-1] == 1:
                 cost = (jumps - exact[i + 1 :]).abs().squeeze(-1)
             else:
                 cost = _off_the_chord(points, jumps) - own[i + 1 :]
-            total[i, i + 1 :] += cost.double().sum(1).cpu()
-    return total / len(noise)
+            total[i, i + 1 :] += cost.double().sum(1)
+    return total.cpu() / len(noise)
 
 
 def _off_the_chord(points: list[Node], x: Float[Tensor, "k b d"]) -> Float[Tensor, "k b"]:

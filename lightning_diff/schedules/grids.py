@@ -84,7 +84,7 @@ def resample(sigmas: Float[Tensor, " nodes"], n: int) -> Float64[Tensor, " resam
         return torch.cat([nodes, nodes.new_zeros(1)])
     if len(nodes) == 1:
         raise ValueError("resample: a grid of one step has a single nonzero level, nothing to interpolate between")
-    place = torch.linspace(0, len(nodes) - 1, n, dtype=torch.float64)
+    place = torch.linspace(0, len(nodes) - 1, n, dtype=torch.float64, device=nodes.device)
     left = place.long().clamp(max=len(nodes) - 2)
     levels = torch.lerp(nodes.log()[left], nodes.log()[left + 1], place - left).exp()
     levels[0] = nodes[0]
@@ -103,7 +103,7 @@ def along(curve: Float[Tensor, " nodes"], n: int) -> Float64[Tensor, " resampled
     if n < 1:
         raise ValueError(f"grid: need at least one step, got n={n}")
     m = len(curve) - 1
-    place = torch.linspace(0, m, n + 1, dtype=torch.float64)
+    place = torch.linspace(0, m, n + 1, dtype=torch.float64, device=curve.device)
     left = place.long().clamp(max=m - 1)
     curve = curve.double()
     return torch.lerp(curve[left], curve[left + 1], place - left)

@@ -1,10 +1,17 @@
 """What a learner makes of many episodes: returns from later costs, averages that forget the beginning."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 POWER = 6  # weights rise like n^6: the last fifth of a training has four fifths of them, its first half a hundredth
+
+
+def read_together(values: Mapping[str, Float[Tensor, ""]]) -> dict[str, float]:
+    """Numbers of a device's by name, read at once: each reading is a wait for the device."""
+    return dict(zip(values, torch.stack([value.double() for value in values.values()]).tolist(), strict=True))
 
 
 def running(average: Float[Tensor, "..."], new: Float[Tensor, "..."], updates: int) -> Float[Tensor, "..."]:

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 
 from ..foundation import rng
+from ..foundation.devices import moved
 from ..foundation.errors import UserError
 from ..nets.frozen import Frozen
 from ..rewards import Reward, name_of, scored
 from ..samplers import OdeSolverName, ode_solver
 from ..samplers.stepwise import Stepwise
 from .costs import reference
+from .counted import Counted
+from .returns import read_together
 from .trajectories import Labels, Model
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -46,7 +49,7 @@ class AdaptiveSamples(NamedTuple):
     log_pi: Float[Tensor, " b"]
 
 
-class StepPolicy(nn.Module):
+class StepPolicy(Counted):
     """Samples choose their own noise levels.
 
     Calling it draws a group of samples from each noise and returns a loss per noise whose gradient is minus the policy's; the
@@ -68,7 +71,6 @@ class StepPolicy(nn.Module):
         width: of its network.
     """
 
-    updates: Tensor
     unit: Tensor
 
     def __init__(
@@ -105,7 +107,6 @@ class StepPolicy(nn.Module):
         with torch.no_grad():  # a Beta whose mode is `start`, and a probability of 1 in 100 to stop
             last.bias.copy_(torch.tensor([math.log(20 * start), math.log(20 * (1 - start)), -math.log(99)]))
         self.net = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))  # spread of one noise's returns, running
 
     @property
@@ -180,15 +181,17 @@ class StepPolicy(nn.Module):
                 log_pi = log_pi.index_add(0, active, log_p)
             last = stops | (sigma * r <= self.sigma_min) | forced
             steps[active] += 1
-            ends[active[last]] = D[last].to(x.dtype)  # Euler's step to 0, which every solver's last one is
+            # Euler's step to 0, which every solver's last one is; overwritten for those that go on.
+            ends[active] = D.to(x.dtype)
             levels.append(torch.zeros_like(levels[0]).index_add(0, active, torch.where(last, 0.0, sigma * r)))
-            on = ~last
-            if not on.any():
+            going = [i for i, stops_here in enumerate(last.tolist()) if not stops_here]  # the one look at the device
+            if not going:
                 break
+            on = moved(torch.tensor(going), x.device)
             active, x, sigma, D, ahead = active[on], x[on], sigma[on], D[on], (sigma * r)[on]
             label = None if label is None else label[on]
             if isinstance(generators, Sequence):
-                generators = [one for one, stays in zip(generators, on.tolist(), strict=True) if stays]
+                generators = [generators[i] for i in going]
             solution.keep(on)
             with torch.no_grad():
                 x = solution(x, sigma, ahead, denoised=D)
@@ -202,8 +205,8 @@ class StepPolicy(nn.Module):
     @torch.no_grad()
     def learn(self, details: dict[str, Tensor]) -> None:
         """After the optimiser's step, from all noises of the batch: the unit of returns."""
-        self.updates += 1
-        self.unit.lerp_(details["spread"].double().mean(), max(1 / int(self.updates), 0.05))
+        self.count_update()
+        self.unit.lerp_(details["spread"].double().mean(), max(1 / self.count, 0.05))
 
     def exploration_noise(self, seed: int, positions: rng.Positions) -> list[torch.Generator]:
         """For the choices of noises by number, one for each sample of a group: a function of (seed, number)."""
@@ -213,7 +216,7 @@ class StepPolicy(nn.Module):
 
     def summary(self, details: dict[str, Tensor]) -> dict[str, float]:
         """Of a batch, for the record."""
-        return {name: float(value.mean()) for name, value in details.items()}
+        return read_together({name: value.mean() for name, value in details.items()})
 
     def fine(self, model: Model, noise: Float[Tensor, "b *s"], label: Labels = None) -> Float[Tensor, "b *s"]:
         """Where a fine solution from each noise ends."""
@@ -283,4 +286,5 @@ def _draw(alpha: Tensor, beta: Tensor, generators: Generators) -> tuple[Float[Te
     else:
         gammas = torch._standard_gamma(shape, generator=generators)
         u = torch.rand(shape.shape[1], dtype=shape.dtype, generator=generators)
-    return (gammas[0] / gammas.sum(0).clamp(min=1e-30)).to(alpha.device), u.to(alpha.device)
+    r = gammas[0] / gammas.sum(0).clamp(min=1e-30)
+    return moved(r, alpha.device), moved(u, alpha.device)

@@ -14,19 +14,20 @@ that is ART-RL's policy N(mu, lambda / |Q|) (eq. 11) with a lambda of the proble
 
 import math
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..foundation import rng
 from .coordinate import PIECES, curve_of, level_at, measured_levels
+from .counted import Counted
 from .environments import Environment, Surrogate
 from .grids import along, levels_of
 from .monitor import Field, monitor
 from .networks import mlp
-from .returns import discounted, running
+from .returns import discounted, read_together, running
 from .trajectories import Labels, Model
 
 FEATURES = 6
@@ -50,7 +51,7 @@ class Episodes(NamedTuple):
     length: Float[Tensor, " b"]
 
 
-class StickBreaking(nn.Module):
+class StickBreaking(Counted):
     """An actor-critic for time grids with any reward.
 
     Calling it rolls out one episode for each noise and returns a loss per trajectory; the optimiser belongs to the caller, who then
@@ -71,7 +72,6 @@ class StickBreaking(nn.Module):
         width: of both networks.
     """
 
-    updates: Tensor
     unit: Tensor
     length: Tensor
     left: Tensor
@@ -102,13 +102,13 @@ class StickBreaking(nn.Module):
         self.sigma_data, self.start, self.exploration, self.trace = sigma_data, start, exploration, trace
         self.environment: Environment = Surrogate() if environment is None else environment
         self.actor, self.critic = mlp(FEATURES, width), mlp(FEATURES, width)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))  # of returns
         self.register_buffer("length", torch.ones((), dtype=torch.float64))  # L, running
         self.register_buffer("left", self._even())  # ln of the share left by each step but the last, running
         self.register_buffer(
             "curve", torch.zeros(PIECES + 1, dtype=torch.float64)
         )  # sigma over u, once it was measured
+        self._has_curve: bool | None = False  # as on the device; None where that has to be looked at
 
     @property
     def lambda_(self) -> Tensor:
@@ -133,7 +133,7 @@ class StickBreaking(nn.Module):
             label: classes, or None.
             field: (x, sigma (B,)) -> F, Q, where they are known or to be had some other way than by `monitor`.
         """
-        if self.start == "monitor" and not self.updates:
+        if self.start == "monitor" and not self.count:
             return self._measured(model, noise, label, field)
         return self.loss(self.rollout(model, noise, exploration_noise, label, field=field))
 
@@ -223,12 +223,13 @@ class StickBreaking(nn.Module):
     @torch.no_grad()
     def learn(self, details: dict[str, Float[Tensor, "b ..."]]) -> None:
         """After the optimiser's step, from all trajectories of the batch: units, L and the average of the policy's means."""
-        self.updates += 1
+        self.count_update()
         if "monitor" in details:
+            self._has_curve = True
             self.curve.copy_(curve_of(self._levels(), details["monitor"].double().mean(0).cpu()))
             self.length.copy_(details["length"].double().mean())
             return
-        count = int(self.updates) - (self.start == "monitor")
+        count = self.count - (self.start == "monitor")
         cost, outcome = details["cost"].double().mean(), details["outcome"].double()
         spread = cost + (outcome.std(correction=0) if len(outcome) > 1 else outcome.abs().mean())
         weight = max(1 / count, 0.02)
@@ -238,12 +239,14 @@ class StickBreaking(nn.Module):
 
     def summary(self, details: dict[str, Tensor]) -> dict[str, float]:
         """Of a batch, for the record: cost, outcome, ART-RL's lambda, spread of ln(step) among trajectories."""
-        return {
-            "cost": float(details["cost"].mean()),
-            "outcome": float(details["outcome"].mean()),
-            "lambda": float(self.lambda_),
-            "spread": float((-details["left"].expm1()).log().std(0, correction=0).mean()),
-        }
+        return read_together(
+            {
+                "cost": details["cost"].mean(),
+                "outcome": details["outcome"].mean(),
+                "lambda": self.lambda_,
+                "spread": (-details["left"].expm1()).log().std(0, correction=0).mean(),
+            }
+        )
 
     def grid(self, n: int | None = None) -> Float64[Tensor, " nodes"]:
         """Nodes from the policy's means, averaged over trajectories and the later part of training, without networks.
@@ -255,9 +258,20 @@ class StickBreaking(nn.Module):
         u = torch.cat([share, share.new_zeros(1)])
         return levels_of(self.level(along(u, n or self.steps)), self.sigma_max)
 
+    @property
+    def has_curve(self) -> bool:
+        """Whether the coordinate has been measured."""
+        if self._has_curve is None:
+            self._has_curve = bool(self.curve[-1])
+        return self._has_curve
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._has_curve = None
+
     def level(self, u: Float64[Tensor, " k"]) -> Float64[Tensor, " k"]:
         """sigma where the share u of the way is left."""
-        if not self.curve[-1]:
+        if not self.has_curve:
             return self.sigma_data * (math.atan(self.sigma_max / self.sigma_data) * u).tan()
         return level_at(self.curve, u)
 
@@ -292,5 +306,5 @@ class StickBreaking(nn.Module):
 
 def _share_left(y: Float[Tensor, "..."], remaining: Tensor | int) -> Float[Tensor, "..."]:
     """1 - sigmoid(y - ln(n - 1)) = (n - 1) / (n - 1 + e^y): 0 at the last step, (n - 1) / n at y = 0."""
-    n = torch.as_tensor(remaining, dtype=y.dtype, device=y.device) - 1
+    n = remaining - 1 if isinstance(remaining, Tensor) else y.new_full((), remaining - 1)
     return n / (n + y.exp())

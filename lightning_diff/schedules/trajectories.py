@@ -39,8 +39,8 @@ def path(denoise: Denoise, x: Float[Tensor, "b *s"], levels: Float[Tensor, " m"]
     levels: (m,) decreasing; the last one may be 0, where D is x. 2m - 1 calls, one less with the 0.
     """
     points = []
-    for i, sigma in enumerate(levels):
-        D = x if sigma == 0 else denoise(x, sigma.to(x.dtype))
+    for i, (sigma, is_end) in enumerate(zip(levels, (levels == 0).tolist(), strict=True)):
+        D = x if is_end else denoise(x, sigma.to(x.dtype))
         points.append(Node(sigma, x, D))
         if i + 1 < len(levels):
             x = heun_step(denoise, x, sigma, levels[i + 1], denoised=D)
