@@ -81,7 +81,7 @@ def build(
     module = build_model(settings["model"], source, on_meta=on_meta)
     if isinstance(module, TrainingModule):
         with recipe.naming(source):
-            module.refuse_unfit_network(facts["shape"])
+            module.refuse_unfit_network(facts["shape"], trainer.strategy.root_device)
     try:  # before the devices are started
         Positions(
             settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches
