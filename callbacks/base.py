@@ -13,6 +13,7 @@ from ..modules.base import CountedModule, StepOutputs
 from ..modules.lightning_internals import callbacks, datamodule, log_every_n_steps
 from ..modules.training_data import TrainingData
 from .cadence import is_due
+from .several import refuse_clashes
 
 M = TypeVar("M", bound=CountedModule)
 
@@ -54,6 +55,8 @@ class StepCallback(Callback, Generic[M]):
     """
 
     watches: type[CountedModule] = CountedModule  # the modules that there is something to see of
+    # Why a run can have one of the kind alone: what two of them would both do. "" where there may be several.
+    ALONE: ClassVar[str] = ""
     finished_steps = 0  # optimiser steps, since the start of the training
 
     def refuse_unfit(self, module: M, data: Data) -> None:
@@ -96,6 +99,7 @@ class StepCallback(Callback, Generic[M]):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_others(self, pl_module)
+        refuse_clashes(callbacks(trainer))
         if isinstance(source := datamodule(trainer), TrainingData):
             self.refuse_unfit(cast(M, pl_module), source.data)
         self.finished_steps = trainer.global_step

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -41,6 +41,8 @@ class Checkpoint(StepCallback[CountedModule], LightningCheckpoint):
         every_minutes: minutes between checkpoints, or None.
         keep: how many to keep, >= 1.
     """
+
+    ALONE: ClassVar[str] = "write checkpoints"
 
     def __init__(self, every_images: int | None = None, every_minutes: float | None = 10.0, keep: int = 2):
         refuse_nonpositive("Checkpoint", every_images=every_images, every_minutes=every_minutes, keep=keep)

@@ -43,6 +43,7 @@ class EMA(Callback):
             0.02.
     """
 
+    ALONE: ClassVar[str] = "keep the averages"
     # One average more or one fewer is harmless; another width under the same name is not.
     RESUME_MUST_KEEP: ClassVar[tuple[str, ...]] = ("profiles.*.*",)
     RESUME_DEFAULTS: ClassVar[dict[str, object]] = {

@@ -16,10 +16,11 @@ from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
 from .sampler import GridName, choose_for, refuse_unfit_guidance, say_doubt
+from .several import Named, refuse_no_name
 from .trackers import log_values
 
 
-class Evaluate(PeriodicCallback[TrainingModule]):
+class Evaluate(PeriodicCallback[TrainingModule], Named):
     """Measure Fréchet and kernel distance, precision, recall, density, coverage and memorisation; log each with its protocol.
 
     All processes draw their share of the samples. The figures do not depend on how many there are, up to rounding.
@@ -31,6 +32,8 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         steps, solver, grid, levels: of the sampler; what is left out suits the model (see `sampling.choose`).
         guidance, seed: of the samples.
         batch: samples at a time on each process.
+        name: in trackers, of one of several: eval/frechet_pixels/<name>; None for its sampler, "heun, 18 steps". (metrics.csv has
+            the whole protocol in each row.)
     """
 
     together = True
@@ -49,12 +52,14 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         guidance: float = 1.0,
         seed: int = 0,
         batch: int = 256,
+        name: str | None = None,
     ):
+        refuse_no_name("Evaluate", name)
         refuse_nonpositive("Evaluate", every=every, n=n, steps=steps, batch=batch)
         super().__init__(every)
         self.n, self.feature = n, feature
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
-        self.guidance, self.seed, self.batch = guidance, seed, batch
+        self.guidance, self.seed, self.batch, self.name = guidance, seed, batch, name
         self._reference: Reference | None = None
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
@@ -93,13 +98,25 @@ class Evaluate(PeriodicCallback[TrainingModule]):
                 device=module.device,
             )
         where: dict[str, str | int | float | None] = {"step": trainer.global_step, "images": module.images_seen}
-        # A consistency model, say, is measured with one step and with two.
-        is_one_of_several = sum(isinstance(callback, Evaluate) for callback in callbacks(trainer)) > 1
-        sampler = f"{rows[0].protocol.solver}, {rows[0].protocol.steps} steps"
-        sampler += "" if self.guidance == 1 else f", guidance {self.guidance:g}"
-        place = f"/{sampler}" if is_one_of_several else ""
+        title = self._title(trainer, module)
+        place = f"/{title}" if title else ""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.log_rows([where | row.record() for row in rows])
         log_values(trainer, {f"eval/{row.metric}{place}": row.value for row in rows})
-        return f"{sampler}:\n{table(rows)}" if is_one_of_several else table(rows)
+        return f"{title}:\n{table(rows)}" if title else table(rows)
+
+    def _title(self, trainer: Trainer, module: TrainingModule) -> str:
+        """What tells it from others: a consistency model, say, is measured with one step and with two. "" for one alone."""
+        all_of_them = [callback for callback in callbacks(trainer) if isinstance(callback, Evaluate)]
+        if self.name is not None or len(all_of_them) == 1:
+            return self.name or ""
+        before = all_of_them[: all_of_them.index(self)]
+        sampler = self._sampler_in_words(module)
+        alike = sum(each.name is None and each._sampler_in_words(module) == sampler for each in before)
+        return f"{sampler} ({alike + 1})" if alike else sampler
+
+    def _sampler_in_words(self, module: TrainingModule) -> str:
+        sampling = choose_for("Evaluate", module.denoiser, self.sampler)
+        guided = "" if self.guidance == 1 else f", guidance {self.guidance:g}"
+        return f"{sampling.name}, {sampling.steps} steps{guided}"

@@ -1,6 +1,6 @@
 """Noticing a loss or a gradient that is no longer a number, before it costs a run."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -39,6 +39,8 @@ class FiniteGuard(StepCallback[CountedModule]):
     Args:
         policy: "raise" or "skip".
     """
+
+    ALONE: ClassVar[str] = "hold back steps"
 
     def __init__(self, policy: Literal["raise", "skip"] = "raise"):
         self.policy = policy

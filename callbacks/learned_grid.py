@@ -1,6 +1,7 @@
 """A schedule while it is being learned: its figures in the run's tables, its grid in pictures."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ class LearnedGrid(PeriodicCallback[ScheduleModule]):
         every: trajectories between pictures; None for one at the end only. There is always one at the end.
     """
 
+    ALONE: ClassVar[str] = "log schedule/... and draw the grid"
     watches = ScheduleModule
 
     def __init__(self, every: int | None = None):

@@ -54,6 +54,7 @@ class Mentor(StepCallback[AlignmentModule]):
             which is what an emulated format is worth. A number of the recipe's, so that runs repeat.
     """
 
+    ALONE: ClassVar[str] = "change the plan"
     RESUME_MUST_KEEP: ClassVar[tuple[str, ...]] = ("*",)  # it steers what is trained
     watches = AlignmentModule
 

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -54,6 +55,7 @@ class NoiseLevels(StepCallback[TrainingModule]):
         gradient_every: images between gradient measurements, 0 for none; None for every 100 steps.
     """
 
+    ALONE: ClassVar[str] = "write noise_levels.csv and its picture"
     watches = TrainingModule
 
     def __init__(

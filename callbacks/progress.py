@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from typing import ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -16,6 +17,8 @@ class Progress(StepCallback[CountedModule]):
     Lines printed meanwhile appear above the bar. After the last step it stands still, while others show what is drawn and measured.
     Shows nothing where another progress bar, one of Lightning's, is among the callbacks.
     """
+
+    ALONE: ClassVar[str] = "draw a bar"
 
     def on_run_start(self, trainer: Trainer, module: CountedModule) -> None:
         self._open = ExitStack()

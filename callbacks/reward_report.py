@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib
 import torch
@@ -47,6 +48,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         seed: of the images.
     """
 
+    ALONE: ClassVar[str] = "log reward/mean and draw reward.png"
     together = True
     watches = AlignmentModule
 

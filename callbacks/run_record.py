@@ -1,7 +1,7 @@
 """The training loss in the run's tables, and the finished model in its folder."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -34,6 +34,8 @@ class RunRecord(StepCallback[CountedModule]):
         num_classes: number of classes, 0 for none.
         recipe: the whole recipe, for checkpoints; a changed one is then noticed on resume.
     """
+
+    ALONE: ClassVar[str] = "write the model"
 
     def __init__(
         self,

@@ -17,11 +17,14 @@ from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
 from .sampler import GridName, choose_for, refuse_unfit_guidance, say_doubt
+from .several import Named, name_of, refuse_no_name
 from .trackers import log_picture
 
 
-class SampleGrid(PeriodicCallback[TrainingModule]):
+class SampleGrid(PeriodicCallback[TrainingModule], Named):
     """Write `samples/<images seen>.png`: a row for each class, with its name, the same noise every time, averaged weights.
+
+    Of several in a run, each with a sampler of its own, the second and later ones write into a folder of their name in `samples/`.
 
     Args:
         every: images between pictures; None for one at the end only. There is always one at the end.
@@ -30,6 +33,7 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
         steps, solver, grid, levels: of the sampler; what is left out suits the model (see `sampling.choose`).
         guidance: classifier-free guidance scale; 1 for none.
         seed: of the initial noise.
+        name: of the folder in `samples/`, and in trackers; None for none, or of several a number, "2" and so on.
     """
 
     together = True
@@ -47,12 +51,14 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
         levels: list[float] | None = None,
         guidance: float = 1.0,
         seed: int = 0,
+        name: str | None = None,
     ):
+        refuse_no_name("SampleGrid", name)
         refuse_nonpositive("SampleGrid", every=every, columns=columns, rows=rows, steps=steps)
         super().__init__(every)
         self.columns, self.rows = columns, rows
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
-        self.guidance, self.seed = guidance, seed
+        self.guidance, self.seed, self.name = guidance, seed, name
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
         if len(data.shape) != 3 or data.shape[0] not in (1, 3):
@@ -83,7 +89,8 @@ class SampleGrid(PeriodicCallback[TrainingModule]):
                 device=module.device,
             )
         if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:012d}.png"
+            own = name_of(self, SampleGrid, trainer)
+            path = Path(trainer.default_root_dir) / "samples" / own / f"{module.images_seen:012d}.png"
             names = [pictures.caption(label, data.class_names) for label in range(rows)] if data.class_names else []
             pictures.save_grid(path, images, columns=self.columns, row_names=names)
-            log_picture(trainer, "samples", path)
+            log_picture(trainer, f"samples/{own}" if own else "samples", path)

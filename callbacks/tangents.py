@@ -1,6 +1,7 @@
 """The tangents that a consistency model trains on: their size in the run's tables, and a word when one jumps."""
 
 import math
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -28,6 +29,8 @@ class Tangents(StepCallback[CountedModule]):
         factor: from which on a tangent is a spike, > 1.
         memory: steps that the running mean remembers, >= 1; as many pass in a bin before it is trusted.
     """
+
+    ALONE: ClassVar[str] = "log train/tangent_norm"
 
     def __init__(self, factor: float = 20.0, memory: int = 100):
         if not factor > 1 or memory < 1:

@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from typing import ClassVar
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
@@ -19,6 +20,8 @@ class TimeLimit(StepCallback[CountedModule]):
     Args:
         max_time: a `timedelta`, its arguments by name ({hours: 3}), or DD:HH:MM:SS.
     """
+
+    ALONE: ClassVar[str] = "end the run"
 
     def __init__(self, max_time: str | timedelta | dict[str, int]):
         seconds = Timer(max_time).time_remaining()

@@ -6,7 +6,7 @@ W&B can take for an axis, too.
 
 import csv
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -51,16 +51,36 @@ def log_picture(trainer: Trainer, key: str, picture: Path | UInt8[np.ndarray, "h
         key: the same at every step.
         picture: a PNG file, or RGB values.
     """
-    images, folder = images_seen(trainer), Path(trainer.default_root_dir)
-    for logger in trackers(trainer):
+    place = Path(trainer.default_root_dir)
+    send_picture(trackers(trainer), place, key, picture, step=trainer.global_step, images=images_seen(trainer))
+
+
+def send_picture(
+    chosen: Iterable[Logger],
+    folder: Path,
+    key: str,
+    picture: Path | UInt8[np.ndarray, "h w 3"],
+    *,
+    step: int,
+    images: int,
+) -> None:
+    """`log_picture` where there is no Trainer.
+
+    Args:
+        chosen: the trackers.
+        folder: the run's, which remembers what was sent.
+        key, picture: see `log_picture`.
+        step, images: that the picture is of.
+    """
+    for logger in chosen:
         if not isinstance(logger, TensorBoardLogger | LogsImages):
             continue
         content = picture.read_bytes() if isinstance(picture, Path) else np.ascontiguousarray(picture).tobytes()
         tracker = f"{type(logger).__name__} {logger.name} {logger.version}"
-        entry = (tracker, key, str(trainer.global_step), hashlib.sha256(content).hexdigest()[:16])
+        entry = (tracker, key, str(step), hashlib.sha256(content).hexdigest()[:16])
         if entry in _logged(folder):
             continue
-        _send(logger, key, picture, trainer.global_step, images)
+        _send(logger, key, picture, step, images)
         with (folder / LOGGED).open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(entry)
 

@@ -20,7 +20,7 @@ from ..foundation.atomic import replacing, sha256
 from ..foundation.binding import bind, construct, is_node, locate
 from ..foundation.errors import UserError
 from ..nets import lora
-from . import edm_pickle, record, user_code
+from . import edm_pickle, places, record, user_code
 from .conditions import Conditions, TrainedWith
 
 FORMAT = 2  # of model.json; raised when a program that knows the old one could not read the new one
@@ -268,6 +268,7 @@ def _record_of_pickle(path: Path) -> ModelRecord:
 
 def _files(path: Path) -> tuple[Path, Path]:
     """Weights and record of a model."""
+    path = places.find(path)
     if path.suffix in (".safetensors", ".json"):
         return path.with_suffix(".safetensors"), path.with_suffix(".json")
     return path / WEIGHTS, path / RECORD

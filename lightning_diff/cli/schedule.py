@@ -31,7 +31,7 @@ def schedule(
     They go to the run's schedule.json, with a picture.
     """
     from ..artifacts.schedule import save_schedule
-    from ..runs import find_schedule, trained
+    from ..runs import find_schedule, run_trackers, trained
     from ..runs.schedule_figure import save_picture
 
     model = trained.model(folder)
@@ -55,5 +55,6 @@ def schedule(
     if out is not None:
         save_schedule(out, found)
     picture = save_picture(model.home, steps)
+    run_trackers.send_picture(model.home, "schedule", picture, model.record)
     print(", ".join(f"{sigma:.4g}" for sigma in found.sigmas))
     print(f"{model.home / 'schedule.json'}, {picture}: {method} for {solver}, {found.costs.get('seconds', 0):.1f} s")

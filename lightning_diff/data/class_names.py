@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 from ..foundation.errors import UserError
 
@@ -17,7 +18,7 @@ def complete(names: Sequence[object], count: int) -> tuple[str, ...]:
         names: in order of label; those beyond `count` are left out, and a class beyond them is called by its number.
         count: of classes.
     """
-    plain = [_plain(name) or str(i) for i, name in enumerate(names[:count])]
+    plain = [one_line(name) or str(i) for i, name in enumerate(names[:count])]
     if not plain:
         return ()
     plain += map(str, range(len(plain), count))
@@ -76,28 +77,29 @@ def _in_order(names: object) -> tuple[str, ...]:
     """Names by label, of any of the three forms; () for anything else."""
     if isinstance(names, Mapping):
         pairs = names.items()
-        if all(_is_label(label) for label in names.values()):
+        if all(is_label(label) for label in names.values()):
             pairs = [(label, name) for name, label in pairs]  # type: ignore[assignment]
-        elif not all(_is_label(label) or str(label).isdecimal() for label in names):
+        elif not all(is_label(label) or str(label).isdecimal() for label in names):
             return ()
         by_label = {int(label): name for label, name in pairs}
         most = max(by_label, default=-1)
-        return tuple(_plain(by_label.get(i, i)) for i in range(most + 1)) if most < 2 * len(by_label) + 1000 else ()
+        return tuple(one_line(by_label.get(i, i)) for i in range(most + 1)) if most < 2 * len(by_label) + 1000 else ()
     if not isinstance(names, Sequence) or isinstance(names, str | bytes):
         return ()
     # torchvision's ImageNet has synonyms.
     firsts = [name[0] if isinstance(name, tuple | list) and name else name for name in names]
-    return tuple(map(_plain, firsts)) if _are_names(firsts) else ()
+    return tuple(map(one_line, firsts)) if _are_names(firsts) else ()
 
 
 def _are_names(names: Iterable[object]) -> bool:
     return all(isinstance(name, str | int) and not isinstance(name, bool) for name in names)
 
 
-def _is_label(label: object) -> bool:
+def is_label(label: object) -> TypeGuard[int]:
+    """Whether it is a whole number >= 0."""
     return isinstance(label, int) and not isinstance(label, bool) and label >= 0
 
 
-def _plain(name: object) -> str:
+def one_line(name: object) -> str:
     """On one line, also where the bytes of a folder's name are no UTF-8."""
     return " ".join(str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").split())

@@ -29,10 +29,17 @@ def counted(name: str, labels: Collection[int], classes: int = 0) -> int:
     return most + 1
 
 
-def gaps(name: str, labels: Collection[int], classes: int) -> tuple[str, ...]:
-    """What to say of classes without images; a warning where labels count from 1, so that class 0 is never trained."""
+def gaps(name: str, labels: Collection[int], classes: int, *, by_name: bool = False) -> tuple[str, ...]:
+    """What to say of classes without images; a warning where labels count from 1, so that class 0 is never trained.
+
+    Args:
+        name: for messages.
+        labels: that occur.
+        classes: their number.
+        by_name: whether the labels were names, which do not count from 1.
+    """
     occurring = set(labels)
-    if classes > 1 and occurring == set(range(1, classes)):
+    if not by_name and classes > 1 and occurring == set(range(1, classes)):
         text = f"class 0 of {classes} has no image: labels seem to count from 1"
         warnings.warn(
             f"{name}: {text}; number them from 0 ({RELABEL}), or set classes={classes} to keep them", stacklevel=2

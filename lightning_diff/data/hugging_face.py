@@ -14,6 +14,7 @@ from .classes import counted, gaps, relabelled
 from .decode import count_channels, decode, shown, some
 from .image_set import ImageSet, Origin
 from .image_source import ImageSource
+from .label_values import Classes, known_labels, numbered
 from .listing import is_hidden
 
 
@@ -28,7 +29,7 @@ class HuggingFace(ImageSource):
         path: a folder with .parquet files at any depth, or one such file.
         image_column: its values are encoded images: bytes, or {"bytes": ..., "path": ...}; a path without bytes names a file, seen
             from the folder of the parquet file.
-        label_column: of whole numbers >= 0; None for no labels.
+        label_column: of whole numbers >= 0, or of the classes' names, which are numbered in alphabetical order; None for no labels.
         split: in a folder, train with the files whose name or folder begins with this word.
         test_split: likewise for the held-out images; None for none.
         size: crop images to their central squares and average them down to size x size; None leaves them as they are.
@@ -46,18 +47,21 @@ class HuggingFace(ImageSource):
     relabel: bool = False
 
     def load(self) -> tuple[ImageSet, ImageSet | None]:
-        encoded, labels, names = self._encoded(self.split)
+        encoded, labels, names, by_name = self._encoded(self.split)
         channels = self.channels or count_channels(list(encoded), encoded.__getitem__)
-        train = self._decoded(encoded, labels, names, labels or [], channels, self.split)
+        occurring = sorted(set(labels or []))
+        named = len(names) if by_name and not self.relabel else 0
+        train = self._decoded(encoded, labels, names, occurring, channels, self.split, named=named)
         if self.test_split is None:
             return train, None
-        held_out = self._decoded(
-            *self._encoded(self.test_split), labels or [], channels, self.test_split, train.num_classes
-        )
-        return train, held_out
+        held_out = self._encoded(self.test_split, None if labels is None else Classes(names, by_name))
+        test = self._decoded(*held_out[:3], occurring, channels, self.test_split, classes=train.num_classes)
+        return train, test
 
-    def _encoded(self, split: str) -> tuple[dict[str, bytes], list[int] | None, tuple[str, ...]]:
-        """Encoded images by the names of their rows, labels, and what the files call the classes."""
+    def _encoded(
+        self, split: str, training: Classes | None = None
+    ) -> tuple[dict[str, bytes], list[int] | None, tuple[str, ...], bool]:
+        """Encoded images by the names of their rows, labels, what the classes are called, and whether the labels are names."""
         parquet = required("pyarrow.parquet", "HuggingFace")
         ArrowException = required("pyarrow", "HuggingFace").ArrowException
         images: list[object] = []
@@ -82,10 +86,10 @@ class HuggingFace(ImageSource):
         if wrong := [name for i in range(len(images)) if (name := f"{split} row {i}") not in encoded]:
             raise UserError(f"{self.path}: column {self.image_column!r} holds no encoded image in {some(wrong)}")
         if not self.label_column:
-            return encoded, None, ()
-        if wrong := [f"{split} row {i} ({x!r})" for i, x in enumerate(labels) if not isinstance(x, int) or x < 0]:
-            raise UserError(f"{self.path}: column {self.label_column!r} holds no whole number >= 0 in {some(wrong)}")
-        return encoded, [int(label) for label in labels if isinstance(label, int)], names
+            return encoded, None, (), False
+        where = f"{self.path}: column {self.label_column!r}"
+        plain = [int(label) if isinstance(label, bool) else label for label in labels]
+        return encoded, *numbered(where, known_labels(where, plain, [*encoded]), names, training)
 
     def _files(self, split: str) -> list[Path]:
         path = Path(self.path).expanduser()
@@ -110,12 +114,22 @@ class HuggingFace(ImageSource):
         encoded: dict[str, bytes],
         labels: list[int] | None,
         names: tuple[str, ...],
-        training: list[int],
+        occurring: list[int],
         channels: int,
         split: str,
+        *,
         classes: int = 0,
+        named: int = 0,
     ) -> ImageSet:
-        """One split; `training` and `classes` are the training set's labels and, for another split, their number."""
+        """One split.
+
+        Args:
+            encoded, labels, names: see `_encoded`.
+            occurring: the labels that occur in training.
+            channels, split: of the images.
+            classes: their number in training, where this is another split.
+            named: how many names the labels are places among, 0 for none.
+        """
         name = f"{shown(Path(self.path).name)} {split}"
         if not encoded:
             raise UserError(f"{name}: there are no images")
@@ -123,11 +137,11 @@ class HuggingFace(ImageSource):
         count = 0
         if labels is not None:
             if self.relabel:
-                labels = relabelled(name, labels, occurring := sorted(set(training)))
+                labels = relabelled(name, labels, occurring)
                 names = tuple(names[i] if i < len(names) else str(i) for i in occurring) if names else ()
-            count = counted(name, labels, classes or self.classes)
+            count = counted(name, labels, classes or self.classes or named)
             if not (classes or self.classes):
-                notes += gaps(name, labels, count)
+                notes += gaps(name, labels, count, by_name=named > 0)
         origin = Origin(shown(str(self.path)), f"column {self.label_column}" if labels else "", notes)
         return ImageSet(pixels, None if labels is None else torch.tensor(labels), name, count, origin, names)
 

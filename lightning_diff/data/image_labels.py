@@ -8,6 +8,8 @@ from ..foundation.errors import UserError
 from .classes import counted, gaps, relabelled
 from .decode import shown
 from .image_files import ImageFiles
+from .label_file import LabelFile
+from .label_values import Classes, Labels, numbered
 from .listing import LABEL_FILE
 
 # Folders of splits and of kinds of files, as they are downloaded; path is one level too high.
@@ -30,6 +32,7 @@ class Labelled:
         names: of the folders that are the classes, in their order.
         class_names: of the label file, or as the folders.
         occurring: the labels of the file that became 0, 1, ...
+        by_name: whether the file's labels are names.
         notes: what else there is to say.
     """
 
@@ -39,6 +42,7 @@ class Labelled:
     names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     occurring: tuple[int, ...] = ()
+    by_name: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -55,11 +59,7 @@ def labelled(
         labels = file.labels(files.names, files.depth)
         if labels is None:
             return Labelled(source=file.name)
-        found = _numbered(file.where, labels, classes, file.name, relabel=relabel, training=training)
-        unused = (f"{file.unused:,} labels of files that are not there",) if file.unused else ()
-        named = file.class_names
-        by_place = tuple(named[i] if i < len(named) else str(i) for i in found.occurring) if named else ()
-        return replace(found, class_names=by_place or named, notes=(*found.notes, *unused))
+        return _by_file(file, labels, classes, relabel=relabel, training=training)
     if where == "file":
         raise UserError(f"{files.where}: has no {LABEL_FILE}, which labels=file asks for")
     known = frozenset(training.names if training else ())
@@ -79,10 +79,30 @@ def labelled(
     return Labelled()
 
 
+def _by_file(file: LabelFile, labels: Labels, classes: int, *, relabel: bool, training: Labelled | None) -> Labelled:
+    """From the numbers or the names of a label file."""
+    trained = None if training is None else Classes(training.class_names, training.by_name)
+    numbers, names, by_name = numbered(file.where, labels, file.class_names, trained)
+    if training and by_name:  # places among training's names
+        relabel = False
+    named = len(names) if by_name and not relabel else 0
+    found = _numbered(file.where, numbers, classes, file.name, relabel=relabel, training=training, named=named)
+    unused = (f"{file.unused:,} labels of files that are not there",) if file.unused else ()
+    by_place = tuple(names[i] if i < len(names) else str(i) for i in found.occurring) if names else ()
+    return replace(found, class_names=by_place or names, by_name=by_name, notes=(*found.notes, *unused))
+
+
 def _numbered(
-    where: str, labels: list[int], classes: int, source: str, *, relabel: bool, training: Labelled | None
+    where: str,
+    labels: list[int],
+    classes: int,
+    source: str,
+    *,
+    relabel: bool,
+    training: Labelled | None,
+    named: int = 0,
 ) -> Labelled:
-    """From the numbers of a label file."""
+    """From the numbers of a label file; `named` is how many names they are places among, 0 for none."""
     occurring: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     if relabel:
@@ -90,9 +110,9 @@ def _numbered(
         if occurring != tuple(range(len(occurring))):
             notes = (f"labels {occurring[0]:,} to {occurring[-1]:,} are numbered 0 to {len(occurring) - 1}",)
         labels = relabelled(where, labels, occurring)
-    count = counted(where, labels, training.count if training else classes)
+    count = counted(where, labels, training.count if training else classes or named)
     if training is None and not classes:
-        notes += gaps(where, labels, count)
+        notes += gaps(where, labels, count, by_name=named > 0)
     return Labelled(labels, count, source, occurring=occurring, notes=notes)
 
 

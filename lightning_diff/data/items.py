@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..foundation.errors import UserError
-from .class_names import of_dataset
+from .class_names import listed, of_dataset
 from .classes import counted, gaps
 from .decode import some
 from .deep import ImageError
@@ -53,6 +53,7 @@ class Items:
         if len(dataset) == 0:
             raise UserError(f"{self.name}: there are no images")
         self.num_classes, self.class_names = 0, of_dataset(dataset, label_key)
+        self._by_name = False  # whether labels are names
         indices = np.unique(np.linspace(0, len(dataset) - 1, min(look_at, len(dataset))).astype(np.int64))
         self._know(self._look(indices) or self._look(indices), classes)
 
@@ -120,7 +121,8 @@ class Items:
         if seen.labels:
             self.num_classes = counted(self.name, seen.labels, classes)
             is_all = seen.span.count == len(self)
-            notes += gaps(self.name, seen.labels, self.num_classes) if is_all and not classes else ()
+            if is_all and not classes:
+                notes += gaps(self.name, seen.labels, self.num_classes, by_name=self._by_name)
         if seen.span.count < len(self):
             notes += (f"{seen.span.count:,} of them were looked at",)
         self.origin = Origin(self.name, "", notes)
@@ -186,9 +188,27 @@ class Items:
     def _class(self, label: object, i: int) -> int:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
             label = label.item()
+        if isinstance(label, str):
+            label = self._of_name(label, i)
         if not isinstance(label, int) or label < 0:
             raise UserError(f"{self.name}: label {label!r} of item {i} is no whole number >= 0")
         return label
+
+    def _of_name(self, label: str, i: int) -> int | str:
+        """The number of a class that is called so, as the dataset names its classes; not all items are read to find names."""
+        if label in self.class_names:
+            self._by_name = True
+            return self.class_names.index(label)
+        if self.class_names:
+            raise UserError(
+                f"{self.name}: no class is called {label!r}, the label of item {i}; there are {listed(self.class_names)}"
+            )
+        if label.isascii() and label.isdecimal():
+            return int(label)
+        raise UserError(
+            f"{self.name}: label {label!r} of item {i} is a name, and the dataset does not list its names; give it an attribute "
+            "`classes`, the names in order (datasets: class_encode_column)"
+        )
 
 
 def _is_coloured(image: Float32[Tensor, "..."]) -> bool:

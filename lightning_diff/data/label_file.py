@@ -2,12 +2,12 @@
 
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import TypeGuard
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..foundation.errors import UserError
 from .class_names import of_label_file
 from .decode import shown, some
+from .label_values import Labels, known_labels
 
 
 class LabelFile:
@@ -30,7 +30,7 @@ class LabelFile:
         try:
             read = json.loads(content)
             entries = read["labels"]
-            pairs = [(_plain(str(key)), label) for key, label in entries or []]
+            pairs = [(_plain(str(key)), label) for key, label in _pairs(entries)]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f'{self.where} is not of the form {{"labels": [[name, class], ...]}}: {error!r}') from None
         self.class_names = of_label_file(read)
@@ -41,15 +41,17 @@ class LabelFile:
             if self.by_name.setdefault(key, label) != label:
                 raise UserError(f"{self.where} has two labels for {shown(key)}: {self.by_name[key]!r} and {label!r}")
 
-    def labels(self, names: Sequence[str], shared: int) -> list[int] | None:
+    def labels(self, names: Sequence[str], shared: int) -> Labels | None:
         """Of these images, named from the top of the data set; None where the file says that there are no labels.
+
+        They are all numbers, or all names of classes.
 
         Args:
             names: of the images.
             shared: how many folders they all lie in.
 
         Raises:
-            UserError: images without a label, or with one that is no whole number >= 0.
+            UserError: images without a label, or with one that is neither a whole number >= 0 nor a name.
         """
         if self.by_name is None:
             return None
@@ -57,12 +59,7 @@ class LabelFile:
         if missing := [name for name, key in zip(names, keys, strict=True) if key is None]:
             raise UserError(f"{self.where} has no label for {some(missing)} (of {len(names)} images)")
         self.unused = len(self.by_name) - len(set(keys))
-        labels = [self.by_name[key] for key in keys if key is not None]
-        classes = [label for label in labels if _is_class(label)]
-        if len(classes) < len(labels):
-            wrong = [f"{name} ({label!r})" for name, label in zip(names, labels, strict=True) if not _is_class(label)]
-            raise UserError(f"{self.where} has labels that are no whole numbers >= 0: {some(wrong)}")
-        return classes
+        return known_labels(self.where, [self.by_name[key] for key in keys if key is not None], names)
 
     def _keys(self, name: str, shared: int) -> Iterator[str]:
         """Under which the file may have an image: relative to its own folder, or to another that all images lie in."""
@@ -86,5 +83,13 @@ def _utf8(name: str) -> str:
         return name
 
 
-def _is_class(label: object) -> TypeGuard[int]:
-    return isinstance(label, int) and not isinstance(label, bool) and label >= 0
+def _pairs(entries: object) -> list[tuple[object, object]]:
+    """Name and label; [[name, class], ...] is EDM's form, {name: class} another that people write."""
+    if isinstance(entries, Mapping):
+        return list(entries.items())
+    if entries is not None and not isinstance(entries, list):
+        raise TypeError("its labels are no list")
+    for entry in entries or []:
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise ValueError(f"{str(entry)[:80]} is no [name, class]")
+    return [(name, label) for name, label in entries or []]

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from .decode import shown
+from .decode import shown, some
 from .formats import SUFFIXES
 
 LABEL_FILE = "dataset.json"
@@ -33,6 +33,7 @@ class Listing:
     Attributes:
         images: sorted.
         label_files: every dataset.json.
+        folders: all but hidden ones.
         stored: the names that the zip itself uses, where they differ.
         passed_over: how many files of what kind are no images of the set.
     """
@@ -40,6 +41,7 @@ class Listing:
     def __init__(self) -> None:
         self.images: list[str] = []
         self.label_files: list[str] = []
+        self.folders: set[str] = set()
         self.stored: dict[str, str] = {}
         self.passed_over: Counter[str] = Counter()
         self._hidden: set[str] = set()
@@ -68,11 +70,23 @@ class Listing:
         self.label_files.sort()
         return self
 
+    def bare(self) -> list[str]:
+        """The folders without an image that lie in one with images: a class, perhaps, whose images are missing."""
+        filled = {
+            "/".join(parts[:depth])
+            for name in self.images
+            for parts in [name.split("/")]
+            for depth in range(len(parts))
+        }
+        return sorted(name for name in self.folders - filled if name.rpartition("/")[0] in filled)
+
     def notes(self) -> list[str]:
         """What was passed over, in words."""
+        bare = self.bare()
+        empty = [f"no image in folder{'s' * (len(bare) > 1)} {some(bare)}"] if bare else []
         kinds = [f"{count:,} {shown(kind)}" for kind, count in self.passed_over.most_common()]
         more = f" and {len(kinds) - 6} more kinds" if len(kinds) > 6 else ""
-        return [f"passed over {', '.join(kinds[:6])}{more}"] if kinds else []
+        return [*empty, *([f"passed over {', '.join(kinds[:6])}{more}"] if kinds else [])]
 
 
 def is_hidden(part: str) -> bool:
@@ -84,7 +98,10 @@ def of_zip(archive: zipfile.ZipFile) -> Listing:
     listing = Listing()
     for stored in dict.fromkeys(archive.namelist()):
         name = stored.replace("\\", "/").removeprefix("./")  # some zips of Windows
-        if not name.endswith("/"):
+        if name.endswith("/"):
+            if not any(map(is_hidden, name.split("/"))):
+                listing.folders.add(name[:-1])
+        else:
             listing.add(name)
             if name != stored:
                 listing.stored[name] = stored
@@ -116,6 +133,8 @@ class _Walk:
         waiting = [(folder, prefix)]
         while waiting:
             path, start = waiting.pop()
+            if start:
+                self.listing.folders.add(start[:-1])
             here = os.stat(path)
             self.seen.add((here.st_dev, here.st_ino))
             with os.scandir(path) as entries:

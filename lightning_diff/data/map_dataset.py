@@ -15,8 +15,8 @@ class MapDataset(ImageSource):
     An item is an image, (image, label, ...), or a mapping with an image and perhaps a label. An image is a PIL image, the
     bytes of an image file, or an array or tensor (H, W), (H, W, C), (C, H, W) or, for what is no image, (D,): uint8, read
     as byte / 127.5 - 1, bool, uint16, or floats in `value_range`; docs/data.md says how each is read. A label is a whole
-    number. Items should be the same at each reading: what is random inside the dataset is not repeated when a run is
-    resumed; `flip` and `augment` are.
+    number, or one of the names that the dataset lists as `classes`, or its ClassLabel. Items should be the same at each
+    reading: what is random inside the dataset is not repeated when a run is resumed; `flip` and `augment` are.
 
     Reading happens in the training process or in `workers`, which decode ahead.
 

@@ -1,14 +1,13 @@
 """Blank examples with a stream of noise and labels: for runs that learn from a model's own trajectories."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..artifacts import ModelRecord, read_record
+from ..artifacts import ModelRecord, places, read_record
 from ..foundation.errors import NotHereError, UserError
 from .image_set import Indices
 from .source import Data, Facts
@@ -21,7 +20,7 @@ class Noise(Data):
     """The noise and the labels of the training stream for a trained model, beside blank images.
 
     Args:
-        model: run folder or model file, for shape, number of classes and sigma_data.
+        model: run folder, name of one in runs/, or model file, for shape, number of classes and sigma_data.
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the module compares the hash of its weights
@@ -35,7 +34,7 @@ class Noise(Data):
 
     @property
     def _record(self) -> ModelRecord:
-        if not Path(self.model).exists():
+        if not places.find(self.model).exists():
             raise NotHereError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
 

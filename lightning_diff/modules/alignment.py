@@ -1,10 +1,9 @@
 """Reward fine-tuning: a trained model is trained on towards images with a higher reward (DiffusionNFT, Sol-RL)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -24,25 +23,13 @@ from ..rollouts import Advantages, Plan, RewardLoss, Rollout
 from ..rollouts.examples import TrainingSet, examples, training_set
 from ..rollouts.old_policy import OldPolicy, Ramp
 from ..rollouts.policies import Policies
-from ..rollouts.rollout import made_of
 from ..rollouts.scoring import refuse_unfit
 from . import pretrained
+from .alignment_state import Stored, plan_of, refuse_other_model, rollout_of, stored
 from .denoiser_module import Optimizer, TrainingModule
 from .reward_epoch import RewardEpoch
 from .sharding import is_sharded
 from .training_data import training_data
-
-
-class Stored(TypedDict):
-    """What a checkpoint holds of the epoch under way, beside what every module's has."""
-
-    model: str | None  # hash of the weights that training started from
-    old: dict[str, Tensor]  # theta_old's weights that train
-    recipe_plan: dict[str, int | float | str | None]
-    plan: dict[str, int | float | str | None]
-    rollout: dict[str, Tensor] | None
-    evaluations: dict[str, int]
-    images_drawn: dict[str, int]
 
 
 class AlignmentModule(TrainingModule):
@@ -274,36 +261,22 @@ class AlignmentModule(TrainingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        drawn, total = self.rollout, self.reward_epoch.total
-        checkpoint["alignment"] = Stored(
-            model=self._start_sha256,
-            old=self.policies.state(),
-            recipe_plan=asdict(self.recipe_plan),
-            plan=asdict(self.plan),
-            rollout=None if drawn is None else dict(drawn.tensors()),
-            evaluations=dict(total.evaluations),
-            images_drawn=dict(total.images),
+        checkpoint["alignment"] = stored(
+            self._start_sha256, self.policies, self.recipe_plan, self.plan, self.rollout, self.reward_epoch
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if self._trainer is None:  # for its weights alone
             return
-        stored: Stored = checkpoint["alignment"]
-        if stored["model"] != self._start_sha256:
-            raise UserError(
-                f"the checkpoint started from another model: its weights have the hash {str(stored['model'])[:12]}, those of "
-                f"{self.model_path} {str(self._start_sha256)[:12]}; put the old one back, or choose another name"
-            )
-        self._stored = stored
+        kept: Stored = checkpoint["alignment"]
+        refuse_other_model(kept, self._start_sha256, self.model_path)
+        self._stored = kept
 
-    def _restore(self, stored: Stored) -> None:
-        self.policies.load({name: value.to(self.device) for name, value in stored["old"].items()})
-        self.reward_epoch.total.evaluations.update(stored["evaluations"])
-        self.reward_epoch.total.images.update(stored["images_drawn"])
-        before, tensors = stored["recipe_plan"], stored["rollout"]
-        if before == asdict(self.recipe_plan):
-            self.plan = Plan(**stored["plan"])  # type: ignore[arg-type]
-        is_of_this_size = all(before[name] == getattr(self.plan, name) for name in ("prompts", "keep", "steps"))
-        if tensors is not None and is_of_this_size:  # by force, a run may be resumed with another recipe's epochs
-            self.training_set = self._training_set(made_of(tensors))
+    def _restore(self, kept: Stored) -> None:
+        self.policies.load({name: value.to(self.device) for name, value in kept["old"].items()})
+        self.reward_epoch.total.evaluations.update(kept["evaluations"])
+        self.reward_epoch.total.images.update(kept["images_drawn"])
+        self.plan = plan_of(kept, self.recipe_plan)
+        if (drawn := rollout_of(kept, self.plan)) is not None:
+            self.training_set = self._training_set(drawn)

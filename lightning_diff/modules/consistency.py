@@ -1,11 +1,9 @@
 """Consistency models: from a trained denoiser to one that samples in one or two evaluations (sCM)."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -25,13 +23,11 @@ from ..weighting import AdaptiveWeight
 from . import pretrained
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
+from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
 from .sharding import is_sharded
 from .training_data import training_data
 
 Objective = Literal["distillation", "training"]
-FORWARD_MODE = re.compile(
-    r"forward[- ](mode )?AD|forward[- ]mode|\bjvp\b"
-)  # in what torch says of a derivative that it lacks
 
 
 class ConsistencyModule(TrainingModule):
@@ -194,6 +190,10 @@ class ConsistencyModule(TrainingModule):
         if self._teacher is not None:
             self._teacher.to(self.device, self.memory_format)
 
+    def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
+        if self.derivative in ("jvp", "two_pass"):
+            refuse_no_forward_mode(self.denoiser, shape, self.num_classes, device)
+
     def _compile(self) -> None:
         # Not the network: torch has no forward mode through a compiled one.
         self._loss = torch.compile(consistency_loss)
@@ -201,13 +201,10 @@ class ConsistencyModule(TrainingModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         try:
             return self._step(batch, batch_idx)
-        except (NotImplementedError, RuntimeError) as error:  # torch's for an operation, and for an autograd.Function
-            if not FORWARD_MODE.search(str(error)):
+        except (RuntimeError, ValueError) as error:  # of a kernel that only this batch takes
+            if (reason := why_no_forward_mode(error)) is None:
                 raise
-            raise UserError(
-                f"model.derivative: {type(self.denoiser.net).__name__} has no forward-mode derivative "
-                f"({shorten(str(error).splitlines()[0], 200, placeholder='...')}); set model.derivative=central"
-            ) from error
+            raise no_forward_mode(self.denoiser.net, reason) from error
 
     def _step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         self._rekey_dropout(batch_idx)

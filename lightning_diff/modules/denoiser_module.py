@@ -96,23 +96,38 @@ class TrainingModule(CountedModule):
                 f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
             )
 
-    def refuse_unfit_network(self, shape: Sequence[int]) -> None:
-        """UserError for a network that returns no tensor like the examples, which are of this shape; see `network_check`."""
+    def refuse_unfit_network(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        """UserError for a network that returns no tensor like the examples, or lacks what the training needs of it.
+
+        See `network_check`.
+
+        Args:
+            shape: of an example.
+            device: that trains.
+        """
         own = tuple(getattr(self.denoiser.net, "shape", shape))
         if own != tuple(shape):
             raise UserError(f"model.net.shape: the network is for {own}, the data are {tuple(shape)}")
         if self._fits != tuple(shape):
             refuse_unfit_network(self.denoiser, shape, self.num_classes)
+            self._refuse_no_derivative(shape, device)
         self._fits = tuple(shape)
+
+    def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
+        """UserError for a network without a derivative that the training takes, beside that by its weights."""
+
+    def refuse_unfit_data(self, data: Data) -> None:
+        """UserError for data that have what the network is not told of."""
+        if self.trains_on_images:
+            conditioning.refuse_unfit(self.denoiser.net, data, self.num_classes)
 
     def _refuse_unfit_data(self) -> None:
         """UserError for data that the network is not for; what the data have and the training does not use is said."""
         data = training_data(self.trainer).data
-        self.refuse_unfit_network(data.shape)
+        self.refuse_unfit_network(data.shape, self.trainer.strategy.root_device)
+        self.refuse_unfit_data(data)
         said = list(conditioning.remarks(self.denoiser.net, data, self.num_classes))
-        if self.trains_on_images:
-            conditioning.refuse_unfit(self.denoiser.net, data, self.num_classes)
-        else:
+        if not self.trains_on_images:
             said += conditioning.unused_remarks(data)
         if self.trainer.is_global_zero and said:
             print("\n".join(said), flush=True)

@@ -1,16 +1,27 @@
-"""Whether a network returns what a denoiser needs, found by one call on shapes alone, before anything is trained or written."""
+"""Whether a network returns what a denoiser needs, and has the derivative that a training takes.
+
+Found by one call on shapes alone, or with one example, before anything is trained or written.
+"""
 
 import copy
+import re
 import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from .. import tangent
 from ..denoiser import Denoiser
 from ..foundation.errors import UserError
 
 HOW = "it is called as net(x, c_noise, label) and returns a tensor like x; docs/extending.md shows how to wrap another kind"
+
+OWN = f"{__name__.partition('.')[0]}.nets."  # networks whose forward mode the tests try
+# In what torch says of a derivative that it lacks.
+FORWARD_MODE = re.compile(r"forward[- ](mode )?AD|forward[- ]mode|\bjvp\b")
+
+NO_TANGENT = "has no tangent"  # in what `tangent.jvp` says of a network that detaches
 
 
 def refuse_unfit_network(denoiser: Denoiser, shape: Sequence[int], num_classes: int) -> None:
@@ -28,6 +39,71 @@ def refuse_unfit_network(denoiser: Denoiser, shape: Sequence[int], num_classes: 
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when it trains
         _check(denoiser.net, shape, num_classes)
+
+
+def refuse_no_forward_mode(
+    denoiser: Denoiser, shape: Sequence[int], num_classes: int, device: torch.device | str
+) -> None:
+    """UserError for a network that torch has no forward-mode derivative of: attention kernels, functions without a jvp.
+
+    It is tried on shapes alone. Which kernel runs depends on the device, so that a network other than our own is tried there
+    with one example, too, unless its weights have no values to begin with. What fails for another reason is left to
+    `refuse_unfit_network`.
+
+    Args:
+        denoiser: around the network, which stays as it is, as everybody's random numbers do.
+        shape: of one example.
+        num_classes: 0 for none.
+        device: that trains.
+    """
+    net = denoiser.net
+    weights = dict([*net.named_parameters(), *net.named_buffers()])
+    is_own = type(net).__module__.startswith(OWN)
+    places = (
+        [torch.device("meta")] if is_own or any(weight.is_meta for weight in weights.values()) else ["meta", device]
+    )
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for place in places:
+            try:
+                _derive(net, weights, shape, num_classes, place)
+            except Exception as error:
+                if (reason := why_no_forward_mode(error)) is not None:
+                    raise no_forward_mode(net, reason) from error
+
+
+def no_forward_mode(net: nn.Module, reason: str) -> UserError:
+    """The refusal of a network without a forward-mode derivative."""
+    return UserError(
+        f"model.derivative: {type(net).__name__} has no forward-mode derivative ({reason}); set model.derivative=central"
+    )
+
+
+def why_no_forward_mode(error: Exception) -> str | None:
+    """What torch, or `tangent.jvp`, says of a derivative that it lacks, in one line; None for any other error."""
+    is_of_torch = isinstance(error, RuntimeError) and FORWARD_MODE.search(str(error))  # NotImplementedError is one, too
+    if is_of_torch or (isinstance(error, ValueError) and NO_TANGENT in str(error)):
+        return str(error).splitlines()[0][:120].rstrip(". ")
+    return None
+
+
+def _derive(
+    net: nn.Module, weights: dict[str, Tensor], shape: Sequence[int], num_classes: int, device: torch.device | str
+) -> None:
+    """One call in forward mode of a copy that shares the weights, on this device."""
+    shared = copy.deepcopy(net, {id(weight): weight for weight in weights.values()}).eval()
+    there = {
+        name: weight.detach().to(device, copy=name not in dict(net.named_parameters()))
+        for name, weight in weights.items()
+    }
+    x, c_noise, label = _inputs(shape, num_classes, device)
+
+    def output(x: Tensor, c_noise: Tensor) -> Tensor:
+        called: Tensor = torch.func.functional_call(shared, there, (x, c_noise, label))
+        return called
+
+    with torch.device(device):
+        tangent.jvp(output, (x, c_noise), (torch.ones_like(x), torch.ones_like(c_noise)))
 
 
 def _check(net: nn.Module, shape: Sequence[int], num_classes: int) -> None:

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..artifacts import ModelRecord, TrainedWith, bind_time, in_words, load_denoiser, load_weights, read_record, unlike
+from ..artifacts import (
+    ModelRecord,
+    TrainedWith,
+    bind_time,
+    in_words,
+    load_denoiser,
+    load_weights,
+    places,
+    read_record,
+    unlike,
+)
 from ..data import Data
 from ..denoiser import Denoiser
 from ..foundation.binding import bind, construct, is_node
@@ -50,16 +60,11 @@ def facts(
 
 def record(path: Path, key: str) -> ModelRecord:
     """The model's record. UserError saying which recipe makes it, if a packaged one does."""
-    if (found := place(path)).exists():
+    if (found := places.find(path)).exists():
         return read_record(found)
     is_packaged = (files("lightning_diff.recipes") / f"{path.name}.yaml").is_file()
     way = f"`lightning-diff train {path.name}` makes it" if is_packaged else "train it first"
     raise UserError(f"model.{key}: {path}: no such model; {way}")
-
-
-def place(path: Path) -> Path:
-    """The path, or that of the run of this name in runs/."""
-    return path if path.exists() or not (Path("runs") / path).exists() else Path("runs") / path
 
 
 def trained_with(path: Path) -> TrainedWith:
@@ -123,7 +128,7 @@ def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[st
     Raises:
         UserError: there is no such model, or it is of another kind, unit of data or network.
     """
-    known, start = record(path, key), load_denoiser(place(path))
+    known, start = record(path, key), load_denoiser(path)
     if start.kind != "denoiser":
         raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
     refuse_other_parametrisation(own, start, path)

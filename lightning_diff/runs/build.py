@@ -13,6 +13,7 @@ from ..artifacts.checkpoints.io import CheckpointFiles
 from ..artifacts.metrics_table import MetricsTable
 from ..callbacks import EMA, Checkpoint, FiniteGuard, Progress, RunRecord, Throughput, TimeLimit
 from ..callbacks.base import PeriodicCallback
+from ..callbacks.several import refuse_clashes
 from ..data import Data, Facts, Positions
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -69,6 +70,8 @@ def build(
         options["strategy"] = ShardedStrategy()
     record = RunRecord(settings["model"].get("net"), facts["shape"], facts["num_classes"], dict(settings))
     callbacks = in_order(recipe.build(settings["callbacks"], "callbacks", source), record)
+    with recipe.naming(source):
+        refuse_clashes(callbacks)
     trainer = _trainer(options, callbacks, folder_of(settings), source)
     _refuse_other_parts(trainer, source)
     # The first process's weights are those of a plain run; the others receive their rows of them.
@@ -80,7 +83,7 @@ def build(
         recipe.check_module(module)
     if isinstance(module, TrainingModule):
         with recipe.naming(source):
-            module.refuse_unfit_network(facts["shape"])
+            module.refuse_unfit_network(facts["shape"], trainer.strategy.root_device)
     try:  # before the devices are started
         Positions(
             settings["data"]["batch_size"], world=trainer.world_size, accumulation=trainer.accumulate_grad_batches

@@ -6,12 +6,13 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..callbacks.base import StepCallback, refuse_others
 from ..data import Data
+from ..modules import TrainingModule
 from ..modules.lightning_internals import callbacks
 from . import recipe
 
 
-def refuse_unfit_callbacks(module: LightningModule, trainer: Trainer, data: Data, source: Path | str) -> None:
-    """UserError for a callback that cannot do with this model and these data what it is there for.
+def refuse_unfit_parts(module: LightningModule, trainer: Trainer, data: Data, source: Path | str) -> None:
+    """UserError for a network that is not told what the data have, and for a callback that cannot do what it is there for.
 
     Args:
         module, trainer: of the run.
@@ -19,6 +20,8 @@ def refuse_unfit_callbacks(module: LightningModule, trainer: Trainer, data: Data
         source: the recipe's file, for messages.
     """
     with recipe.naming(source):
+        if isinstance(module, TrainingModule):
+            module.refuse_unfit_data(data)
         for callback in callbacks(trainer):
             if isinstance(callback, StepCallback):
                 refuse_others(callback, module)

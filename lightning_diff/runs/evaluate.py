@@ -21,6 +21,7 @@ from .build import build_data
 from .choices import refuse_unknown
 from .console import say
 from .output import refuse_unwritable
+from .run_trackers import send_picture
 from .sampler_settings import SamplerSettings
 from .schedule_figure import save_picture
 
@@ -100,7 +101,7 @@ def evaluate(
     MetricsTable(home / "metrics.csv").log_rows([trained_for | row.record() for row in rows])
     steps = {row.metric: row.value for row in rows}.get("steps_mean", rows[0].protocol.steps or 0)
     if (home / "schedules").is_dir():
-        save_picture(home, max(round(steps), 1))
+        send_picture(home, "schedule", save_picture(home, max(round(steps), 1)), record)
     return Evaluation(rows, float(steps))
 
 

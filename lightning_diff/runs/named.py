@@ -2,21 +2,20 @@
 
 from pathlib import Path
 
-from ..artifacts import user_code
+from ..artifacts import places, user_code
 from ..foundation.binding import nearest
 from ..foundation.errors import UserError
 
 
 def find(run: Path) -> Path:
-    """The folder or model file that a person means; what modules it notes become importable.
+    """The folder or model file that a person means (see `places.find`); what modules it notes become importable.
 
     UserError with the nearest name in runs/ if there is none.
     """
-    for path in (run, Path("runs") / run):
-        if path.exists():
-            user_code.make_importable(home(path))
-            return path
-    known = sorted(path.name for path in Path("runs").glob("*") if path.is_dir())
+    if (path := places.find(run)).exists():
+        user_code.make_importable(home(path))
+        return path
+    known = sorted(path.name for path in places.RUNS.glob("*") if path.is_dir())
     raise UserError(f"{run}: no such run; {nearest(run.name, known, 'runs holds')}")
 
 

@@ -1,5 +1,6 @@
 """Samples of a trained model, drawn and written."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     """
     model = trained.model(run)
     sampling = settings.sampling(model.record)
-    target = writable(out, _default_target(model, settings, sampling), model.record.shape)
+    target = writable(out, _default_target(model, settings, sampling, labels), model.record.shape)
     made = draw(model, settings, n, labels)
     if target.suffix == ".npz":
         pictures.save_npz(target, made.samples, made.labels)
@@ -155,7 +156,11 @@ def _drawn(
     return samples, f"{sampling.name}: a mean of {mean}, from {taken.min()} to {taken.max()} steps"
 
 
-def _default_target(model: trained.Trained, settings: SamplerSettings, sampling: Sampling | PolicySampling) -> Path:
-    """A name that says how the samples were drawn, without its suffix."""
+def _default_target(
+    model: trained.Trained, settings: SamplerSettings, sampling: Sampling | PolicySampling, labels: str
+) -> Path:
+    """A name that says how the samples were drawn, so that others do not overwrite them; without its suffix."""
     grid = "" if settings.schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
-    return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}seed{settings.seed}"
+    drawn = "".join(f"{each}_" for each in settings.departures)
+    drawn += "" if labels == "all" else f"{re.sub(r'[^A-Za-z0-9,.-]+', '-', labels)[:60]}_"
+    return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}{drawn}seed{settings.seed}"

@@ -58,6 +58,25 @@ class SamplerSettings:
     device: str = "auto"
 
     @property
+    def departures(self) -> list[str]:
+        """What differs from the defaults beside solver, steps, schedule and seed, in a few letters each, for a file name."""
+        own = {
+            "": self.grid,
+            "levels": self.levels and ",".join(f"{level:g}" for level in self.levels),
+            "min": self.sigma_min,
+            "max": self.sigma_max,
+            "churn": self.churn or None,
+            "guidance": self.guidance if self.guidance != 1 else None,
+            "by": self.guide and self.guide.name,
+            "in": "{:g}-{:g}".format(*self.interval) if self.interval != (0.0, math.inf) else None,
+        }
+        return [
+            f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"
+            for name, value in own.items()
+            if value is not None
+        ]
+
+    @property
     def solver_options(self) -> dict[str, float]:
         """Further arguments of the solver."""
         return {"S_churn": self.churn} if self.churn else {}  # only some solvers take it
@@ -80,7 +99,7 @@ class SamplerSettings:
 
     def _on_a_grid(self, record: ModelRecord) -> Sampling:
         if self.solver is not None:
-            refuse_unknown("--solver", self.solver, CHURNED if self.churn else SOLVERS)  # others draw no churn's noise
+            refuse_unknown("--solver", self.solver, SOLVERS)
         if self.grid is not None:
             refuse_unknown("--grid", self.grid, GRIDS)
         sigma_min = 0.002 if self.sigma_min is None else self.sigma_min

@@ -23,7 +23,7 @@ from . import recipe
 from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
-from .door import refuse_unfit_callbacks
+from .door import refuse_unfit_parts
 from .finished import is_finished, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
@@ -65,7 +65,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
     facts = data.facts()
     settings = recipe.fill_facts(keep_network(folder, settings), facts)
     module, trainer = build(settings, facts, source)  # refuses mistakes before the folder is touched
-    refuse_unfit_callbacks(module, trainer, data, source)
+    refuse_unfit_parts(module, trainer, data, source)
     with held(folder), together(trainer):
         start = find_start(folder, settings)
         datamodule = _examples(data, recipe.seed_of(settings), start)

@@ -16,6 +16,7 @@ from PIL import Image
 import lightning_diff.callbacks
 from lightning_diff.artifacts import checkpoints
 from lightning_diff.callbacks.trackers import LOGGED, log_picture, log_values
+from lightning_diff.cli import main
 
 PICTURES = (
     "callbacks=[{_target_: lightning_diff.callbacks.SampleGrid, steps: 2, columns: 2, rows: 2, every: 48},"
@@ -203,3 +204,29 @@ def test_every_callback_that_draws_logs_what_it_draws():
         text = path.read_text()
         drawn = len(re.findall(r"save_grid\(|\.savefig\(|noise_levels_figure\.write\(", text))
         assert len(re.findall(r"(?<!import )log_picture\(", text)) - (path.stem == "trackers") == drawn, path
+
+
+def test_the_schedule_command_sends_its_picture_to_the_runs_own_trackers(train, recorder, capsys):
+    """At the model's step, once; a tracker that is gone costs nothing."""
+    folder = train("run", recorder)
+    Recorder.made.clear()
+    line = ["schedule", "run", "--method", "tangent", "--steps", "3", "--trajectories", "2"]
+    for _ in range(2):
+        assert main(line) == 0
+    first, again = Recorder.made
+    assert [(key, step) for key, step, _ in first.pictures] == [("schedule", 8)]
+    assert first.pictures[0][2] == [str(folder / "schedule.png")]
+    assert again.pictures == []
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(text.replace("test_trackers.Recorder", "test_trackers.Gone"))
+    capsys.readouterr()
+    assert main(line) == 0
+    assert "schedule.png: not sent to the run's trackers: trainer.logger" in capsys.readouterr().out
+
+
+def test_the_schedule_command_begins_no_run_of_its_own_in_wandb(train, wandb):
+    folder = train("run", "trainer.logger=wandb")
+    assert main(["schedule", "run", "--method", "tangent", "--steps", "3", "--trajectories", "2"]) == 0
+    trained, added = wandb
+    assert trained.id == added.id == (folder / "wandb_id.txt").read_text().strip()
+    assert [list(row) for row in added.rows] == [["schedule", "images", "trainer/global_step"]]

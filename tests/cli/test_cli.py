@@ -184,7 +184,7 @@ def test_warnings_are_one_line(workplace, monkeypatch):
         (["sample", "one", "--labels", "3,10"], "--labels: ... 0 to 9 ... 10"),
         (["sample", "one", "--labels", "three"], "--labels: ... all or none ... 'three'"),
         (["sample", "one", "--solver", "huen"], "--solver: ... 'huen' ... heun"),
-        (["sample", "one", "--solver", "euler", "--churn", "5"], "--solver: ... 'euler' ... heun"),
+        (["sample", "one", "--solver", "euler", "--churn", "5"], "--churn: ... heun ... euler"),
         (["sample", "one", "--grid", "karas"], "--grid: ... 'karas' ... karras"),
         (["sample", "one", "--sigma-min", "90"], "--sigma-min, --sigma-max: karras: ... sigma_min=90.0, sigma_max=80.0"),
         (["sample", "one", "--interval", "3", "1"], "--interval: ... 3 1"),
@@ -230,15 +230,31 @@ def test_samples_are_a_grid_a_folder_or_an_npz_of_the_same_images(model, capsys)
     plain, pictures, doubt, guided = capsys.readouterr().out.splitlines()
     assert (plain, pictures) == ("5 samples in out/x.npz", "5 samples in out/pictures")
     assert tells(doubt, "guidance 2: ... label_dropout")  # its record is of before this was noted
-    assert guided == "5 samples in runs/one/samples/heun2_seed4.png"
+    assert guided == "5 samples in runs/one/samples/heun2_churn1_guidance2_in0.1-5_7,2_seed4.png"
     stored = np.load("out/x.npz")
     assert stored["arr_0"].shape == (5, 8, 8, 1)
     assert stored["arr_1"].tolist() == [7, 2, 7, 2, 7]
     for i in range(5):
         picture = np.asarray(Image.open(f"out/pictures/{i:06d}.png"))
         assert np.abs(picture.astype(int) - stored["arr_0"][i, :, :, 0]).max() <= 1
-    with Image.open("runs/one/samples/heun2_seed4.png") as grid:
+    with Image.open("runs/one/samples/heun2_churn1_guidance2_in0.1-5_7,2_seed4.png") as grid:
         assert grid.width < grid.height  # two columns of three rows
+
+
+def test_other_samples_have_other_names(model, capsys):
+    """By default; or the second command would overwrite what the first one drew."""
+    save_denoiser(model.parent / "worse", Denoiser(network(), 0.75), NET, shape=(1, 8, 8), num_classes=10)
+    for words, name in (
+        ("", "euler1_seed0"),
+        ("--guidance 2", "euler1_guidance2_seed0"),
+        ("--guidance 2.5 --guide worse --interval 0.1 5", "euler1_guidance2.5_byworse_in0.1-5_seed0"),
+        ("--labels 3,1", "euler1_3,1_seed0"),
+        ("--labels none", "euler1_none_seed0"),
+        ("--grid log_snr --sigma-min 0.01 --sigma-max 40", "euler1_log_snr_min0.01_max40_seed0"),
+        ("--solver heun --churn 3", "heun1_churn3_seed0"),
+    ):
+        assert cli.main(["sample", "one", "--solver", "euler", "--steps", "1", "--n", "2", *words.split()]) == 0
+        assert capsys.readouterr().out.split()[-1] == f"runs/one/samples/{name}.png"
 
 
 def test_autoguidance_takes_another_run_of_the_same_shape(model, workplace, capsys):

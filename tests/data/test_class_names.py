@@ -70,6 +70,70 @@ def test_relabelled_classes_keep_their_names(tmp_path):
     assert Images(2, path=tmp_path, relabel=True).class_names == ("b", "d")
 
 
+def named(root: Path, labels, **beside) -> Path:
+    """A folder with a picture and a label for each of these, under the key "labels" as pairs."""
+    root.mkdir(parents=True)
+    for i in range(len(labels)):
+        picture(i).save(root / f"{i}.png")
+    pairs = [[f"{i}.png", label] for i, label in enumerate(labels)]
+    (root / "dataset.json").write_text(json.dumps({"labels": pairs} | beside))
+    return root
+
+
+def test_names_in_a_label_file_are_classes_in_alphabetical_order(tmp_path):
+    data = Images(2, path=named(tmp_path / "a", ["red fox", "cat", "dog", "cat"]))
+    assert (data.train.labels.tolist(), data.class_names) == ([2, 0, 1, 0], NAMES)
+    assert "3 classes by dataset.json (cat, dog, red fox)" in data.summary()
+    assert Images(2, path=tmp_path / "a", classes=5).class_names == (*NAMES, "3", "4")
+    assert Images(2, path=tmp_path / "a", relabel=True).train.labels.tolist() == [2, 0, 1, 0]
+
+
+def test_a_list_of_names_says_their_order(tmp_path):
+    path = named(tmp_path / "a", ["cat", "owl"], class_names=["owl", "newt", "cat"])
+    data = Images(2, path=path)
+    assert (data.train.labels.tolist(), data.class_names) == ([2, 0], ("owl", "newt", "cat"))
+    data = Images(2, path=path, test_path=named(tmp_path / "b", ["cat", "owl"]), relabel=True)
+    assert (data.train.labels.tolist(), data.class_names) == ([1, 0], ("owl", "cat"))
+    assert data.test.labels.tolist() == [1, 0]
+    with pytest.raises(UserError) as error:
+        Images(2, path=named(tmp_path / "c", ["cat", "hen"], class_names=["cat"])).setup()
+    assert tells(str(error.value), "... c: dataset.json ... 'hen' ... cat")
+
+
+def test_numbers_that_are_written_as_text_are_numbers(tmp_path):
+    data = Images(2, path=named(tmp_path / "a", ["2", "10", "0"], class_names=[]))
+    assert (data.train.labels.tolist(), data.num_classes, data.class_names) == ([2, 10, 0], 11, ())
+    assert Images(2, path=named(tmp_path / "b", ["7", "rat"])).class_names == ("7", "rat")
+
+
+def test_a_mapping_of_labels_is_read_too(tmp_path):
+    root = named(tmp_path / "a", [0, 0])
+    (root / "dataset.json").write_text(json.dumps({"labels": {"0.png": "dog", "1.png": "cat"}}))
+    assert Images(2, path=root).train.labels.tolist() == [1, 0]
+
+
+def test_held_out_names_are_trainings(tmp_path):
+    train = named(tmp_path / "a", ["dog", "cat", "red fox"])
+    data = Images(2, path=train, test_path=named(tmp_path / "b", ["red fox", "dog"]))
+    assert (data.test.labels.tolist(), data.class_names) == ([2, 1], NAMES)
+    by_folder = Images(2, path=folder(tmp_path / "c"), test_path=tmp_path / "b")
+    assert by_folder.test.labels.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("training", "test", "facts"),
+    [
+        (["cat", "dog"], ["hen"], "... b: dataset.json ... 'hen' ... cat, dog"),
+        (["cat", "dog"], [0], "... b: dataset.json ... numbers ... training names"),
+        ([0, 1], ["cat"], "... b: dataset.json ... names ... 'cat' ... training ... numbers"),
+    ],
+)
+def test_held_out_labels_of_another_kind_are_refused(tmp_path, training, test, facts):
+    with pytest.raises(UserError) as error:
+        Images(2, path=named(tmp_path / "a", training), test_path=named(tmp_path / "b", test)).setup()
+    assert tells(str(error.value), facts)
+
+
 @pytest.mark.parametrize(
     "content", [{}, [], None, {"classes": 3}, {"names": "a"}, {"classes": [None]}, {"classes": {"a": "b"}}]
 )
@@ -114,6 +178,31 @@ def test_parquet_files_of_datasets_name_them(tmp_path):
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     parquet.write_table(table, tmp_path / "train.parquet")
     assert HuggingFace(2, path=tmp_path / "train.parquet").class_names == NAMES
+
+
+def test_a_column_of_names_is_classes(tmp_path):
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    picture().save(tmp_path / "x.png")
+    image = {"bytes": (tmp_path / "x.png").read_bytes(), "path": None}
+    for split, labels in (("train", ["red fox", "dog", "cat"]), ("test", ["dog"])):
+        parquet.write_table(
+            pyarrow.table({"image": [image] * len(labels), "label": labels}), tmp_path / f"{split}.parquet"
+        )
+    data = HuggingFace(2, path=tmp_path, test_split="test")
+    assert (data.train.labels.tolist(), data.test.labels.tolist(), data.class_names) == ([2, 1, 0], [1], NAMES)
+
+
+def test_an_item_may_have_a_name_that_its_dataset_lists():
+    items = [(picture(i), name) for i, name in enumerate(["dog", "red fox"])]
+    data = MapDataset(2, dataset=Listed(items, classes=NAMES))
+    assert (data.train.label(np.arange(2)).tolist(), data.class_names) == ([1, 2], NAMES)
+    for names, facts in (
+        ({}, "Listed: label 'dog' of item 0 ... classes"),
+        ({"classes": ["dog"]}, "... 'red fox' ..."),
+    ):
+        with pytest.raises(UserError) as error:
+            MapDataset(2, dataset=Listed(items, **names)).setup()
+        assert tells(str(error.value), facts)
 
 
 def test_a_label_that_means_another_class_in_the_held_out_set_is_refused():

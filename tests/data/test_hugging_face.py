@@ -59,7 +59,7 @@ def test_what_is_wrong_is_said(tmp_path):
             {"path": tmp_path, "split": "validation"},
             "no .parquet file of split 'validation'; there are a/train.parquet",
         ),
-        ({"path": file, "image_column": "img"}, r"'label' holds no whole number >= 0 in train row 1 \(-1\)"),
+        ({"path": file, "image_column": "img"}, r"'label' has labels that are neither .*: train row 1 \(-1\)"),
         (
             {"path": file, "image_column": "label", "label_column": None},
             "'label' holds no encoded image in train row 0, train row 1",

@@ -123,6 +123,19 @@ def test_what_systems_put_beside_images_is_passed_over(tmp_path):
         )
 
 
+def test_a_class_without_images_is_said(tmp_path):
+    """Or cat/ beside an empty dog/ would be a set without classes in silence."""
+    root = folder(tmp_path / "set", ["cat/1.png", "cat/2.PNG", "cat/3.JPG"])
+    for name in ("dog", "hen/young", ".git/x", "cat/__MACOSX"):
+        (root / name).mkdir(parents=True)
+    for path in (root, zipped(root, tmp_path / "set.zip")):
+        assert found(path) == (3, None)
+        assert "no image in folders dog, hen; " in Images(2, path=path).summary() + "; "
+    save(root / "dog/1.png")
+    assert found(root) == (4, [0, 0, 0, 1])
+    assert "no image in folder hen" in Images(2, path=root).summary()
+
+
 def test_every_real_file_counts_once(tmp_path):
     root, elsewhere = folder(tmp_path / "set", ["z/1.png", "z/2.png"]), folder(tmp_path / "else", ["3.png", "4.png"])
     (root / "again").symlink_to(".")

@@ -1,5 +1,7 @@
 """Nothing that the data supply goes missing on the way to the network without a word."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from messages import tells
@@ -62,13 +64,17 @@ def test_augmentation_that_the_network_is_not_told_of_is_refused(train):
         conditioning.refuse_unfit(net, data(8, Augment()), 8)
     conditioning.refuse_unfit(small(augment_dim=5), data(8), 8)  # without augmentation it is told zeros
     message = told(lambda: train("run", f"model.net={UNET % ', augment_dim: 0'}", DIGITS % AUGMENT, SHORT))
-    assert tells(message, "data.augment: ... augment_dim")
+    assert tells(message, "... run.yaml: data.augment: ... augment_dim")
+    assert not Path("runs/run").exists()
 
 
 def test_a_student_of_a_teacher_that_knows_no_augmented_images_gets_none(train):
     student = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64}"
     train("teacher", f"model.net={UNET % ''}", DIGITS % "", SHORT)
-    assert tells(told(lambda: train("student", student, DIGITS % AUGMENT, SHORT)), "data.augment: ... augment_dim")
+    assert tells(
+        told(lambda: train("student", student, DIGITS % AUGMENT, SHORT)),
+        "... student.yaml: data.augment: ... augment_dim",
+    )
     train("teacher", f"model.net={UNET % ', augment_dim: 9'}", DIGITS % "", SHORT, "resume=never")
     message = told(lambda: train("student2", student, DIGITS % AUGMENT, SHORT))
     assert tells(message, "data.augment: runs/teacher was trained without")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from messages import tells
 
+from lightning_diff.artifacts import places, read_record
 from lightning_diff.cli import main
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
@@ -97,6 +98,43 @@ def test_what_cannot_be_resumed_is_said(moved, capsys):
     assert tells(fails("train", "plain"), "error: plain: ... folder")
     shutil.rmtree(moved / "checkpoints")
     assert tells(fails("resume", str(moved)), "error: resume: ... elsewhere/second/checkpoints ... resume=auto")
+
+
+def test_a_name_is_a_run_and_not_a_folder_beside_it(train):
+    """Data in pets/, a run in runs/pets."""
+    trained, at = train("pets", "trainer.max_steps=1"), Path("pets")
+    at.mkdir()
+    (at / "a.png").touch()
+    for line in ("doctor pets", "resume pets", "sample pets --n 2 --steps 1", "train pets", "export pets"):
+        assert main(line.split()) == 0
+    assert places.find("pets") == trained
+    assert read_record("pets").images == 16
+    train("taught", "model.start=pets", "trainer.max_steps=1")
+
+
+def test_a_name_of_two_runs_is_the_one_at_the_path_and_that_is_said(moved, train):
+    train("elsewhere/second", "trainer.max_steps=1", "name=second")
+    Path("runs/elsewhere").mkdir()
+    shutil.move("runs/second", "runs/elsewhere/second")
+    with pytest.warns(UserWarning, match="elsewhere/second: is elsewhere/second and runs/elsewhere/second"):
+        assert places.find("elsewhere/second") == moved
+    with pytest.warns(UserWarning, match="runs/elsewhere/second"):
+        assert recipe.find("elsewhere/second") == moved / "recipe.yaml"
+
+
+def test_a_name_of_recipes_is_a_path_then_a_packaged_one_then_a_run(train):
+    packaged = recipe.find("digits_edm")
+    assert packaged == recipe.packaged()["digits_edm"]
+    train("digits_edm", "trainer.max_steps=1")
+    assert recipe.find("digits_edm") == packaged  # which goes on in runs/digits_edm
+    with pytest.raises(UserError, match=r"digits\.yml: no such recipe"):
+        recipe.find("digits.yml")
+    shutil.move("digits_edm.yaml", "mine.yaml")
+    with pytest.raises(UserError, match=r"mine: no such recipe; did you mean mine\.yaml"):
+        recipe.find("mine")
+    shutil.move("runs/digits_edm", "digits_edm")
+    with pytest.warns(UserWarning, match=r"digits_edm: is digits_edm/recipe\.yaml and .*digits_edm\.yaml"):
+        assert recipe.find("digits_edm") == Path("digits_edm/recipe.yaml")
 
 
 def test_two_names_of_one_folder_are_one_folder(moved, capsys):

@@ -4,6 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from ...artifacts import places
 from ...foundation.atomic import replacing
 from ...foundation.binding import Node, nearest
 from ...foundation.errors import UserError
@@ -23,20 +24,27 @@ def packaged() -> dict[str, Path]:
 
 
 def find(path: Path | str, folder: Path | None = None) -> Path:
-    """The recipe's file: a path (from `folder`), the name of a packaged recipe, a run folder, or the name of one in runs/."""
+    """The recipe's file that a person means.
+
+    First what lies at that path (from `folder`): a file, or a run folder's recipe. Then the packaged recipe of that name, which
+    goes on in the run of its name; then any other run of that name in runs/. Where a name means two things, the first is taken,
+    and a warning says so.
+    """
     file = Path(path) if folder is None else folder / path
     if file.is_file():
         return file
-    shelf = packaged()
-    name = str(path).removesuffix(".yaml")
-    if name in shelf:
-        return shelf[name]
-    for run in (file, Path("runs") / file) if folder is None else (file,):
-        if (run / SAVED).is_file():
-            return run / SAVED
-    if file.is_dir():
-        raise UserError(f"{file}: is a folder, not a recipe, and no run's: it has no {SAVED}")
-    raise UserError(f"{file}: no such recipe; {nearest(Path(name).name, shelf, 'packaged ones are')}")
+    shelf, name, run = packaged(), str(path).removesuffix(".yaml"), places.RUNS / file / SAVED
+    runs = [run] if folder is None and not file.is_absolute() and run.is_file() else []
+    known = [file / SAVED] if (file / SAVED).is_file() else []
+    known += [shelf[name]] if name in shelf else runs
+    if not known:
+        if file.is_dir():
+            raise UserError(f"{file}: is a folder, not a recipe, and no run's: it has no {SAVED}")
+        beside = [f"{file}.yaml"] if Path(f"{file}.yaml").is_file() else []
+        raise UserError(f"{file}: no such recipe; {nearest(name, beside or shelf, 'packaged ones are')}")
+    if len(known) > 1 and known[0].resolve() != known[1].resolve():
+        places.say_taken(path, known[0], known[1])
+    return known[0]
 
 
 def run_folder(source: Path) -> Path | None:
