@@ -7,7 +7,7 @@ from ..data import Data
 from ..foundation import rng
 from ..metrics import Reference
 from ..metrics.evaluate_denoiser import evaluate_denoiser, table
-from ..metrics.features import FeatureName, refuse_too_few
+from ..metrics.features import FeatureName, refuse_unfit
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import callbacks
 from ..modules.training_data import training_data
@@ -31,6 +31,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         steps, solver, grid, levels: of the sampler; what is left out suits the model (see `sampling.choose`).
         guidance, seed: of the samples.
         batch: samples at a time on each process.
+        per_class: in the feature space "classifier", figures for each class, too; they go to metrics.csv alone.
     """
 
     together = True
@@ -49,18 +50,19 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         guidance: float = 1.0,
         seed: int = 0,
         batch: int = 256,
+        per_class: bool = False,
     ):
         refuse_nonpositive("Evaluate", every=every, n=n, steps=steps, batch=batch)
         super().__init__(every)
         self.n, self.feature = n, feature
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
-        self.guidance, self.seed, self.batch = guidance, seed, batch
+        self.guidance, self.seed, self.batch, self.per_class = guidance, seed, batch, per_class
         self._reference: Reference | None = None
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
         refuse_unfit_guidance("Evaluate", module, data, self.guidance)
-        refuse_too_few("Evaluate", self.feature, data, self.n)
+        refuse_unfit("Evaluate", self.feature, data, self.n)
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
         say_doubt("Evaluate", trainer, module, self.guidance)
@@ -91,6 +93,7 @@ class Evaluate(PeriodicCallback[TrainingModule]):
                 ema=profile or "none",
                 batch=self.batch,
                 device=module.device,
+                per_class=self.per_class,
             )
         where: dict[str, str | int | float | None] = {"step": trainer.global_step, "images": module.images_seen}
         # A consistency model, say, is measured with one step and with two.
@@ -101,5 +104,6 @@ class Evaluate(PeriodicCallback[TrainingModule]):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.log_rows([where | row.record() for row in rows])
+        rows = [row for row in rows if "/" not in row.metric]  # by class: too many for a terminal and a tracker
         log_values(trainer, {f"eval/{row.metric}{place}": row.value for row in rows})
         return f"{sampler}:\n{table(rows)}" if is_one_of_several else table(rows)

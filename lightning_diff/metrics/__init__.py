@@ -8,6 +8,7 @@ from .kernel import KernelDistance, kernel_distance
 from .logits import ClassLogits
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from .memorisation import Memorisation, memorised
+from .moments_reference import MomentsReference
 from .protocol import Protocol
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "FrechetDistance",
     "KernelDistance",
     "Memorisation",
+    "MomentsReference",
     "Pixels",
     "PrecisionRecall",
     "Protocol",

@@ -182,15 +182,43 @@ def settle(trainer: Trainer) -> None:
 @contextmanager
 def together(trainer: Trainer) -> Iterator[None]:
     """A training of several processes: a word while they wait for each other, and none left when this one fails."""
+    processes = 1 if distributed.is_initialized() else trainer.world_size
+    with _meeting(processes, getattr(trainer.strategy, "cluster_environment", None)):
+        try:
+            yield
+        except BaseException:
+            parent.end_children()
+            raise
+
+
+def meet(device: str) -> int:
+    """Join the process group of those that torchrun has started; this process's rank.
+
+    Args:
+        device: where this process computes: what lies on a GPU goes by NCCL, everything else by gloo.
+
+    Raises:
+        UserError: the environment is not torchrun's, or the processes do not meet.
+    """
+    world = _number("WORLD_SIZE", None)
+    rank = _number("RANK", None, world)
+    with _meeting(world, TorchElasticEnvironment()):
+        try:
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the {world} processes do not meet: {str(error).splitlines()[0]}") from error
+    return rank
+
+
+@contextmanager
+def _meeting(processes: int, environment: ClusterEnvironment | None) -> Iterator[None]:
+    """A word while several processes wait for each other."""
     done = threading.Event()
-    if trainer.world_size > 1 and not distributed.is_initialized():
-        facts = done, trainer.world_size, getattr(trainer.strategy, "cluster_environment", None)
+    if processes > 1:
+        facts = done, processes, environment
         threading.Thread(target=_wait, args=facts, daemon=True, name="meeting").start()
     try:
         yield
-    except BaseException:
-        parent.end_children()
-        raise
     finally:
         done.set()
 
