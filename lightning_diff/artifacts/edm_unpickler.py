@@ -64,20 +64,20 @@ class DataUnpickler(pickle.Unpickler):
             def __setstate__(self, state: Sequence[object]) -> None:
                 self.order = ">" if state[1] == ">" else "<"
 
-            def read(self, data: bytes) -> np.ndarray:
+            def read(self, data: bytes | bytearray) -> np.ndarray:
                 return np.frombuffer(data, self.order + self.name)
 
         class Array(SavedArray):
             """An array of this file alone."""
 
-            def __setstate__(self, state: tuple[int, Sequence[int], Dtype, bool, bytes]) -> None:
+            def __setstate__(self, state: Sequence[Any]) -> None:
                 _, shape, dtype, is_fortran, data = state
                 self.values = dtype.read(data).reshape(shape, order="F" if is_fortran else "C")
 
         def empty(*_: object) -> Array:
             return Array()
 
-        def frombuffer(data: bytes, dtype: Dtype, shape: Sequence[int], order: Literal["C", "F"]) -> Array:
+        def frombuffer(data: bytes | bytearray, dtype: Dtype, shape: Sequence[int], order: Literal["C", "F"]) -> Array:
             array = Array()
             array.values = dtype.read(data).reshape(shape, order=order)
             return array

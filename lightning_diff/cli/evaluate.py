@@ -26,7 +26,7 @@ def evaluate(
         typer.Option(metavar="PATH", help="Images in place of a RUN's samples: a folder, a zip or an .npz."),
     ] = None,
     n: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Samples; default as many as held-out images.")
+        int | None, typer.Option("--n", "-n", min=1, metavar="N", help="Samples; default as many as held-out images.")
     ] = None,
     data: Annotated[
         str | None,
@@ -68,7 +68,7 @@ def evaluate(
     """Measure a run's model, or images, against data.
 
     Every figure of a model goes to the run's metrics.csv with its protocol. Several processes measure what one does:
-    torchrun --nproc-per-node 2 -m lightning_diff evaluate RUN.
+    torchrun --nproc-per-node 2 -m lightning_diff evaluate RUN -n 1000.
     """
     _refuse_what_does_not_go_together(sampler, folder, images, out, search=search, writes=write_reference is not None)
     from ..runs.against import Against

@@ -11,7 +11,7 @@ from .options import Run, SamplerOptions, spread
 @spread
 def sample(
     folder: Run,
-    n: Annotated[int, typer.Option(min=1, metavar="N", help="Number of samples.")] = 64,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, metavar="N", help="Number of samples.")] = 64,
     labels: Annotated[
         str, typer.Option(metavar="LIST", help="Classes, cycled through: cat,dog or 0,1,2 or all or none.")
     ] = "all",
@@ -27,7 +27,7 @@ def sample(
     """Draw samples, the same ones for the same seed.
 
     Neither the batch nor the device changes them, nor the number of processes: torchrun --nproc-per-node 2 -m
-    lightning_diff sample RUN draws them in two.
+    lightning_diff sample RUN -n 64 draws them in two.
     """
     from ..runs.console import say
     from ..runs.process_group import joined

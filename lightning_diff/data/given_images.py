@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def _of_files(path: Path, like: Data | None) -> ImageSet:
     pixels, notes = decode(files.where, files.names, files.bytes, Reading(count_channels(files.names, files.bytes)))
     labels = _labels(files, like)
     classes = None if labels.classes is None else torch.tensor(labels.classes)
+    files.listing.passed_over[".csv"] -= (path / "metrics.csv").is_file()  # of an earlier measurement
+    files.listing.passed_over += Counter()
     origin = Origin(files.where, labels.source, (*labels.notes, *notes, *files.listing.notes()))
     return ImageSet(pixels, classes, str(path), labels.count, origin, labels.class_names)
 
@@ -112,7 +115,7 @@ def _of_npz(path: Path) -> ImageSet:
 
 def _arrays(
     path: Path, names: Sequence[str], file: "np.lib.npyio.NpzFile"
-) -> tuple[Shaped[np.ndarray, "n ..."], Shaped[np.ndarray, "n ..."] | None]:
+) -> tuple[Shaped[np.ndarray, "*images"], Shaped[np.ndarray, "*labels"] | None]:
     """The images and their labels. UserError where it is not known which array holds the images."""
     if "arr_0" in names:
         return file["arr_0"], file["arr_1"] if "arr_1" in names else None

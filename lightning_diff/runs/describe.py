@@ -9,13 +9,14 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..callbacks import Checkpoint
 from ..callbacks.ema import find as find_ema
-from ..data import Facts
+from ..data import Data, Facts
 from ..foundation.errors import NotHereError, UserError
 from ..modules.base import CountedModule
 from ..modules.sharding import ShardedStrategy
 from . import memory, recipe
 from .build import build, build_data
 from .console import quieten
+from .door import refuse_unfit_callbacks
 from .folder import folder_of
 from .rates import doubts, learning_rates
 from .recipe import Recipe
@@ -24,9 +25,11 @@ from .recipe import Recipe
 def describe(settings: Recipe, source: Path | str) -> str:
     """The resolved recipe and what follows from it, without training: what `--dry-run` prints."""
     quieten()
-    facts, remark = _known_facts(settings, source)
+    data, facts, remark = _known_facts(settings, source)
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source, on_meta=True)
+    if data is not None:
+        refuse_unfit_callbacks(module, trainer, data, source)
     if isinstance(module, CountedModule):
         module.begin(resumes=False)
     batch = settings["data"]["batch_size"]
@@ -40,11 +43,11 @@ def describe(settings: Recipe, source: Path | str) -> str:
     return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(line for line in lines if line), '# ')}"
 
 
-def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str]:
-    """The facts of the data, and these in a line; if they are not here, the recipe's own, and the reason, if it gives them."""
+def _known_facts(settings: Recipe, source: Path | str) -> tuple[Data | None, Facts, str]:
+    """The data, their facts, and these in a line; if they are not here, the recipe's own, and the reason, if it gives them."""
     try:
         data = build_data(settings, source)
-        return data.facts(), data.summary()
+        return data, data.facts(), data.summary()
     except UserError as error:
         model, net = settings["model"], settings["model"].get("net") or {}
         if not ({"shape", "num_classes"} <= net.keys() and "sigma_data" in model):
@@ -61,7 +64,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str]:
             sigma_data=model["sigma_data"],
             augment_dim=augment.dim if augment else 0,
         )
-        return facts, f"{error}: described by the recipe's own facts"
+        return None, facts, f"{error}: described by the recipe's own facts"
 
 
 def summary(settings: Recipe, module: LightningModule, trainer: Trainer) -> str:
