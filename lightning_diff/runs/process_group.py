@@ -13,6 +13,7 @@ from torch import distributed
 
 from ..foundation.errors import UserError
 from ..foundation.processes import take_rank
+from .meeting import OF_TORCHRUN, meeting, number
 
 
 @contextmanager
@@ -36,11 +37,8 @@ def joined(device: str = "auto") -> Iterator[str]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         yield device
         return
-    from .launch import meet  # and Lightning with it, which one process does without
-
     own = _own_device(device)
-    rank = meet(own)
-    take_rank(rank)
+    take_rank(rank := _meet(own))
     try:
         with warnings.catch_warnings():
             if rank > 0:
@@ -50,13 +48,25 @@ def joined(device: str = "auto") -> Iterator[str]:
         distributed.destroy_process_group()
 
 
+def _meet(device: str) -> int:
+    """Join the group of those that torchrun has started; this process's number. On a GPU tensors go by NCCL, else by gloo."""
+    processes = number("WORLD_SIZE", None)
+    rank = number("RANK", None, processes)
+    with meeting(processes, OF_TORCHRUN):
+        try:
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the {processes} processes do not meet: {str(error).splitlines()[0]}") from error
+    return rank
+
+
 def _own_device(device: str) -> str:
     """One GPU for each process of a machine."""
     if device not in ("auto", "cuda"):
         return device
     if not torch.cuda.is_available():
         return "cpu" if device == "auto" else device
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    local, there = number("LOCAL_RANK", 0), torch.cuda.device_count()
     if local >= there:
         raise UserError(
             f"--device: {there} GPU(s) for process {local + 1} of this machine; start as many, or give --device cpu"

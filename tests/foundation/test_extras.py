@@ -73,7 +73,9 @@ USES = {
 
 def test_the_table_is_the_projects():
     """The packages of each extra are in the table, by the names that are imported."""
-    listed = {each.partition(">")[0].replace("-", "_"): extra for extra, each_of in OPTIONAL.items() for each in each_of}
+    listed = {
+        each.partition(">")[0].replace("-", "_"): extra for extra, each_of in OPTIONAL.items() for each in each_of
+    }
     assert listed == EXTRAS
     assert PROJECT["optional-dependencies"]["metrics"] == ["lightning_diff[fid]"]
     assert set(USES) == set(EXTRAS)

@@ -14,10 +14,11 @@ from lightning_diff.metrics import FeatureExtractor, feature_extractor, inceptio
 from lightning_diff.metrics.inception import MODULE, Inception
 
 
-
 def take_for_the_published(path, monkeypatch):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(inception, "WEIGHTS", replace(inception.WEIGHTS, sha256=digest, url="file:///nowhere/weights.pth"))
+    monkeypatch.setattr(
+        inception, "WEIGHTS", replace(inception.WEIGHTS, sha256=digest, url="file:///nowhere/weights.pth")
+    )
 
 
 @pytest.fixture
