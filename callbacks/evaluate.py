@@ -7,7 +7,7 @@ from ..data import Data
 from ..foundation import rng
 from ..metrics import Reference
 from ..metrics.evaluate_denoiser import evaluate_denoiser, table
-from ..metrics.features import FeatureName, refuse_too_few
+from ..metrics.features import FeatureName, refuse_unfit
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import callbacks
 from ..modules.training_data import training_data
@@ -34,6 +34,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         batch: samples at a time on each process.
         name: in trackers, of one of several: eval/frechet_pixels/<name>; None for its sampler, "heun, 18 steps". (metrics.csv has
             the whole protocol in each row.)
+        per_class: in the feature space "classifier", figures for each class, too; they go to metrics.csv alone.
     """
 
     together = True
@@ -53,6 +54,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         seed: int = 0,
         batch: int = 256,
         name: str | None = None,
+        per_class: bool = False,
     ):
         refuse_no_name("Evaluate", name)
         refuse_nonpositive("Evaluate", every=every, n=n, steps=steps, batch=batch)
@@ -60,12 +62,13 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         self.n, self.feature = n, feature
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
         self.guidance, self.seed, self.batch, self.name = guidance, seed, batch, name
+        self.per_class = per_class
         self._reference: Reference | None = None
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
         refuse_unfit_guidance("Evaluate", module, data, self.guidance)
-        refuse_too_few("Evaluate", self.feature, data, self.n)
+        refuse_unfit("Evaluate", self.feature, data, self.n)
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
         say_doubt("Evaluate", trainer, module, self.guidance)
@@ -96,6 +99,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
                 ema=profile or "none",
                 batch=self.batch,
                 device=module.device,
+                per_class=self.per_class,
             )
         where: dict[str, str | int | float | None] = {"step": trainer.global_step, "images": module.images_seen}
         title = self._title(trainer, module)
@@ -103,6 +107,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.log_rows([where | row.record() for row in rows])
+        rows = [row for row in rows if "/" not in row.metric]  # by class: too many for a terminal and a tracker
         log_values(trainer, {f"eval/{row.metric}{place}": row.value for row in rows})
         return f"{title}:\n{table(rows)}" if title else table(rows)
 

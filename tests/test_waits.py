@@ -80,7 +80,8 @@ RUNS = {  # waits of a silent step, waits of one that logs, words
         2,
         (
             DENOISER,
-            "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, refresh: 2}",
+            "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, "
+            "base: {_target_: lightning_diff.noise.LogNormal}, refresh: 2}",
         ),
     ),
     "consistency training": (0, 3, (f"{STUDENT}, objective: training}}", TANGENTS)),

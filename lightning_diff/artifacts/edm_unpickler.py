@@ -1,4 +1,4 @@
-"""The unpickler of `edm_pickle`: it knows a dozen names, builds data of them, and runs nothing else."""
+"""The unpickler of NVlabs' files: it knows some dozen names, builds data of them, and runs nothing else."""
 
 import io
 import math
@@ -6,7 +6,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,8 +31,14 @@ class SavedModule:
     num_heads: int
 
 
+class SavedArray:
+    """A NumPy array of the file; `values` is None of one whose numbers the file leaves out."""
+
+    values: np.ndarray | None = None
+
+
 class DataUnpickler(pickle.Unpickler):
-    """Reads tensors, numbers, containers and modules; calls nothing else.
+    """Reads tensors, NumPy arrays (as `SavedArray`), numbers, containers and modules; calls nothing else.
 
     A pickle can set attributes on any class it can name, so the classes are made anew for each file.
     """
@@ -47,25 +53,38 @@ class DataUnpickler(pickle.Unpickler):
             """dnnlib's EasyDict, as a dictionary."""
 
         class Dtype:
-            """NumPy's, of plain numbers; its state (byte order and so on) has no effect here."""
+            """NumPy's, of plain numbers; of its state the byte order is kept."""
+
+            order = "<"
 
             def __init__(self, name: str, *_: object):
                 if not re.fullmatch("[fiub][1248]", name):
                     raise Refused(f"numpy.dtype({name!r})")
                 self.name = name
 
-            def __setstate__(self, state: object) -> None: ...
+            def __setstate__(self, state: Sequence[object]) -> None:
+                self.order = ">" if state[1] == ">" else "<"
 
-        class Array:
-            """NumPy's, left out: EDM2's encoders of latents have some, which a network does not need."""
+            def read(self, data: bytes | bytearray) -> np.ndarray:
+                return np.frombuffer(data, self.order + self.name)
 
-            def __setstate__(self, state: object) -> None: ...
+        class Array(SavedArray):
+            """An array of this file alone."""
 
-        def array(*_: object) -> Array:
+            def __setstate__(self, state: Sequence[Any]) -> None:
+                _, shape, dtype, is_fortran, data = state
+                self.values = dtype.read(data).reshape(shape, order="F" if is_fortran else "C")
+
+        def empty(*_: object) -> Array:
             return Array()
 
+        def frombuffer(data: bytes | bytearray, dtype: Dtype, shape: Sequence[int], order: Literal["C", "F"]) -> Array:
+            array = Array()
+            array.values = dtype.read(data).reshape(shape, order=order)
+            return array
+
         def scalar(dtype: Dtype, data: bytes) -> int | float | bool:
-            number: int | float | bool = np.frombuffer(data, "<" + dtype.name)[0].item()
+            number: int | float | bool = dtype.read(data)[0].item()
             return number
 
         def persistent(meta: dict[str, Any]) -> Module:
@@ -100,11 +119,11 @@ class DataUnpickler(pickle.Unpickler):
             "builtins.set": set,
             "numpy.dtype": Dtype,
             "numpy.ndarray": Array,
-            "numpy.core.multiarray._reconstruct": array,
-            "numpy._core.multiarray._reconstruct": array,
-            "numpy.core.multiarray.scalar": scalar,
-            "numpy._core.multiarray.scalar": scalar,
         }
+        for core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
+            self.known[f"{core}.multiarray.scalar"] = scalar
+            self.known[f"{core}.multiarray._reconstruct"] = empty
+            self.known[f"{core}.numeric._frombuffer"] = frombuffer  # what pickle's protocol 5 writes
 
     def find_class(self, module: str, name: str) -> object:
         if module == "torch" and isinstance(dtype := vars(torch).get(name), torch.dtype):

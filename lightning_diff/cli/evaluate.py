@@ -1,81 +1,105 @@
 """lightning-diff evaluate"""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..foundation.errors import UserError
 from ..runs import choices
-from .options import (
-    Batch,
-    Churn,
-    Device,
-    Grid,
-    Guidance,
-    Guide,
-    Interval,
-    Levels,
-    Run,
-    ScheduleFile,
-    SigmaMax,
-    SigmaMin,
-    Solver,
-    Steps,
-    choice,
-    noise_levels,
-)
+from . import completion
+from .options import SamplerOptions, choice, spread
 
 
+@spread
 def evaluate(
-    folder: Run,
-    n: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Samples; default as many as held-out images.")
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run folder, the name of one in runs/, or a model file.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
-    steps: Steps = None,
-    solver: Solver = None,
-    grid: Grid = None,
-    levels: Levels = None,
-    schedule: ScheduleFile = None,
-    search: Annotated[
-        bool,
-        typer.Option("--search", help="First find the consistency levels of least Fréchet distance, and keep them."),
-    ] = False,
-    guidance: Guidance = 1.0,
-    guide: Guide = None,
-    interval: Interval = (0.0, float("inf")),
-    churn: Churn = 0.0,
-    sigma_min: SigmaMin = None,
-    sigma_max: SigmaMax = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the samples.")] = 0,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Images in place of a RUN's samples: a folder, a zip or an .npz."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", min=1, metavar="N", help="Samples; default as many as held-out images.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="What to measure against: a recipe, a run, or a folder, zip or .npz of images; default the RUN's data.",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Moments to measure against, for the Fréchet distance: EDM's .npz, EDM2's .pkl."
+        ),
+    ] = None,
+    write_reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the moments of the data: an .npz as EDM's, or a .pkl as EDM2's."),
+    ] = None,
     feature: Annotated[
         str | None,
         choice(
             "--feature", lambda: [*choices.features(), "inception"], "Feature space: {features}; default by the data."
         ),
     ] = None,
-    batch: Batch = 256,
-    device: Device = "auto",
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="By the classifier, figures for each class, too.")
+    ] = False,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="First find the consistency levels of least Fréchet distance, and keep them."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Of --images, the table; default metrics.csv in or beside them."),
+    ] = None,
+    *,
+    sampler: SamplerOptions,
 ) -> None:
-    """Measure a run's model against its data.
+    """Measure a run's model, or images, against data.
 
-    Every figure goes to the run's metrics.csv with its protocol.
+    Every figure of a model goes to the run's metrics.csv with its protocol. Several processes measure what one does:
+    torchrun --nproc-per-node 2 -m lightning_diff evaluate RUN -n 1000.
     """
+    _refuse_what_does_not_go_together(sampler, folder, images, out, search=search, writes=write_reference is not None)
+    from ..runs.against import Against
+    from ..runs.console import say
     from ..runs.evaluate import evaluate as measure
-    from ..runs.sampler_settings import SamplerSettings
+    from ..runs.evaluate_images import evaluate_images
+    from ..runs.evaluate_images import write_reference as write
+    from ..runs.process_group import joined
 
-    settings = SamplerSettings(
-        solver=solver,
-        steps=steps,
-        grid=grid,
-        levels=noise_levels(levels),
-        schedule=schedule,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        churn=churn,
-        guidance=guidance,
-        guide=guide,
-        interval=interval,
-        seed=seed,
-        batch=batch,
-        device=device,
-    )
-    print(measure(folder, settings, n, feature=feature, search=search))
+    against = Against(data=data, moments=reference, feature=feature, write=write_reference)
+    with joined(sampler.device) as device:
+        if folder is not None:
+            say(str(measure(folder, sampler.settings(device), n, against=against, search=search, per_class=per_class)))
+        elif images is not None:
+            seed = sampler.seed
+            say(str(evaluate_images(images, against, n, seed=seed, device=device, out=out, per_class=per_class)))
+        else:
+            write(against, device)
+
+
+def _refuse_what_does_not_go_together(
+    sampler: SamplerOptions, folder: Path | None, images: Path | None, out: Path | None, *, search: bool, writes: bool
+) -> None:
+    if folder is None and images is None and not writes:
+        raise UserError("evaluate: name a RUN, or images by --images")
+    if folder is not None and images is not None:
+        raise UserError(f"--images: is in place of a RUN; leave {folder} out, or --images")
+    if images is None and out is not None:
+        raise UserError("--out: is for --images; figures of a model go to its run's metrics.csv")
+    if folder is None:
+        what = "the images of --images are drawn already" if images is not None else "without a RUN nothing is drawn"
+        sampler.refuse_given(what, but=("seed", "batch", "device"))
+        if search:
+            raise UserError(f"--search: {what}")

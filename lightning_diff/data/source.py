@@ -124,7 +124,7 @@ class Data:
         if train.labelled:
             labels = f"{train.num_classes} classes" if self.conditional else "labels not used"
         parts = [
-            f"{len(train):,} {_kind(train.shape)}" + (f" from {words.where}" if words.where else ""),
+            f"{len(train):,} {kind_of_images(train.shape)}" + (f" from {words.where}" if words.where else ""),
             labels + (f" by {words.labels}" if words.labels else "") + self._named(),
         ]
         parts += words.notes
@@ -166,8 +166,9 @@ def _origin(examples: Examples) -> Origin:
     return origin
 
 
-def _kind(shape: tuple[int, ...]) -> str:
+def kind_of_images(shape: Sequence[int]) -> str:
+    """Size and colours, in words."""
     if len(shape) != 3:
-        return f"examples of shape {shape}"
+        return f"examples of shape {tuple(shape)}"
     channels, height, width = shape
     return f"images of {width}x{height}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}"

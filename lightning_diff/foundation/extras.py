@@ -12,7 +12,8 @@ from .errors import UserError
 EXTRAS = {
     "pyarrow": "huggingface",
     "tensorboard": "tensorboard",
-    "torch_fidelity": "metrics",
+    "timm": "fid",
+    "torch_fidelity": "fid",
     "torchao": "torchao",
     "transformers": "transformers",
     "wandb": "wandb",
@@ -20,7 +21,7 @@ EXTRAS = {
 
 
 # What recipes often name besides, under the name that pip knows too.
-OFTEN_NAMED = ("accelerate", "datasets", "diffusers", "peft", "timm", "torchvision", "webdataset", *EXTRAS)
+OFTEN_NAMED = ("accelerate", "datasets", "diffusers", "peft", "torchvision", "webdataset", *EXTRAS)
 
 
 def is_installed(package: str) -> bool:

@@ -9,6 +9,13 @@ from .first_process import is_first_process as is_first_process
 from .first_process import take_rank as take_rank
 
 
+def rank_and_world() -> tuple[int, int]:
+    """This process's number, and how many there are; (0, 1) outside a process group."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
 def from_all(values: Tensor) -> Tensor:
     """Each process's values become everybody's, in order of rank along the first axis; all have equally many.
 

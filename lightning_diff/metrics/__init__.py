@@ -8,6 +8,7 @@ from .kernel import KernelDistance, kernel_distance
 from .logits import ClassLogits
 from .manifold import DensityCoverage, Manifold, PrecisionRecall, density_coverage, precision_recall
 from .memorisation import Memorisation, memorised
+from .moments_reference import MomentsReference
 from .protocol import Protocol
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "KernelDistance",
     "Manifold",
     "Memorisation",
+    "MomentsReference",
     "Pixels",
     "PrecisionRecall",
     "Protocol",

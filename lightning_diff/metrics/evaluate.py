@@ -1,29 +1,31 @@
 """From generated images to rows of figures, each with its protocol and with the floor that real images have."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, distributed
+from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.aggregation import SumMetric
 
+from ..artifacts.feature_moments import FeatureMoments
 from ..data import Data, Examples
 from ..foundation import rng, stopping
-from ..foundation.processes import from_all, is_first_process
+from ..foundation.processes import from_all, is_first_process, rank_and_world
 from ..foundation.progress import each
+from .agreement import Agreement, shares
 from .classifier import Classifier
 from .features import FeatureName, Pixels, feature_extractor
-from .frechet import FrechetDistance
+from .frechet import FrechetDistance, Moments
 from .kernel import KernelDistance
 from .manifold import Manifold
 from .memorisation import Memorisation
 from .protocol import Protocol
 
 Batch = tuple[Tensor, Tensor | None]  # images (b, ...), labels (b,)
+FLOOR = "_floor"  # ends the name of a metric of held-out images
 
 
 @dataclass(frozen=True)
@@ -97,31 +99,33 @@ class Reference:
             self._floors[n] = self._measure(self._batches(test, index, labels=test.labelled))[1]
         return n, self._floors[n]
 
+    def moments(self) -> FeatureMoments:
+        """Mean and covariance of the features of all training images, however many: what a file of moments holds."""
+        sums = Moments(self.extractor.dim).to(self._where)
+        count = -(-len(self.data.train) // (self.batch * rank_and_world()[1]))
+        batches = self._batches(self.data.train, np.arange(len(self.data.train)), labels=False)
+        for images, _ in each(batches, "measuring real images", count, "batch", shown=is_first_process()):
+            sums.update(self._features(images).to(self._where))
+        mean, covariance = (value.cpu() for value in sums.compute())
+        return FeatureMoments(mean, covariance, self.extractor.name, self.extractor.hash, len(self.data.train))
+
     @torch.no_grad()
     def _measure(self, batches: Iterable[Batch]) -> tuple[int, dict[str, float]]:
         name, dim = self.extractor.name, self.extractor.dim
         frechet, memorisation = FrechetDistance(dim), Memorisation(self.pixels.dim)
         equal_n: list[Metric] = [KernelDistance(dim), Manifold(dim)]
-        count, agreeing = SumMetric(), SumMetric()
-        where = torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
-        for metric in (frechet, *equal_n, memorisation, count, agreeing):
-            metric.to(where)
-
-        labelled, generated = False, []
-        for images, labels in batches:
-            features = self._features(images)
-            frechet.update(features.to(where), real=False)
-            generated.append(features.to(where))
-            memorisation.update(self.pixels(images).to(where), real=False)
-            count.update(len(images))
-            if labels is not None and isinstance(self.extractor, Classifier) and name == "classifier":
-                labelled = True
-                named = self.extractor.logits(features).argmax(1)
-                agreeing.update((named == labels.to(self.device)).sum().to(where))
-        n = int(count.compute())
+        agreement, generated = self._agreement(), []
+        for metric in (frechet, *equal_n, memorisation):
+            metric.to(self._where)
+        for images, features in self._featured(batches, agreement):
+            frechet.update(features, real=False)
+            generated.append(features)
+            memorisation.update(self.pixels(images).to(self._where), real=False)
+        counts = agreement.compute()
+        n = int(counts["n"])
         stopping.check("batch")
 
-        features, pixels = (real.to(where) for real in self._share())
+        features, pixels = (real.to(self._where) for real in self._share())
         frechet.update(features, real=True)
         memorisation.update(pixels, real=True)
         rank, world = rank_and_world()
@@ -136,9 +140,32 @@ class Reference:
         kernel, manifold = (metric.compute() for metric in compared)
         values = {"frechet": frechet.compute(), "kernel": kernel, **manifold}
         values = {f"{metric}_{name}": value for metric, value in values.items()} | memorisation.compute()
-        if labelled:
-            values["label_agreement"] = agreeing.compute().double() / n
-        return n, {metric: float(value) for metric, value in values.items()}
+        return n, {metric: float(value) for metric, value in values.items()} | shares(counts, self.data.class_names)
+
+    def _agreement(self) -> Agreement:
+        classifier = self._classifier
+        return Agreement(0 if classifier is None else classifier.head.out_features).to(self._where)
+
+    def _featured(self, batches: Iterable[Batch], agreement: Agreement) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and their features, batch by batch, counted on the way."""
+        classifier = self._classifier
+        for images, labels in batches:
+            features = self._features(images)
+            named = None if classifier is None else classifier.logits(features).argmax(1)
+            agreement.update(len(images), named, labels)
+            yield images, features.to(self._where)
+
+    @property
+    def _classifier(self) -> Classifier | None:
+        """The extractor, if it knows the data's own classes."""
+        return (
+            self.extractor if isinstance(self.extractor, Classifier) and self.extractor.name == "classifier" else None
+        )
+
+    @property
+    def _where(self) -> torch.device:
+        """Where figures are computed."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
 
     def _share(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n pixels"]]:
         """Features and pixels of this process's share of the real images, in a fixed random order; made once."""
@@ -166,12 +193,6 @@ class Reference:
             return self.extractor(images.to(self.device, torch.float32))
 
 
-def rank_and_world() -> tuple[int, int]:
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
 def _share_of_most(count: int, most: int, device: torch.device) -> int:
     """How many of its `count` this process hands on, so that all together are `most`, or all there are: an equal part of each."""
     rank, world = rank_and_world()
@@ -187,6 +208,8 @@ def evaluate(
     reference: Reference,
     labels: Int64[Tensor, " n"] | None = None,
     protocol: Protocol | None = None,
+    *,
+    per_class: bool = False,
 ) -> list[Row]:
     """Every metric of the generated images against the training split, then of held-out images (rows named ..._floor).
 
@@ -207,6 +230,8 @@ def evaluate(
         reference: what to measure against.
         labels: those that the images were conditioned on.
         protocol: how the images were sampled; n and reference are filled in here.
+        per_class: in the feature space "classifier", also label_agreement/CLASS and class_share/CLASS, the share of all images
+            that the classifier takes for that class.
 
     Raises:
         UserError: fewer images than a covariance of the features needs.
@@ -216,4 +241,5 @@ def evaluate(
     rows = [Row(metric, value, measured) for metric, value in values.items()]
     n_floor, floors = reference.floor(n)
     held_out = Protocol(n=n_floor, reference=reference.hash)
-    return rows + [Row(f"{metric}_floor", value, held_out) for metric, value in floors.items()]
+    rows += [Row(f"{metric}{FLOOR}", value, held_out) for metric, value in floors.items()]
+    return [row for row in rows if per_class or "/" not in row.metric]

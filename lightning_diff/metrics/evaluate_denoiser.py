@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..artifacts.pictures import to_uint8
 from ..data import Data
-from ..foundation.processes import rows_of_all
+from ..foundation.processes import rank_and_world, rows_of_all
 from ..samplers.generate import device_of, generate
 from ..samplers.guidance import takes_scale
 from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling, choose
-from .evaluate import Reference, Row, evaluate, rank_and_world
+from .evaluate import FLOOR, Reference, Row, evaluate
 from .protocol import EVERYWHERE, Drawing, protocol
 
 
@@ -34,6 +34,7 @@ def evaluate_denoiser(
     batch: int = 256,
     device: torch.device | str | None = None,
     progress: bool = False,
+    per_class: bool = False,
     **solver_options: float,
 ) -> list[Row]:
     """n samples, and every metric of them with its protocol and floor (see `evaluate`).
@@ -50,6 +51,7 @@ def evaluate_denoiser(
             interval at most that.
         guidance, guide, interval, seed, batch, device, progress, solver_options: see `generate`.
         ema: name of the weight average in place, for the protocol.
+        per_class: see `evaluate`.
     """
     drawing = Drawing(
         sampling=choose(denoiser) if sampling is None else sampling,
@@ -76,7 +78,8 @@ def evaluate_denoiser(
         steps, calls = (rows_of_all(each[: len(mine)], mine, n, reference.device).double() for each in taken)
         figures = {"steps_mean": steps.mean().item(), "steps_std": steps.std(correction=0).item()}
         measured = replace(measured, nfe=calls.mean().item())
-    rows = evaluate(images[: len(mine)], reference, None if labels is None else labels[rank:n:world], measured)
+    own = None if labels is None else labels[rank:n:world]
+    rows = evaluate(images[: len(mine)], reference, own, measured, per_class=per_class)
     return rows + [Row(metric, value, rows[0].protocol) for metric, value in figures.items()]
 
 
@@ -193,11 +196,42 @@ def requested_labels(data: Data, n: int) -> Int64[Tensor, " n"] | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text: each figure beside its floor."""
-    floors = {row.metric.removesuffix("_floor"): row.value for row in rows if row.metric.endswith("_floor")}
+    """The rows as text: each figure beside its floor; figures by class in a table of their own."""
+    return "\n".join(part for part in (_table([row for row in rows if "/" not in row.metric]), _by_class(rows)) if part)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    floors = _floors(rows)
     lines = [f"{'metric':<26}{'value':>12}{'floor (held-out real)':>24}"]
     for row in rows:
-        if not row.metric.endswith("_floor"):
+        if not row.metric.endswith(FLOOR):
             floor = f"{floors[row.metric]:.4g}" if row.metric in floors else ""
             lines.append(f"{row.metric:<26}{row.value:>12.4g}{floor:>24}")
     return "\n".join(lines)
+
+
+def _by_class(rows: Sequence[Row]) -> str:
+    """A line for each class, a column for each figure and each floor; empty without any."""
+    values = {
+        row.metric.partition("/")[::2]: row.value
+        for row in rows
+        if "/" in row.metric and not row.metric.endswith(FLOOR)
+    }
+    if not values:
+        return ""
+    floors = {tuple(name.split("/", 1)): value for name, value in _floors(rows).items() if "/" in name}
+    metrics, classes = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
+    width = max(len("class"), *(min(len(name), 40) for name in classes)) + 2
+    lines = ["class".ljust(width) + "".join(f"{metric:>18}{'floor':>10}" for metric in metrics)]
+    for name in classes:
+        cells = [
+            (found.get((metric, name)), space) for metric in metrics for found, space in ((values, 18), (floors, 10))
+        ]
+        numbers = "".join(("" if value is None else f"{value:.4g}").rjust(space) for value, space in cells)
+        lines.append(f"{name[:40]:<{width}}{numbers}".rstrip())
+    return "\n".join(lines)
+
+
+def _floors(rows: Sequence[Row]) -> dict[str, float]:
+    """By the metric that each is the floor of."""
+    return {row.metric.removesuffix(FLOOR): row.value for row in rows if row.metric.endswith(FLOOR)}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,13 @@ from ..data import Data
 from ..foundation.errors import UserError
 from .classifier import Classifier, load_or_train
 
-FeatureName = Literal["classifier", "rotation", "pixels", "fid_inception", "inception"]  # the last: an old name
+if TYPE_CHECKING:
+    from .dinov2 import DinoV2
+    from .inception import Inception
+
+# The last is an old name.
+FeatureName = Literal["classifier", "rotation", "pixels", "fid_inception", "dinov2", "inception"]
+PUBLISHED = ("fid_inception", "dinov2")  # networks whose weights others publish
 
 
 @runtime_checkable
@@ -49,7 +55,8 @@ def feature_extractor(name: FeatureName | None, data: Data, device: torch.device
     rotation       the same network, trained to predict by how many quarter turns an image was rotated: needs no labels
     pixels         the pixels
     fid_inception  2048 features of the FID's Inception network, from a weights file (see `inception.py`)
-    None           for images, classifier if they have labels and rotation if not; pixels for anything else
+    dinov2         1024 features of DINOv2's ViT-L/14, from a weights file (see `dinov2.py`)
+    None           for grey and RGB images, classifier if they have labels and rotation if not; pixels for anything else
 
     Raises:
         UserError: labels that are not there, examples that the network cannot take, a weights file that is missing.
@@ -57,12 +64,9 @@ def feature_extractor(name: FeatureName | None, data: Data, device: torch.device
     name = chosen(name, data)
     if name == "pixels":
         return Pixels(data.shape)
-    if name == "fid_inception":
-        from .inception import Inception
-
-        return Inception(device=device)
-    assert name != "inception"
-    return load_or_train(data, name, device)
+    if name in PUBLISHED:
+        return _published(name)(device=device)
+    return load_or_train(data, "rotation" if name == "rotation" else "classifier", device)
 
 
 def dim(name: FeatureName | None, data: Data) -> tuple[FeatureName, int]:
@@ -70,52 +74,84 @@ def dim(name: FeatureName | None, data: Data) -> tuple[FeatureName, int]:
     name = chosen(name, data)
     if name == "pixels":
         return name, math.prod(data.shape)
+    return name, _published(name).dim if name in PUBLISHED else Classifier.dim
+
+
+def _published(name: FeatureName) -> "type[Inception] | type[DinoV2]":
+    """The class of a published network."""
     if name == "fid_inception":
         from .inception import Inception
 
-        return name, Inception.dim
-    return name, Classifier.dim
+        return Inception
+    from .dinov2 import DinoV2
+
+    return DinoV2
 
 
-def refuse_too_few(where: str, name: FeatureName | None, data: Data, n: int | None) -> None:
-    """UserError for fewer images than a covariance of the features needs, before anything is trained, drawn or measured.
+def refuse_unfit(
+    where: str,
+    name: FeatureName | None,
+    data: Data,
+    n: int | None,
+    *,
+    measured: str = "samples",
+    reference: bool = True,
+    measures: bool = True,
+) -> None:
+    """UserError for what cannot be measured so, before anything is trained, drawn or measured.
+
+    That is a feature space that these data cannot have, fewer images than a covariance of its features needs, and the weights or
+    library of a published network that are missing here.
 
     Args:
         where: who measures, for the message.
         name: of the feature space; None for the one that suits the data.
         data: the source.
         n: samples; None for as many as there are held-out images.
+        measured: what they are called in messages.
+        reference: whether the training images are the reference; else its moments are known.
+        measures: whether anything is measured; else the reference's moments are all that is wanted.
     """
-    space, size = dim(name, data)
+    try:
+        space, size = dim(name, data)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     n = n or len(data.test or data.train)
-    for count, what, remedy in (
-        (len(data.train), "training images", "the data are too few to be measured so; leave it out"),
-        (n, "samples", f"set n to at least {size + 1}"),
-        (n if data.test is None else min(n, len(data.test)), "held-out images", "hold out more, or none (data.test_*)"),
+    needed = f"set n to at least {size + 1}" if measured == "samples" else f"take at least {size + 1}"
+    floors = n if data.test is None else min(n, len(data.test))
+    for matters, count, what, remedy in (
+        (reference, len(data.train), "training images", "the data are too few to be measured so; leave it out"),
+        (measures, n, measured, needed),
+        (measures, floors, "held-out images", "hold out more, or none (data.test_*)"),
     ):
-        if count <= size:
+        if matters and count <= size:
             raise UserError(
                 f"{where}: {count} {what} give no covariance of {size} features ({space}); {remedy}, or choose a smaller feature "
                 "space (feature: pixels has one for each value of an image)"
             )
+    if space in PUBLISHED:
+        try:
+            _published(space).refuse_missing()
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
 
 def chosen(name: FeatureName | None, data: Data) -> FeatureName:
     """The name of the space that `feature_extractor` would give; UserError for one that these data cannot have."""
     shape = data.shape
+    are_pictures = len(shape) == 3 and shape[0] in (1, 3)
     if name is None:
-        name = "pixels" if len(shape) != 3 else "classifier" if data.train.labelled else "rotation"
+        name = "pixels" if not are_pictures else "classifier" if data.train.labelled else "rotation"
     if name == "inception":
         name = "fid_inception"
     if name not in get_args(FeatureName):
-        raise UserError(f"there is no feature space {name!r}; choose one of {', '.join(get_args(FeatureName))}")
+        raise UserError(f"there is no feature space {name!r}; choose one of {', '.join(get_args(FeatureName)[:-1])}")
     if name == "pixels":
         return name
-    if len(shape) != 3:
-        raise UserError(f"feature space {name!r} is for images (C, H, W), {data.name} has {shape}; use 'pixels'")
-    if name == "fid_inception" and shape[0] not in (1, 3):
+    if not are_pictures:
         raise UserError(
-            f"feature space 'fid_inception' needs grey or RGB images, {data.name} has {shape}; use 'pixels'"
+            f"feature space {name!r} is for pictures, grey or RGB (1 or 3, H, W); {data.name} has {shape}, latents perhaps: "
+            "use 'pixels', which compares the values themselves, or evaluate pictures of them"
         )
     if name == "classifier" and not data.train.labelled:
         raise UserError(f"feature space 'classifier' needs labels, {data.name} has none; use 'rotation' or 'pixels'")

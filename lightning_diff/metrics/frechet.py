@@ -66,9 +66,52 @@ class FrechetDistance(Metric):
         """() float64, >= 0. UserError with fewer than d + 1 samples on either side: such a covariance is singular."""
         for n, kind in zip(self.n.tolist(), ("generated", "real"), strict=True):
             check_enough(int(n), self.dim, kind)
-        mean = self.total / self.n[:, None]
-        cov = (self.outer - self.n[:, None, None] * mean[:, :, None] * mean[:, None, :]) / (self.n - 1)[:, None, None]
+        mean, cov = _moments(self.n, self.total, self.outer)
         return torch.tensor(frechet_distance(mean[0], cov[0], mean[1], cov[1]), dtype=torch.float64)
+
+
+class Moments(Metric):
+    """Mean and covariance of the features of one set of images, from the same float64 sums.
+
+    Args:
+        dim: d, the number of features.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    n: Tensor  # (1,)
+    total: Tensor  # (1, d)
+    outer: Tensor  # (1, d, d)
+
+    def __init__(self, dim: int, **kwargs: object):
+        super().__init__(**kwargs)
+        self.dim = dim
+        for name, shape in (("n", (1,)), ("total", (1, dim)), ("outer", (1, dim, dim))):
+            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> "Moments":
+        """Does nothing, as in `FrechetDistance`."""
+        return self
+
+    def update(self, features: Float[Tensor, "n d"]) -> None:
+        features = features.to(self.total)
+        self.n += len(features)
+        self.total += features.sum(0)
+        self.outer += features.T @ features
+
+    def compute(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+        """Mean and covariance. UserError with fewer than d + 1 images: their covariance is singular."""
+        check_enough(int(self.n), self.dim, "generated")
+        mean, cov = _moments(self.n, self.total, self.outer)
+        return mean[0], cov[0]
+
+
+def _moments(
+    n: Float[Tensor, " sets"], total: Float[Tensor, "sets d"], outer: Float[Tensor, "sets d d"]
+) -> tuple[Float[Tensor, "sets d"], Float[Tensor, "sets d d"]]:
+    """Mean and covariance of each set."""
+    mean = total / n[:, None]
+    return mean, (outer - n[:, None, None] * mean[:, :, None] * mean[:, None, :]) / (n - 1)[:, None, None]
 
 
 def check_enough(n: int, dim: int, kind: str) -> None:

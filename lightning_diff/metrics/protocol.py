@@ -119,7 +119,7 @@ def protocol(
         options=" ".join(f"{name}={value:g}" for name, value in sorted(drawing.options.items())) or None,
         precision=precision(denoiser, device),
         generator=rng.generator_of(drawing.seed),
-        labels="none" if labels is None else _short(labels.cpu().numpy().tobytes()),
+        labels=labels_hash(labels),
     )
 
 
@@ -158,6 +158,11 @@ def precision(denoiser: Callable[..., Tensor], device: torch.device) -> str:
         dtype = getattr(net, "autocast_dtype", None) or own or torch.float32
     products = torch.get_float32_matmul_precision()
     return str(dtype).removeprefix("torch.") + ("" if products == "highest" else f"/{products}")
+
+
+def labels_hash(labels: Int64[Tensor, " n"] | None) -> str:
+    """A hash of the labels that images are conditioned on, "none" without."""
+    return "none" if labels is None else _short(labels.cpu().numpy().tobytes())
 
 
 def _levels(sampling: Sampling | PolicySampling) -> str:

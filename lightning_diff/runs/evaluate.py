@@ -1,8 +1,7 @@
-"""Figures of a run's model against the run's data, kept in its metrics.csv."""
+"""Figures of a run's model against the run's data or others, kept in its metrics.csv."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 from ..artifacts import ModelRecord, keep_levels
 from ..artifacts.metrics_table import MetricsTable
@@ -10,15 +9,15 @@ from ..data import Data
 from ..denoiser import Denoiser
 from ..foundation import garbage
 from ..foundation.errors import UserError
+from ..foundation.processes import is_first_process
 from ..metrics import Reference
 from ..metrics.evaluate import Row
 from ..metrics.evaluate_denoiser import evaluate_denoiser, search_levels, table
-from ..metrics.features import FeatureName, refuse_too_few
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.sampling import Sampling
 from . import recipe, trained
+from .against import Against, data_of
 from .build import build_data
-from .choices import refuse_unknown
 from .console import say
 from .output import refuse_unwritable
 from .run_trackers import send_picture
@@ -28,18 +27,20 @@ from .schedule_figure import save_picture
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures, each with its protocol, and the steps that a sample took on average."""
+    """Figures, each with its protocol, the steps that a sample took on average, and what is to be said of missing figures."""
 
     rows: list[Row]
     steps: float
+    remark: str = ""
 
     def __str__(self) -> str:
         protocol = self.rows[0].protocol
         guided = "" if protocol.guidance == 1 else f", guidance {protocol.guidance:g}"
+        remark = f"\n{self.remark}" if self.remark else ""
         return (
             f"{table(self.rows)}\n"
             f"n {protocol.n}, seed {protocol.seed}, {protocol.solver}, {self.steps:.4g} steps, {protocol.nfe:.4g} "
-            f"evaluations each{guided}, weights {protocol.ema}, reference {protocol.reference}"
+            f"evaluations each{guided}, weights {protocol.ema}, reference {protocol.reference}{remark}"
         )
 
 
@@ -48,35 +49,39 @@ def evaluate(
     settings: SamplerSettings,
     n: int | None = None,
     *,
-    feature: str | None = None,
+    against: Against | None = None,
     search: bool = False,
+    per_class: bool = False,
 ) -> Evaluation:
-    """Measure a run's model against its data; every figure goes to the run's metrics.csv with its protocol.
+    """Measure a run's model against its data or others; every figure goes to the run's metrics.csv with its protocol.
+
+    Under a process group every process calls this; the first writes.
 
     Args:
         run: run folder, name of one in runs/, or model file.
         settings: of the sampler.
         n: samples; None for as many as there are held-out images.
-        feature: a `FeatureName`; None for what suits the data.
+        against: the reference; None for the run's own data in the feature space that suits them.
         search: first find the levels of a consistency model with the least Fréchet distance, and keep them.
+        per_class: figures for each class, too (see `metrics.evaluate`).
 
     Raises:
         UserError: before anything is measured, for whatever does not go together.
     """
+    against = against or Against()
     model = trained.model(run)
     record, home = model.record, model.home
     sampling = _sampling(settings, record, search)
     settings.refuse_unfit_guidance(record)
     refuse_unwritable(home / "metrics.csv")
-    if feature is not None:
-        refuse_unknown("--feature", feature, get_args(FeatureName))
-    data = _data(home, record)
-    refuse_too_few("evaluate", feature, data, n)  # type: ignore[arg-type]
+    against.check()
+    data = _data(home, record, against.data)
+    chosen = against.open(data, n)
     settings.say_doubt(record)
     denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
     device = next(denoiser.parameters()).device
     garbage.take_up()
-    reference = Reference(data, feature, device=device)  # type: ignore[arg-type]
+    reference = chosen.reference(device)
     if search:
         sampling = _searched(model, denoiser, reference, settings, sampling, n)
     rows = evaluate_denoiser(
@@ -91,18 +96,19 @@ def evaluate(
         ema=record.ema,
         batch=settings.batch,
         device=device,
-        progress=True,
+        progress=is_first_process(),
+        per_class=per_class,
         **settings.solver_options,
     )
     trained_for: dict[str, str | int | float | None] = {
-        "step": record.images // data.batch_size,
+        "step": record.images // data.batch_size if against.data is None else None,
         "images": record.images,
     }
     MetricsTable(home / "metrics.csv").log_rows([trained_for | row.record() for row in rows])
     steps = {row.metric: row.value for row in rows}.get("steps_mean", rows[0].protocol.steps or 0)
-    if (home / "schedules").is_dir():
+    if (home / "schedules").is_dir() and is_first_process():
         send_picture(home, "schedule", save_picture(home, max(round(steps), 1)), record)
-    return Evaluation(rows, float(steps))
+    return Evaluation(rows, float(steps), chosen.remark)
 
 
 def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> Sampling | PolicySampling:
@@ -114,11 +120,13 @@ def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> S
     return sampling
 
 
-def _data(home: Path, record: ModelRecord) -> Data:
-    """The data of the run's recipe. UserError if the model makes something else."""
-    if not (home / "recipe.yaml").is_file():
-        raise UserError(f"{home / 'recipe.yaml'}: no such file; evaluate needs the run's recipe to find its data")
-    data = build_data(recipe.read_yaml(home / "recipe.yaml", "data"))
+def _data(home: Path, record: ModelRecord, where: str | None) -> Data:
+    """The data to measure against: of the run's recipe unless others are named. UserError if the model makes something else."""
+    if where is None and not (home / "recipe.yaml").is_file():
+        raise UserError(
+            f"{home / 'recipe.yaml'}: no such file; evaluate needs the run's recipe to find its data, or --data"
+        )
+    data = build_data(recipe.read_yaml(home / "recipe.yaml", "data")) if where is None else data_of(where)
     if tuple(data.shape) != record.shape or data.num_classes != record.num_classes:
         raise UserError(
             f"{home}: the model makes {list(record.shape)} with {record.num_classes} classes, "
@@ -151,7 +159,8 @@ def _searched(
     )
     kept = "for these options alone, and not kept"
     if settings.guidance == 1 and settings.sigma_max is None:
-        keep_levels(model.path, found)
+        if is_first_process():
+            keep_levels(model.path, found)
         kept = "kept in model.json"
     say(f"best levels after the first: {', '.join(f'{level:.3g}' for level in found)}; {kept}")
     return replace(settings, steps=None, grid=None, levels=tuple(found)).sampling(model.record)

@@ -6,11 +6,8 @@ process is only where they can: RANK and its like are often left over from anoth
 
 import os
 import socket
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch import Trainer
@@ -28,10 +25,9 @@ from ..foundation.errors import UserError
 from ..foundation.processes import take_rank
 from ..modules import lightning_internals as internals
 from .console import say
+from .meeting import OF_TORCHRUN, meeting, number
 from .recipe import Node
 
-WORD_SECONDS = 20.0  # until a process that waits for the others says so
-LIMIT_SECONDS = 900.0  # until it ends
 BY_HAND = ("LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE")  # what a program that starts all processes itself has to set
 
 
@@ -57,29 +53,29 @@ def _environment(here: int, nodes: int) -> ClusterEnvironment | None:
     """None for what Lightning finds by itself and nobody here has tried."""
     wanted = f"trainer.devices={here} and trainer.num_nodes={nodes}"
     if TorchElasticEnvironment.detect():
-        started = _number("WORLD_SIZE", 1)
+        started = number("WORLD_SIZE", 1)
         if started != here * nodes:
             raise UserError(
                 f"trainer: {wanted} make {here * nodes} process(es), and torchrun started {started} (WORLD_SIZE); give both "
                 "the same number, or unset TORCHELASTIC_RUN_ID where torchrun has started none"
             )
         if started > 1:
-            _number("RANK", None, started)
-            _number("LOCAL_RANK", None, here)
+            number("RANK", None, started)
+            number("LOCAL_RANK", None, here)
             return TorchElasticEnvironment()
     if here * nodes == 1:
         return OwnEnvironment(1, 1)
     if parent.is_started() or parent.has_started():
         return OwnEnvironment(here, nodes)
     if SLURMEnvironment.detect():
-        tasks, on_each = _number("SLURM_NTASKS", 1), _number("SLURM_NTASKS_PER_NODE", here)
-        if (tasks, on_each, _number("SLURM_NNODES", nodes)) != (here * nodes, here, nodes):
+        tasks, on_each = number("SLURM_NTASKS", 1), number("SLURM_NTASKS_PER_NODE", here)
+        if (tasks, on_each, number("SLURM_NNODES", nodes)) != (here * nodes, here, nodes):
             raise UserError(
                 f"trainer: {wanted} need srun --nodes={nodes} --ntasks-per-node={here}, and SLURM has {tasks} task(s) on "
                 f"{os.environ.get('SLURM_NNODES', '1')} node(s), {on_each} on each; where srun starts none, unset SLURM_NTASKS"
             )
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(here))  # without it Lightning refuses more than one task
-        _number("SLURM_PROCID", None, tasks)
+        number("SLURM_PROCID", None, tasks)
         # Lightning would save a checkpoint of its own; the exit code tells the job script to requeue.
         return SLURMEnvironment(auto_requeue=False)
     if LSFEnvironment.detect() or MPIEnvironment.detect():
@@ -108,9 +104,9 @@ class OwnEnvironment(LightningEnvironment):
             )
 
     def _is_by_hand(self) -> bool:
-        if any(not os.environ.get(name) for name in BY_HAND) or _number("WORLD_SIZE", 0) != self.here * self.nodes:
+        if any(not os.environ.get(name) for name in BY_HAND) or number("WORLD_SIZE", 0) != self.here * self.nodes:
             return False
-        return 0 <= _number("LOCAL_RANK", 0) < self.here
+        return 0 <= number("LOCAL_RANK", 0) < self.here
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -124,7 +120,7 @@ class OwnEnvironment(LightningEnvironment):
     def main_port(self) -> int:
         """MASTER_PORT if that is free; a free one where nobody else has to know it."""
         if self._main_port == -1 and not self.is_one_of_several:
-            port = _number("MASTER_PORT", 0) if self.here * self.nodes > 1 else 0
+            port = number("MASTER_PORT", 0) if self.here * self.nodes > 1 else 0
             if port and not _is_free(port):
                 if self.nodes > 1:
                     raise UserError(f"MASTER_PORT={port} is taken on this machine; set a free one, the same on all")
@@ -134,25 +130,12 @@ class OwnEnvironment(LightningEnvironment):
         return super().main_port
 
     def local_rank(self) -> int:
-        return _number("LOCAL_RANK", None, self.here) if self.is_one_of_several else 0
+        return number("LOCAL_RANK", None, self.here) if self.is_one_of_several else 0
 
     def node_rank(self) -> int:
         if self.nodes == 1:
             return 0
-        return _number("NODE_RANK" if "NODE_RANK" in os.environ else "GROUP_RANK", 0, self.nodes)
-
-
-def _number(name: str, default: int | None, below: int | None = None) -> int:
-    """A whole number from the environment. UserError if it is none, or not below a limit."""
-    text = os.environ.get(name) or (None if default is None else str(default))
-    limit = "" if below is None else f" from 0 to {below - 1}"
-    try:
-        number = int(text or "")
-        if below is None or 0 <= number < below:
-            return number
-    except ValueError:
-        pass
-    raise UserError(f"{name}={text or ''} in the environment is no whole number{limit}; unset it or set it right")
+        return number("NODE_RANK" if "NODE_RANK" in os.environ else "GROUP_RANK", 0, self.nodes)
 
 
 def _is_free(port: int) -> bool:
@@ -182,44 +165,20 @@ def settle(trainer: Trainer) -> None:
 @contextmanager
 def together(trainer: Trainer) -> Iterator[None]:
     """A training of several processes: a word while they wait for each other, and none left when this one fails."""
-    done = threading.Event()
-    if trainer.world_size > 1 and not distributed.is_initialized():
-        facts = done, trainer.world_size, getattr(trainer.strategy, "cluster_environment", None)
-        threading.Thread(target=_wait, args=facts, daemon=True, name="meeting").start()
-    try:
-        yield
-    except BaseException:
-        parent.end_children()
-        raise
-    finally:
-        done.set()
-
-
-def _wait(done: threading.Event, processes: int, environment: ClusterEnvironment | None) -> None:
-    """The thread: the main one is in torch until all are there."""
-    start, said = time.monotonic(), False
-    while not (done.wait(0.5) or distributed.is_initialized()):
-        seconds = time.monotonic() - start
-        if seconds > WORD_SECONDS and not said:
-            said = True
-            place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-            limit = f"for {LIMIT_SECONDS:.0f} s at most"
-            _write(f"waiting for the other processes of {processes} at {place}, {limit}{_advice(environment)}")
-        if seconds > LIMIT_SECONDS:
-            _write(f"error: the {processes} processes did not meet within {seconds:.0f} s{_advice(environment)}")
-            os._exit(2)
+    processes = 1 if distributed.is_initialized() else trainer.world_size
+    with meeting(processes, _advice(getattr(trainer.strategy, "cluster_environment", None))):
+        try:
+            yield
+        except BaseException:
+            parent.end_children()
+            raise
 
 
 def _advice(environment: ClusterEnvironment | None) -> str:
     if isinstance(environment, SLURMEnvironment):
         return "; does srun start them?"
     if isinstance(environment, TorchElasticEnvironment):
-        return "; does torchrun still run? If there is none, unset TORCHELASTIC_RUN_ID"
+        return OF_TORCHRUN
     if isinstance(environment, OwnEnvironment) and environment.is_one_of_several and not parent.is_started():
         return f"; {', '.join(BY_HAND)} in the environment say that another program starts them: if none does, unset LOCAL_RANK"
     return ""
-
-
-def _write(sentence: str) -> None:
-    with suppress(OSError, AttributeError):
-        print(sentence, file=sys.stderr, flush=True)

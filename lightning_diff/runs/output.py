@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..foundation.errors import UserError
+from ..foundation.first_process import is_first_process
 
 
 def writable(target: Path | None, default: Path, shape: Sequence[int]) -> Path:
@@ -21,6 +22,8 @@ def writable(target: Path | None, default: Path, shape: Sequence[int]) -> Path:
         raise UserError(f"--out: {target} is none of a .png, a .npz or a folder")
     if target.suffix != ".npz" and not is_picture:
         raise UserError(f"--out: samples of shape {list(shape)} are no pictures; give a file that ends in .npz")
+    if not is_first_process():  # which writes for all
+        return target
     folder = target.parent if target.suffix else target
     try:
         if target.suffix and target.is_dir():
@@ -36,12 +39,14 @@ def writable(target: Path | None, default: Path, shape: Sequence[int]) -> Path:
     return target
 
 
-def refuse_unwritable(table: Path) -> None:
-    """UserError if no rows can be appended to a metrics.csv."""
-    is_new = not table.exists()
+def refuse_unwritable(file: Path, remedy: str = "") -> None:
+    """UserError if a file, a metrics.csv for instance, cannot be made or added to; `remedy` ends the message."""
+    if not is_first_process():  # which writes for all
+        return
+    is_new = not file.exists()
     try:
-        table.open("a").close()
+        file.open("a").close()
         if is_new:
-            table.unlink()  # the header is written with the first row
+            file.unlink()  # a header is written with the first row
     except OSError as error:
-        raise UserError(f"{table}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{file}: cannot be written: {error.strerror}{remedy}") from error

@@ -14,6 +14,7 @@ from ..artifacts import pictures
 from ..denoiser import Denoiser
 from ..foundation import garbage
 from ..foundation.errors import UserError
+from ..foundation.processes import is_first_process, rank_and_world, rows_of_all
 from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
 from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
@@ -44,6 +45,8 @@ class Drawn:
 def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "all", out: Path | None = None) -> Drawn:
     """Draw samples and write them: the same ones for the same seed, whatever the batch or device.
 
+    Under a process group every process calls this and draws its share; the first writes.
+
     Args:
         run: run folder, name of one in runs/, or model file.
         settings: of the sampler.
@@ -57,7 +60,9 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
     model = trained.model(run)
     sampling = settings.sampling(model.record)
     target = writable(out, _default_target(model, settings, sampling, labels), model.record.shape)
-    made = draw(model, settings, n, labels)
+    made = draw(model, settings, n, labels, shared=True)
+    if not is_first_process():
+        return Drawn(n, target, made.cost)
     if target.suffix == ".npz":
         pictures.save_npz(target, made.samples, made.labels)
     elif target.suffix == ".png":
@@ -86,12 +91,19 @@ class Made:
 
 
 def draw(
-    model: trained.Trained, settings: SamplerSettings, n: int, labels: str = "all", *, denoiser: Denoiser | None = None
+    model: trained.Trained,
+    settings: SamplerSettings,
+    n: int,
+    labels: str = "all",
+    *,
+    denoiser: Denoiser | None = None,
+    shared: bool = False,
 ) -> Made:
     """Samples of a model; arguments as for `sample`.
 
     Args:
         denoiser: the model's own, where it is loaded already.
+        shared: under a process group each process, by calling this, draws a share, and gets all; else each draws all of them.
 
     Raises:
         UserError: before any are drawn, for whatever does not go together.
@@ -106,7 +118,15 @@ def draw(
     guide = model.guide(settings.guide, settings.device)
     garbage.take_up()
     wanted = None if classes is None else classes[torch.arange(n) % len(classes)]
-    samples, cost = _drawn(denoiser, guide, model.record.shape, settings, sampling, n, wanted)
+    rank, world = rank_and_world() if shared else (0, 1)
+    mine = range(rank, n, world)
+    own = None if wanted is None else wanted[rank::world]
+    samples, steps = _drawn(denoiser, guide, model.record.shape, settings, sampling, mine, own)
+    if world > 1:
+        device = next(denoiser.parameters()).device
+        samples = rows_of_all(samples, mine, n, device)
+        steps = None if steps is None else rows_of_all(steps, mine, n, device)
+    cost = None if steps is None else _cost(denoiser, settings, sampling, steps)
     return Made(samples, wanted, classes, cost)
 
 
@@ -133,27 +153,37 @@ def _drawn(
     shape: tuple[int, ...],
     settings: SamplerSettings,
     sampling: Sampling | PolicySampling,
-    n: int,
+    numbers: range,
     labels: Int64[Tensor, " n"] | None,
-) -> tuple[Float32[Tensor, "n ..."], str | None]:
-    """The samples; with a policy, what they cost too."""
+) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
+    """The samples of these numbers; with a policy, the steps that each took, too."""
     how = _How(
         seed=settings.seed,
         guidance=settings.guidance,
         guide=guide,
         interval=settings.interval,
         batch=settings.batch,
-        progress=True,
+        progress=is_first_process(),
     )
     if isinstance(sampling, Sampling):
         options: dict[str, Any] = settings.solver_options
         sigmas, solver = sampling.sigmas, sampling.solver
-        return generate(denoiser, shape, range(n), labels, sigmas=sigmas, solver=solver, **how, **options), None
-    samples, taken = sample_with_policy(denoiser, shape, range(n), labels, policy=sampling.policy, **how)
-    calls = sampling.policy.evaluations(taken).double().mean()
+        return generate(denoiser, shape, numbers, labels, sigmas=sigmas, solver=solver, **how, **options), None
+    return sample_with_policy(denoiser, shape, numbers, labels, policy=sampling.policy, **how)
+
+
+def _cost(
+    denoiser: Denoiser,
+    settings: SamplerSettings,
+    sampling: Sampling | PolicySampling,
+    steps: Int64[Tensor, " n"],
+) -> str:
+    """What samples cost that chose their steps themselves, in words."""
+    assert isinstance(sampling, PolicySampling)
+    calls = sampling.policy.evaluations(steps).double().mean()
     guided = " and the guide's" if settings.guidance != 1 and not takes_scale(denoiser) else ""
-    mean = f"{taken.double().mean():.2f} steps and {calls:.2f} evaluations{guided}"
-    return samples, f"{sampling.name}: a mean of {mean}, from {taken.min()} to {taken.max()} steps"
+    mean = f"{steps.double().mean():.2f} steps and {calls:.2f} evaluations{guided}"
+    return f"{sampling.name}: a mean of {mean}, from {steps.min()} to {steps.max()} steps"
 
 
 def _default_target(

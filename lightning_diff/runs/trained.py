@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..artifacts import ModelRecord, load_denoiser, read_record
 from ..denoiser import Denoiser
 from ..foundation import devices
@@ -29,13 +31,8 @@ class Trained:
 
     def load(self, device: str) -> Denoiser:
         """The denoiser, on the device of that name; "auto" takes a GPU if there is one."""
-        if device == "auto":
-            device = devices.default()
         denoiser = load_denoiser(self.path)
-        try:
-            return denoiser.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--device: {device} cannot be used: {str(error).splitlines()[0]}") from error
+        return denoiser.to(usable(device))
 
     def guide(self, run: Path | None, device: str) -> Denoiser | None:
         """Another model to guide this one by (autoguidance), loaded; None for none. UserError for one that does not go with it."""
@@ -50,6 +47,16 @@ class Trained:
         if other.kind != own.kind:
             raise UserError(f"--guide: {run} is a {other.kind} model, {self.path} a {own.kind} model")
         return guide.load(device)
+
+
+def usable(device: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU if there is one. UserError if it cannot be used."""
+    if device == "auto":
+        device = devices.default()
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device: {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def model(run: Path) -> Trained:

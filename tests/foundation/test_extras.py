@@ -12,7 +12,8 @@ from lightning_diff.foundation.extras import EXTRAS, is_installed, required
 from lightning_diff.nets import MLP
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OPTIONAL = {extra: packages for extra, packages in PROJECT["optional-dependencies"].items() if extra != "test"}
+NEITHER = ("test", "metrics")  # what tests need, and an old name of `fid`
+OPTIONAL = {extra: packages for extra, packages in PROJECT["optional-dependencies"].items() if extra not in NEITHER}
 
 
 def parquet(tmp_path):
@@ -47,6 +48,12 @@ def inception(tmp_path):
     inception._network(b"")
 
 
+def dinov2(tmp_path):
+    from lightning_diff.metrics import dinov2
+
+    dinov2.DinoV2.refuse_missing()
+
+
 def clip(tmp_path):
     from lightning_diff.rewards import ClipReward
 
@@ -56,6 +63,7 @@ def clip(tmp_path):
 USES = {
     "pyarrow": parquet,
     "tensorboard": logger("tensorboard"),
+    "timm": dinov2,
     "torch_fidelity": inception,
     "torchao": kernel,
     "transformers": clip,
@@ -64,9 +72,12 @@ USES = {
 
 
 def test_the_table_is_the_projects():
-    """Each extra has one package, whose import name is in the table."""
-    named = {extra: packages[0].partition(">")[0].replace("-", "_") for extra, packages in OPTIONAL.items()}
-    assert {package: extra for extra, package in named.items()} == EXTRAS
+    """The packages of each extra are in the table, by the names that are imported."""
+    listed = {
+        each.partition(">")[0].replace("-", "_"): extra for extra, each_of in OPTIONAL.items() for each in each_of
+    }
+    assert listed == EXTRAS
+    assert PROJECT["optional-dependencies"]["metrics"] == ["lightning_diff[fid]"]
     assert set(USES) == set(EXTRAS)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -10,9 +11,14 @@ import torch
 
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import FeatureExtractor, feature_extractor, inception
-from lightning_diff.metrics.inception import Inception
+from lightning_diff.metrics.inception import MODULE, Inception
 
-MODULE = "torch_fidelity.feature_extractor_inceptionv3"
+
+def take_for_the_published(path, monkeypatch):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(
+        inception, "WEIGHTS", replace(inception.WEIGHTS, sha256=digest, url="file:///nowhere/weights.pth")
+    )
 
 
 @pytest.fixture
@@ -20,7 +26,7 @@ def weights(tmp_path, monkeypatch):
     """A file that is taken for the published one."""
     path = tmp_path / "weights.pth"
     torch.save({"scale": torch.tensor(3.0)}, path)
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    take_for_the_published(path, monkeypatch)
     return path
 
 
@@ -49,7 +55,7 @@ def test_the_library_is_asked_for_the_fid_s_features_with_the_checked_file(weigh
     space = Inception(weights)
     assert isinstance(space, FeatureExtractor)
     assert space.net.requested == ("fid_inception", ["2048"])
-    assert space.hash == inception.SHA256[:12]
+    assert space.hash == inception.WEIGHTS.sha256[:12]
     assert torch.equal(space(torch.full((1, 1, 2, 2), -1 + 2 / 255))[0, :2], torch.tensor([36.0, 36.0]))
 
 
@@ -70,6 +76,7 @@ def test_the_feature_space_is_found_by_both_its_names(weights, stand_in, digits,
 
 
 def test_no_file_and_another_file_are_refused_before_anything_is_loaded(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.delenv("LIGHTNING_DIFF_INCEPTION", raising=False)
     monkeypatch.setattr(inception, "_network", lambda content: pytest.fail("loaded"))
     other = tmp_path / "other.pth"
@@ -93,13 +100,13 @@ def test_a_library_that_is_missing_or_broken_is_named_with_how_to_install_it(wei
     for name in ("torch_fidelity", MODULE):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(UserError, match=f"{re.escape(str(fault))}.*lightning_diff.metrics.") as raised:
+    with pytest.raises(UserError, match=f"{re.escape(str(fault))}.*lightning_diff.fid.") as raised:
         Inception(weights)
     assert "\n" not in str(raised.value)
 
 
 def test_the_real_network_takes_the_published_layout_and_gives_2048_features(tmp_path, monkeypatch):
-    library = pytest.importorskip(MODULE, reason="needs the extra `metrics`")
+    library = pytest.importorskip(MODULE, reason="needs the extra `fid`")
     torch.manual_seed(0)
     monkeypatch.setattr(library.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
     blank = tmp_path / "blank.pth"
@@ -108,7 +115,7 @@ def test_the_real_network_takes_the_published_layout_and_gives_2048_features(tmp
     monkeypatch.undo()
     path = tmp_path / "weights.pth"  # as published: without BatchNorm's counters
     torch.save({k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}, path)
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    take_for_the_published(path, monkeypatch)
     space = Inception(path)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(space(pixels / 127.5 - 1), net(pixels)[0])

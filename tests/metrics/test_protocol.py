@@ -113,7 +113,7 @@ def test_whatever_samples_takes_is_of_a_drawing_or_changes_no_sample(draws):
 
 def test_what_measures_takes_is_of_a_drawing_or_a_column_or_changes_no_sample():
     takes = {PARTS.get(name, name) for name in inspect.signature(evaluate_denoiser).parameters}
-    assert takes == {*BASE, "denoiser", "reference", "n", "ema", "batch", "device", "progress"}
+    assert takes == {*BASE, "denoiser", "reference", "n", "ema", "batch", "device", "progress", "per_class"}
 
 
 @pytest.mark.parametrize("name", OTHERS)

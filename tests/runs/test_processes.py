@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from messages import tells
 
 from lightning_diff.foundation import first_process, parent
 from lightning_diff.foundation.errors import UserError
-from lightning_diff.runs import launch
+from lightning_diff.runs import launch, meeting
 from lightning_diff.runs.launch import OwnEnvironment, _environment
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -150,11 +151,11 @@ def test_the_first_process_is_the_trainers_word(monkeypatch, variables):
 
 def test_a_process_that_waits_for_others_says_so_and_why(monkeypatch, variables, capsys):
     variables(LOCAL_RANK=0, MASTER_PORT=29500, WORLD_SIZE=2)
-    monkeypatch.setattr(launch, "WORD_SECONDS", 0.0)
-    monkeypatch.setattr(launch, "LIMIT_SECONDS", 0.6)
+    monkeypatch.setattr(meeting, "WORD_SECONDS", 0.0)
+    monkeypatch.setattr(meeting, "LIMIT_SECONDS", 0.6)
     monkeypatch.setattr(launch.os, "_exit", lambda code: sys.exit(code))
     with pytest.raises(SystemExit) as ended:
-        launch._wait(launch.threading.Event(), 2, _environment(2, 1))
+        meeting.wait(threading.Event(), 2, launch._advice(_environment(2, 1)))
     assert ended.value.code == 2
     first, last = capsys.readouterr().err.splitlines()
     assert tells(first, "waiting ... 2 ... 29500 ... unset LOCAL_RANK")
