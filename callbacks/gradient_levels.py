@@ -16,6 +16,7 @@ from ..denoiser import Denoiser
 from ..foundation import rng
 from ..modules import DiffusionModule
 from ..modules.base import CountedModule
+from ..modules.compiling import is_compiled
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import datamodule
 from ..modules.training_data import TrainingData, training_data
@@ -114,7 +115,7 @@ def gradient_square(
     buffers = {name: buffer.clone() for name, buffer in denoiser.named_buffers()}
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     device = batch["image"].device
-    compiled = denoiser.net._compiled_call_impl is not None  # it would compile again for this batch size
+    compiled = is_compiled(denoiser.net)  # it would compile again for this batch size
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.enable_grad(),

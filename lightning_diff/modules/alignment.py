@@ -27,6 +27,7 @@ from ..rollouts.policies import Policies
 from ..rollouts.rollout import made_of
 from ..rollouts.scoring import refuse_unfit
 from . import pretrained
+from .compiling import Compile
 from .denoiser_module import Optimizer, TrainingModule
 from .reward_epoch import RewardEpoch
 from .sharding import is_sharded
@@ -76,7 +77,7 @@ class AlignmentModule(TrainingModule):
         sigma_data: the model's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time: the model's.
-        compile: compile the network, and those that sample, in place.
+        compile: compile the blocks of the network, and of those that sample, in place, or what a `Compile` says.
         channels_last: keep weights and activations in NHWC.
     """
 
@@ -101,7 +102,7 @@ class AlignmentModule(TrainingModule):
         sigma_data: float | None = None,
         num_classes: int = 0,
         time: Literal["edm", "trigflow"] | None = None,
-        compile: bool = False,
+        compile: bool | Compile = False,
         channels_last: bool = False,
     ):
         denoiser = pretrained.denoiser(self.recipe_facts, model=model, net=net, sigma_data=sigma_data, time=time)
@@ -200,9 +201,9 @@ class AlignmentModule(TrainingModule):
             self._stored = None
         super().on_fit_start()
 
-    def _compile(self) -> None:
-        super()._compile()
-        self.policies.compile()
+    def _compile(self, how: Compile) -> None:
+        super()._compile(how)
+        self.policies.compile(how.network)
 
     # --- an epoch ---
 
@@ -242,10 +243,10 @@ class AlignmentModule(TrainingModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, sigma, label = self._laid_out(batch["x"]), batch["sigma"], batch.get("label")
-        x_hat = self.denoiser(x, sigma.to(x.dtype), label)
         with torch.no_grad():
             reference = self.policies.reference(x, sigma.to(x.dtype), label) if self.loss.kl else None
             old = None if self.loss.is_chain else self.policies.old(x, sigma.to(x.dtype), label)
+        x_hat = self.denoiser(x, sigma.to(x.dtype), label)  # last: see `compiling`, of calls without gradients
         result = self.loss(batch | {"x": x}, x_hat, old, reference, self.advantages.clip)
         return {
             "loss": result.loss.mean(),

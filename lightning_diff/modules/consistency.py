@@ -22,6 +22,7 @@ from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight
 from . import pretrained
+from .compiling import Compile
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .sharding import is_sharded
@@ -87,7 +88,7 @@ class ConsistencyModule(TrainingModule):
         sigma_data: float | None = None,
         num_classes: int = 0,
         time: Literal["edm", "trigflow"] | None = None,
-        compile: bool = False,
+        compile: bool | Compile = False,
         channels_last: bool = False,
     ):
         _refuse_unknown(objective=objective, normalisation=normalisation, derivative=derivative)
@@ -195,9 +196,9 @@ class ConsistencyModule(TrainingModule):
         if self._teacher is not None:
             self._teacher.to(self.device, self.memory_format)
 
-    def _compile(self) -> None:
+    def _compile(self, how: Compile) -> None:
         # Not the network: torch has no forward mode through a compiled one.
-        self._loss = torch.compile(consistency_loss)
+        self._loss = how.function(consistency_loss)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         try:
@@ -229,7 +230,8 @@ class ConsistencyModule(TrainingModule):
             derivative="two_pass" if self.derivative == "jvp" and self._is_plain_only else self.derivative,
             augment=batch.get("augment"),
         )
-        outputs = self._outputs(batch, sigma.to(x0.dtype), result.loss)
+        loss = result.loss.clone() if self.replays_graphs else result.loss  # kept until the step's end, and by callbacks
+        outputs = self._outputs(batch, sigma.to(x0.dtype), loss)
         outputs["details"] = {
             "tangent_norm": result.tangent.flatten(1).norm(dim=1),
             "dF_dt": result.dF_dt.flatten(1).norm(dim=1),

@@ -19,6 +19,7 @@ from ..nets.lora import LoRA
 from ..noise import NoiseLaw
 from ..objectives import denoising_loss
 from . import pretrained
+from .compiling import Compile
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .sharding import is_sharded
 from .training_data import training_data
@@ -49,7 +50,7 @@ class DiffusionModule(TrainingModule):
         time: what the network is conditioned on, of its noise level, ln(sigma)/4 ("edm") or the angle t ("trigflow"); None for that
             of `start`, or "edm".
         label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
-        compile: compile the network in place; checkpoints do not change.
+        compile: compile the network's blocks in place, or what a `Compile` says; checkpoints do not change.
         channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.
     """
 
@@ -68,7 +69,7 @@ class DiffusionModule(TrainingModule):
         num_classes: int | None = None,
         time: Literal["edm", "trigflow"] | None = None,
         label_dropout: float = 0.0,
-        compile: bool = False,
+        compile: bool | Compile = False,
         channels_last: bool = False,
     ):
         if not 0 <= label_dropout < 1:
