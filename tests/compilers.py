@@ -9,6 +9,7 @@ import jaxtyping
 import torch
 from lightning.pytorch import Callback
 from torch._dynamo.backends.common import aot_autograd
+from functorch.compile import make_boxed_func
 from torch._dynamo.utils import counters
 from torch.fx import GraphModule
 
@@ -46,7 +47,7 @@ class Replaying:
         return compiled
 
     def _compiled(self, graph: GraphModule, inputs: Sequence[object]) -> Callable[..., object]:
-        return partial(self._run, graph)
+        return make_boxed_func(partial(self._run, graph))
 
     def _run(self, graph: GraphModule, *inputs: object) -> object:
         own = {v.untyped_storage().data_ptr() for v in inputs if isinstance(v, torch.Tensor)}

@@ -28,6 +28,7 @@ class Compile:
             starting its kernels takes as long as running them; they keep the memory of a step for themselves.
         optimizer: compile the optimiser's step, too; for one without a `fused` implementation.
         fullgraph: an error where a part cannot be compiled, instead of running that part uncompiled.
+        eager_random: draw dropout's random numbers as a run that is not compiled does, with "inductor"; slower.
         backend: of `torch.compile`.
 
     Raises:
@@ -38,6 +39,7 @@ class Compile:
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     optimizer: bool = False
     fullgraph: bool = False
+    eager_random: bool = False
     backend: str = "inductor"
 
     def __post_init__(self) -> None:
@@ -53,9 +55,11 @@ class Compile:
 
     def function(self, fn: Callable[P, R]) -> Callable[P, R]:
         """`fn` compiled for the shapes that it is called with, each anew."""
-        mode = None if self.mode == "default" else self.mode
+        options = None
+        if self.backend == "inductor":
+            options = torch._inductor.list_mode_options(self.mode) | {"fallback_random": self.eager_random}
         compiled: Callable[P, R] = torch.compile(
-            fn, dynamic=False, fullgraph=self.fullgraph, mode=mode, backend=self.backend
+            fn, dynamic=False, fullgraph=self.fullgraph, options=options, backend=self.backend
         )
         return compiled
 

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The members, those with weights, of a network's outermost ModuleLists."""
+    """The members, those with weights, of a network's outermost ModuleLists; adapters of a weight are none."""
     for child in network.children():
+        if isinstance(child, ParametrizationList):
+            continue
         if isinstance(child, nn.ModuleList):
             yield from (member for member in child if any(True for _ in member.parameters()))
         else:
