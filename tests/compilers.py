@@ -38,7 +38,9 @@ class Replaying:
     """
 
     def __init__(self) -> None:
-        self.handed_out: list[torch.UntypedStorage] = []  # storages: a reference to a tensor would keep autograd from taking it
+        self.handed_out: list[
+            torch.UntypedStorage
+        ] = []  # storages: a reference to a tensor would keep autograd from taking it
         self.steps = 0
 
     def __call__(self, graph: GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., object]:

@@ -27,7 +27,9 @@ def rows(setting: Setting) -> Iterator[Row]:
         times = {name: _step(setting, student, losses[name]) for name in NAMES if name in losses}
         for name, value in times.items():
             case = f"U-Net, bf16{', compiled' if compiled else ''}"
-            yield Row("consistency", case, name, 1e3 * value, "ms", note=f"{value / times['diffusion']:.2f} of diffusion")
+            yield Row(
+                "consistency", case, name, 1e3 * value, "ms", note=f"{value / times['diffusion']:.2f} of diffusion"
+            )
 
 
 def _step(setting: Setting, student: Denoiser, loss: Callable[[], Tensor]) -> float:

@@ -57,4 +57,12 @@ def _held_up(setting: Setting, case: str, source: list[Tensor], whole: float) ->
     held_up = time.perf_counter() - start
     synchronise(setting.device)
     note = "the host waits for the device" if held_up > whole else ""
-    return Row("feeding", f"{case}, pinned", "host held up", 1e6 * held_up / len(moved[0]), "us/image", status="off" if note else "ok", note=note)
+    return Row(
+        "feeding",
+        f"{case}, pinned",
+        "host held up",
+        1e6 * held_up / len(moved[0]),
+        "us/image",
+        status="off" if note else "ok",
+        note=note,
+    )

@@ -29,7 +29,9 @@ def rows(setting: Setting) -> Iterator[Row]:
             found = _found(there, moved, precision)
             for quantity, bound in bounds.items():
                 error = relative(found[quantity], reference[quantity])
-                yield checked("parity", f"{name} {'bf16' if precision else 'fp32'}", f"relative error, {quantity}", error, bound)
+                yield checked(
+                    "parity", f"{name} {'bf16' if precision else 'fp32'}", f"relative error, {quantity}", error, bound
+                )
 
 
 def _batch(net: nn.Module, n: int) -> list[Tensor]:

@@ -39,5 +39,13 @@ def rows(setting: Setting) -> Iterator[Row]:
             except UserError as reason:
                 yield Row("precision", case, status="skipped", note=str(reason))
                 continue
-            yield checked("precision", case, "relative difference from the emulation", relative(output, emulated), BOUND)
-            yield Row("precision", case, "speed", bf16 / seconds(lambda copy=copy: of(copy), setting.device, rounds), "of bf16")
+            yield checked(
+                "precision", case, "relative difference from the emulation", relative(output, emulated), BOUND
+            )
+            yield Row(
+                "precision",
+                case,
+                "speed",
+                bf16 / seconds(lambda copy=copy: of(copy), setting.device, rounds),
+                "of bf16",
+            )

@@ -51,7 +51,14 @@ def checked(part: str, case: str, quantity: str, value: float, bound: float, uni
 def table(about: dict[str, object], rows: Sequence[Row]) -> str:
     """In markdown."""
     head = ", ".join(f"{name} {value}" for name, value in about.items())
-    lines = ["# GPU checklist", "", head, "", "| part | case | quantity | value | status | note |", "|---|---|---|---|---|---|"]
+    lines = [
+        "# GPU checklist",
+        "",
+        head,
+        "",
+        "| part | case | quantity | value | status | note |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row.cells()) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 

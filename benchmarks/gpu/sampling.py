@@ -23,7 +23,12 @@ def rows(setting: Setting) -> Iterator[Row]:
                 mode = "reduce-overhead" if "graphs" in how else "default"
                 Compile(mode=mode, backend=setting.backend).network(denoiser.net)  # type: ignore[arg-type]
             for solver, steps in (("heun", 18), ("consistency", 2)):
-                time = seconds(_drawn(setting, denoiser, n, solver, steps, "bf16" in how), setting.device, 1 if setting.small else 3, 1)
+                time = seconds(
+                    _drawn(setting, denoiser, n, solver, steps, "bf16" in how),
+                    setting.device,
+                    1 if setting.small else 3,
+                    1,
+                )
                 yield Row("sampling", f"{name}, {how}", f"{solver}, {steps} steps", n / time, "images/s")
 
 

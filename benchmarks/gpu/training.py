@@ -113,7 +113,11 @@ def ran(setting: Setting, workload: str, variant: str) -> Mapping[str, float]:
     name, changes, (size, classes, batch, more) = WORKLOADS[workload]
     precision, compiled = VARIANTS[variant]
     if setting.small:
-        size, batch, changes = [3, 8, 8], 8, [*(c.replace("[3, 64, 64]", "[3, 8, 8]") for c in changes), *SMALL[workload]]
+        size, batch, changes = (
+            [3, 8, 8],
+            8,
+            [*(c.replace("[3, 64, 64]", "[3, 8, 8]") for c in changes), *SMALL[workload]],
+        )
     region, mode = (compiled or "blocks default").split()
     data = PICTURES.format(size=size, classes=classes, batch=batch, workers=0 if setting.small else 8, more=more)
     overrides = [

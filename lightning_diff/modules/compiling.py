@@ -1,5 +1,6 @@
 """What of a training torch compiles: the repeated blocks of its network, or more, in place, so that no name in a checkpoint changes."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -75,6 +76,13 @@ class Compile:
             lines = str(cause).strip().splitlines()
             return lines[0].strip() if lines else type(cause).__name__
         return None
+
+    def serves(self, device: torch.device, key: str) -> bool:
+        """Whether anything can be compiled for a device; a warning says why not, and that training goes on without."""
+        reason = self.why_not(device)
+        if reason is not None:
+            warnings.warn(f"{key}: torch cannot compile here ({reason}); training goes on without", stacklevel=3)
+        return reason is None
 
     def network(self, network: nn.Module) -> None:
         """Compile a network in place."""

@@ -1,6 +1,5 @@
 """What every training module shares: one denoiser, trained by one optimiser on the position-addressed stream."""
 
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -84,14 +83,9 @@ class TrainingModule(CountedModule):
             internals.datamodule(self.trainer), TrainingData
         ):  # of a loader's batches it is told with the first
             self._refuse_unfit_data()
-        if (
-            self.compiled is not None
-            and (reason := self.compiled.why_not(self.trainer.strategy.root_device)) is not None
-        ):
+        root = self.trainer.strategy.root_device
+        if self.compiled is not None and not self.compiled.serves(root, "model.compile"):
             self.compiled = None
-            warnings.warn(
-                f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
-            )
 
     def refuse_unfit_network(self, shape: Sequence[int]) -> None:
         """UserError for a network that returns no tensor like the examples, which are of this shape; see `network_check`."""

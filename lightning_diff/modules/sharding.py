@@ -112,9 +112,7 @@ def configure(module: LightningModule) -> None:
         raise UserError(
             f"model.compile.mode: {compiled.mode} replays CUDA graphs, and shards are gathered elsewhere each time; leave it out"
         )
-    shard(
-        module, strategy.mesh, strategy.root_device, gathered=GATHERED[trainer.precision], compiled=compiled
-    )
+    shard(module, strategy.mesh, strategy.root_device, gathered=GATHERED[trainer.precision], compiled=compiled)
 
 
 def shard(

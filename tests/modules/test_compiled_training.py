@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_flatten_with_path
 from compilers import COUNTING, REPLAYING, Graphs, fresh, graph_breaks
 
 from lightning_diff.artifacts import checkpoints
+from lightning_diff.modules import Compile
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
 
@@ -41,7 +42,10 @@ STUDENT = [
     "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 200, net: {dropout: 0.1}}",
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, which shows it to nobody
+pytestmark = [  # torch's own, of which it shows nobody the first
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+]
 
 DRAWN = (
     "callbacks=[{_target_: lightning_diff.callbacks.EMA}, {_target_: lightning_diff.callbacks.NoiseLevels, bins: 4}, "
@@ -152,3 +156,45 @@ def test_nothing_is_kept_of_a_replayed_consistency_step(trained, objective):
     plain = trained("plain", "mlp", *more, backend="aot_eager")
     replayed = trained("replayed", "mlp", *more, backend="replaying", mode="reduce-overhead")
     assert not differences(plain, replayed)
+
+
+TWO_AVERAGES = (
+    "callbacks=[{_target_: compilers.Graphs}, {_target_: lightning_diff.callbacks.EMA, compile: %s, profiles: {"
+    "short: {_target_: lightning_diff.ema.HalfLife, images: 64, ramp_up: null}, "
+    "long: {_target_: lightning_diff.ema.PowerFunction, sigma_rel: 0.1}}}]"
+)
+
+
+def test_a_compiled_update_of_averages_and_a_compiled_optimizer_are_those_that_are_not(trained, monkeypatch):
+    """One graph each for all steps, whatever the rates; the names and kinds of everything in the checkpoint stay."""
+    plain = trained("plain", "mlp", TWO_AVERAGES % "false")
+    monkeypatch.setattr(Compile, "function", lambda self, fn: torch.compile(fn, backend="counting", fullgraph=True))
+    monkeypatch.setattr(Compile, "serves", lambda *_: True)
+    both = trained("both", "mlp", TWO_AVERAGES % "true", backend="counting", optimizer=True)
+    assert len(Graphs.after) == 20
+    assert len(COUNTING.graphs) == 3  # a block, the optimiser, the averages
+    assert Graphs.after[1] == Graphs.after[-1]  # the averages are first updated after the first step
+    assert close(plain, both)
+
+
+def test_a_run_resumes_from_one_that_was_compiled_and_the_reverse(trained):
+    whole = trained("whole", "dit")
+    compiled = {"backend": "counting", "optimizer": True}
+    for name, first, second in (("from_compiled", compiled, {}), ("to_compiled", {}, compiled)):
+        trained(name, "dit", "trainer.max_steps=10", **first)
+        assert close(whole, trained(name, "dit", **second))
+
+
+def close(one, other):
+    """Whether two checkpoints have the same names, kinds of values, and, up to the order of summation, values."""
+    own, others = ({str(path): leaf for path, leaf in tree_flatten_with_path(state)[0]} for state in (one, other))
+    own, others = (
+        {k: v for k, v in each.items() if isinstance(v, torch.Tensor) or "param_groups" in k} for each in (own, others)
+    )
+    assert {name: type(value) for name, value in own.items()} == {name: type(value) for name, value in others.items()}
+    for name, value in own.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(
+                value, others[name], rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+            )
+    return True
