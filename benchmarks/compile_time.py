@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/compile_time.py [--nets dit,unet] [--device cuda]
 
-Each in a process of its own with an empty cache. The time is CPU time, of the process and of the compilers that it starts, from the
-first step (forward and backward) on to its end, less that of a step without compiling. Prints it with the number of graphs, and the time of
-a step afterwards. On a GPU Triton's kernels are compiled instead, which takes longer: run it there for figures of that.
+Each in a process of its own with an empty cache. The time is CPU time, of the process and of the compilers that it starts, of the
+first step (forward and backward), less that of a step without compiling. Prints it with the number of graphs, and the time of a
+step afterwards. On a GPU it is Triton's kernels that are compiled: run it there for figures of that.
 """
 
 import argparse

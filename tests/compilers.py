@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import jaxtyping
 import torch
+from functorch.compile import make_boxed_func
 from lightning.pytorch import Callback
 from torch._dynamo.backends.common import aot_autograd
-from functorch.compile import make_boxed_func
 from torch._dynamo.utils import counters
 from torch.fx import GraphModule
 
@@ -33,8 +33,8 @@ class Counting:
 class Replaying:
     """Graphs whose outputs, saved activations and gradients included, become NaN when the next step begins.
 
-    A step begins where `torch.compiler.cudagraph_mark_step_begin` is called; the memory of a CUDA graph may be written to again from
-    there on.
+    A step begins where `torch.compiler.cudagraph_mark_step_begin` is called; from there on the memory of a CUDA graph may be
+    written to again.
     """
 
     def __init__(self) -> None:

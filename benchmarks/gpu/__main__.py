@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu [--parts parity,training,...] [--out gpu_checklist] [--device cuda] [--small]
 
-Writes gpu.json and gpu.md, a table, into --out. Run it in the repository, on a machine that does nothing else; on an H200 it is meant
-to take some 20 minutes, most of which torch compiles. Parts:
+Writes gpu.json and gpu.md, a table, into --out. Run it in the repository, on a machine that does nothing else. Most of the time
+goes into compiling. Parts:
 
     parity      outputs, gradients and sCM tangents on the device against a CPU, in float32 without TF32 and in bfloat16
     training    images/s, MFU, peak memory and the time to the first step, of whole runs, by precision and what is compiled
@@ -14,7 +14,8 @@ to take some 20 minutes, most of which torch compiles. Parts:
     feeding     images/s that the loader makes, and how long the host is held up by copies, pinned or not
 
 A part that cannot run says why; without a CUDA device all of them do, and the command ends with 0. It ends with 1 if something is
-off or failed. `--device cpu --small` goes through the same code with tiny networks, which is how it is tested: its figures mean nothing.
+off or failed. `--device cpu --small` goes through the same code with tiny networks, which is how it is tested: its figures mean
+nothing.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,11 +40,15 @@ def _copies(setting: Setting, case: str, batch: dict[str, Tensor]) -> Iterator[R
         return
     for pinned in (False, True):
         source = [value.pin_memory() if pinned else value for value in batch.values()]
-        whole = seconds(lambda: [value.to(setting.device, non_blocking=True) for value in source], setting.device, 20)
+        whole = seconds(partial(_moved, source, setting.device), setting.device, 20)
         how = "pinned" if pinned else "pageable"
         yield Row("feeding", f"{case}, {how}", "a batch's way", bytes_ / whole / 1e9, "GB/s")
         if pinned:
             yield _held_up(setting, case, source, whole)
+
+
+def _moved(batch: list[Tensor], device: torch.device) -> list[Tensor]:
+    return [value.to(device, non_blocking=True) for value in batch]
 
 
 def _held_up(setting: Setting, case: str, source: list[Tensor], whole: float) -> Row:
@@ -53,7 +58,7 @@ def _held_up(setting: Setting, case: str, source: list[Tensor], whole: float) ->
     for _ in range(20):
         busy = busy @ busy
     start = time.perf_counter()
-    moved = [value.to(setting.device, non_blocking=True) for value in source]
+    moved = _moved(source, setting.device)
     held_up = time.perf_counter() - start
     synchronise(setting.device)
     note = "the host waits for the device" if held_up > whole else ""

@@ -22,13 +22,19 @@ from lightning_diff.runs import train as run
 
 from .rows import Row, Setting, release, synchronise
 
-PICTURES = "{{_target_: benchmarks.gpu.pictures.Pictures, size: {size}, classes: {classes}, batch_size: {batch}, workers: {workers}{more}}}"
+PICTURES = (
+    "{{_target_: benchmarks.gpu.pictures.Pictures, size: {size}, classes: {classes}, batch_size: {batch}, "
+    "workers: {workers}{more}}}"
+)
 CALLBACKS = (
     "callbacks=[{_target_: lightning_diff.callbacks.EMA}, {_target_: lightning_diff.callbacks.NoiseLevels}, "
     "{_target_: benchmarks.gpu.training.Clock}]"
 )
 COMPILE = "{{_target_: lightning_diff.modules.Compile, region: {region}, mode: {mode}, backend: {backend}}}"
-DIT = "{_target_: lightning_diff.nets.DiT, patch_size: 4, width: 768, depth: 12, heads: 12, qk_norm: true, shape: [3, 64, 64], num_classes: 1000}"
+DIT = (
+    "{_target_: lightning_diff.nets.DiT, shape: [3, 64, 64], num_classes: 1000, patch_size: 4, width: 768, depth: 12, "
+    "heads: 12, qk_norm: true}"
+)
 SMALL = {
     "cifar10_edm": ["model.net.channels=8", "model.net.channel_mult=[1,1]", "model.net.num_blocks=1"],
     "DiT-B": ["model.net.width=32", "model.net.depth=2", "model.net.heads=2"],

@@ -1,4 +1,4 @@
-"""What of a training torch compiles: the repeated blocks of its network, or more, in place, so that no name in a checkpoint changes."""
+"""What of a training torch compiles: the repeated blocks of its network, or more, in place: no name in a checkpoint changes."""
 
 import warnings
 from collections.abc import Callable
@@ -95,8 +95,8 @@ class Compile:
 
     def part(self, part: nn.Module) -> None:
         """Compile one module in place."""
-        # Blocks share their code, and torch gives up on code that it has compiled eight times: each may have a shape of its own, and
-        # is called with gradients and without, in training and in evaluation.
+        # Blocks share their code, and torch gives up on code that it has compiled eight times: each may have a shape of its own,
+        # and is called with gradients and without, in training and in evaluation.
         torch._dynamo.config.recompile_limit += 4
         torch._dynamo.config.accumulated_recompile_limit += 4
         part._compiled_call_impl = _for_any_number(self.function(part._call_impl))

@@ -59,7 +59,7 @@ class LoRA:
             kind = type(layer)
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, self.rank, self.alpha))
             # torch makes a class for each layer; of one class, blocks that are alike are compiled once.
-            layer.__class__ = _adapted_class(kind, type(layer))
+            layer.__class__ = _adapted_class(kind, type(layer))  # type: ignore[assignment]
 
 
 def _adapted_class(kind: type[nn.Module], made: type[nn.Module]) -> type[nn.Module]:

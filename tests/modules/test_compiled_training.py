@@ -1,11 +1,11 @@
-"""A compiled training step: one graph for each kind of block, at the first step and never again, and no tensor kept from a replay."""
+"""A compiled training step: one graph for each kind of block, made at the first step; nothing is kept of what a replay returns."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._pytree import tree_flatten_with_path
 from compilers import COUNTING, REPLAYING, Graphs, fresh, graph_breaks
+from torch.utils._pytree import tree_flatten_with_path
 
 from lightning_diff.artifacts import checkpoints
 from lightning_diff.modules import Compile
@@ -134,7 +134,8 @@ def test_a_consistency_step_is_one_graph_derivative_included(trained, more, accu
 
 def test_adapters_of_one_shape_share_a_graph(trained):
     trained("start", "dit", "trainer.max_steps=1")
-    model = "model={_target_: lightning_diff.DiffusionModule, start: runs/start, lora: {_target_: lightning_diff.nets.lora.LoRA, rank: 2}}"
+    lora = "{_target_: lightning_diff.nets.lora.LoRA, rank: 2}"
+    model = f"model={{_target_: lightning_diff.DiffusionModule, start: runs/start, lora: {lora}}}"
     trained("adapted", "dit", model, backend="counting")
     assert set(Graphs.after) == {2}
 
