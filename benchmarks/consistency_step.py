@@ -32,10 +32,16 @@ NET = {"channels": 32, "channel_mult": (1, 2, 2), "num_blocks": 4, "attention": 
 
 
 def variants(
-    student: Denoiser, teacher: Denoiser, x0: Tensor, sigma: Tensor, noise: Tensor, compiled: bool
+    student: Denoiser,
+    teacher: Denoiser,
+    x0: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    compiled: bool,
+    backend: str = "inductor",
 ) -> dict[str, Callable[[], Tensor]]:
     """The losses to be differentiated, by name."""
-    wrapped = torch.compile if compiled else lambda fn: fn
+    wrapped = partial(torch.compile, dynamic=False, backend=backend) if compiled else lambda fn: fn
     diffusion, consistency = wrapped(denoising_loss), wrapped(consistency_loss)
 
     def of(**options: object) -> Callable[[], Tensor]:

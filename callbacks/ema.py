@@ -1,6 +1,6 @@
 """Averages of the trainable weights, kept while training and swapped in where they are wanted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal, cast
@@ -16,6 +16,7 @@ from .. import ema
 from ..artifacts import ema_snapshots
 from ..foundation.errors import UserError
 from ..modules.base import CountedModule
+from ..modules.compiling import as_compile
 from ..modules.lightning_internals import State, callbacks
 from ..modules.sharding import whole_tensor
 
@@ -41,6 +42,7 @@ class EMA(Callback):
             (EDM2: 0.05, 0.10). They can be swapped in as "sigma_rel=0.05" and so on.
         snapshot_dtype: float16 halves the files; its rounding is multiplied by the fit, about 30 times at widths of
             0.02.
+        compile: compile the update of all averages into one; equal up to rounding. That of a sharded network stays as it is.
     """
 
     ALONE: ClassVar[str] = "keep the averages"
@@ -56,6 +58,7 @@ class EMA(Callback):
         snapshot_every: int | None = None,
         snapshot_sigma_rels: Sequence[float] = (0.05, 0.10),
         snapshot_dtype: Literal["float32", "float16"] = "float32",
+        compile: bool = False,
     ):
         self.profiles: dict[str, ema.Profile] = (
             {"ema": ema.HalfLife(DEFAULT_HALF_LIFE)} if profiles is None else dict(profiles)
@@ -73,6 +76,8 @@ class EMA(Callback):
             self.profiles |= self.snapshot_profiles
         self.averages: dict[str, dict[str, Tensor]] = {}  # by profile, then by parameter name
         self.images = 0  # images_seen at the last update
+        self.compile = compile
+        self._update_all: Callable[..., None] | None = None  # compiled
         self.swapped_in: str | None = None  # the profile whose average is in the network just now
         self._snapshot_images = 0
         self._module: LightningModule | None = None
@@ -145,6 +150,11 @@ class EMA(Callback):
             name: _placed(self.averages[name], self._weights) if name in self.averages else ema.start(self._weights)
             for name in self.profiles
         }
+        is_sharded = any(isinstance(weight, DTensor) for weight in self._weights.values())
+        how = as_compile(self.compile and not is_sharded)
+        self._update_all = (
+            how.function(ema.update_all_) if how and how.serves(pl_module.device, "EMA: compile") else None
+        )
         if self.snapshot_every and trainer.is_global_zero:
             ema_snapshots.delete_after(_folder(trainer), self.images)
         self._snapshot_if_due(trainer)
@@ -181,9 +191,17 @@ class EMA(Callback):
             return
         seen = _images_seen(self._module)
         if seen > self.images:
-            for name, profile in self.profiles.items():
-                ema.update_(self.averages[name], self._weights, profile.decay(seen, seen - self.images))
+            self._update({name: profile.decay(seen, seen - self.images) for name, profile in self.profiles.items()})
             self.images = seen
+
+    def _update(self, betas: Mapping[str, float]) -> None:
+        if self._update_all is None:
+            for name, beta in betas.items():
+                ema.update_(self.averages[name], self._weights, beta)
+        elif self._weights:
+            device = next(iter(self._weights.values())).device
+            as_data = torch.tensor(list(betas.values()), dtype=torch.float32, device=device)
+            self._update_all([self.averages[name] for name in betas], self._weights, as_data)
 
     def _snapshot_if_due(self, trainer: Trainer) -> None:
         if self.snapshot_every and self.images // self.snapshot_every > self._snapshot_images // self.snapshot_every:

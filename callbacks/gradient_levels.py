@@ -17,6 +17,7 @@ from ..foundation import rng
 from ..foundation.devices import own_random_numbers
 from ..modules import DiffusionModule
 from ..modules.base import CountedModule
+from ..modules.compiling import is_compiled
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import datamodule
 from ..modules.training_data import TrainingData, training_data
@@ -115,7 +116,7 @@ def gradient_square(
     buffers = {name: buffer.clone() for name, buffer in denoiser.named_buffers()}
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     device = batch["image"].device
-    compiled = denoiser.net._compiled_call_impl is not None  # it would compile again for this batch size
+    compiled = is_compiled(denoiser.net)  # it would compile again for this batch size
     with (
         own_random_numbers(device),
         torch.enable_grad(),

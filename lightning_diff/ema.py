@@ -132,6 +132,25 @@ def update_(average: dict[str, Tensor], weights: Mapping[str, Tensor], beta: flo
         torch._foreach_lerp_(list(average.values()), news, 1 - beta)
 
 
+@torch.no_grad()
+def update_all_(
+    averages: Sequence[dict[str, Tensor]], weights: Mapping[str, Tensor], betas: Float[Tensor, " n"]
+) -> None:
+    """`update_` of several averages, up to rounding, with the betas as data: one compiled graph serves all steps and reads the
+    weights once.
+
+    Args:
+        averages: from `start`, n of them; on one device.
+        weights: has the keys of each.
+        betas: of each average, in [0, 1].
+    """
+    for average, beta in zip(averages, betas.unbind(), strict=True):
+        own = list(average.values())
+        steps = torch._foreach_sub([weights[name].detach().to(a.dtype) for name, a in average.items()], own)
+        torch._foreach_mul_(steps, 1 - beta)
+        torch._foreach_add_(own, steps)
+
+
 def inner_product(
     images_a: Float[Tensor, "*n"],
     gamma_a: Float[Tensor, "*n"],

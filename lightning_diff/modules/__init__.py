@@ -1,6 +1,7 @@
 """LightningModules: thin; they wire the mathematics to the Trainer. No formulas."""
 
 from .alignment import AlignmentModule
+from .compiling import Compile
 from .consistency import ConsistencyModule
 from .denoiser_module import TrainingModule
 from .diffusion import DiffusionModule
@@ -9,6 +10,7 @@ from .training_data import TrainingData
 
 __all__ = [
     "AlignmentModule",
+    "Compile",
     "ConsistencyModule",
     "DiffusionModule",
     "ScheduleModule",

@@ -26,6 +26,7 @@ from ..rollouts.policies import Policies
 from ..rollouts.scoring import refuse_unfit
 from . import pretrained
 from .alignment_state import Stored, plan_of, refuse_other_model, rollout_of, stored
+from .compiling import Compile
 from .denoiser_module import Optimizer, TrainingModule
 from .reward_epoch import RewardEpoch
 from .sharding import is_sharded
@@ -63,7 +64,7 @@ class AlignmentModule(TrainingModule):
         sigma_data: the model's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time, prediction: the model's.
-        compile: compile the network, and those that sample, in place.
+        compile: compile the blocks of the network, and of those that sample, in place, or what a `Compile` says.
         channels_last: keep weights and activations in NHWC.
     """
 
@@ -89,7 +90,7 @@ class AlignmentModule(TrainingModule):
         num_classes: int = 0,
         time: TimeName | Time | None = None,
         prediction: Prediction | None = None,
-        compile: bool = False,
+        compile: bool | Compile = False,
         channels_last: bool = False,
     ):
         denoiser = pretrained.denoiser(
@@ -190,9 +191,9 @@ class AlignmentModule(TrainingModule):
             self._stored = None
         super().on_fit_start()
 
-    def _compile(self) -> None:
-        super()._compile()
-        self.policies.compile()
+    def _compile(self, how: Compile) -> None:
+        super()._compile(how)
+        self.policies.compile(how.network)
 
     # --- an epoch ---
 
@@ -232,10 +233,10 @@ class AlignmentModule(TrainingModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, sigma, label = self._laid_out(batch["x"]), batch["sigma"], batch.get("label")
-        x_hat = self.denoiser(x, sigma.to(x.dtype), label)
         with torch.no_grad():
             reference = self.policies.reference(x, sigma.to(x.dtype), label) if self.loss.kl else None
             old = None if self.loss.is_chain else self.policies.old(x, sigma.to(x.dtype), label)
+        x_hat = self.denoiser(x, sigma.to(x.dtype), label)  # last: see `compiling`, of calls without gradients
         result = self.loss(batch | {"x": x}, x_hat, old, reference, self.advantages.clip)
         return {
             "loss": result.loss.mean(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights
@@ -21,6 +22,7 @@ from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight
 from . import pretrained
+from .compiling import Compile
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
@@ -59,7 +61,8 @@ class ConsistencyModule(TrainingModule):
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time, prediction: the teacher's.
-        compile: compile the loss, derivative included; checkpoints do not change.
+        compile: compile the loss, derivative included, or, where it takes more than one pass, as `DiffusionModule` does;
+            checkpoints do not change.
         channels_last: keep weights and activations in NHWC.
     """
 
@@ -85,7 +88,7 @@ class ConsistencyModule(TrainingModule):
         num_classes: int = 0,
         time: TimeName | Time | None = None,
         prediction: Prediction | None = None,
-        compile: bool = False,
+        compile: bool | Compile = False,
         channels_last: bool = False,
     ):
         _refuse_unknown(objective=objective, normalisation=normalisation, derivative=derivative)
@@ -194,9 +197,22 @@ class ConsistencyModule(TrainingModule):
         if self.derivative in ("jvp", "two_pass"):
             refuse_no_forward_mode(self.denoiser, shape, self.num_classes, device)
 
-    def _compile(self) -> None:
-        # Not the network: torch has no forward mode through a compiled one.
-        self._loss = torch.compile(consistency_loss)
+    def configure_model(self) -> None:
+        will_be_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
+        if self.compiled is not None and (will_be_sharded or not self._is_one_pass):
+            self.compiled = replace(
+                self.compiled, eager_random=True
+            )  # one mask for passes that are compiled and ones that are not
+        super().configure_model()
+
+    def _compile(self, how: Compile) -> None:
+        # In one pass the loss, not the network: torch has no forward mode through a compiled one, and runs it as it is.
+        if self._is_one_pass:
+            self._loss = how.function(consistency_loss)
+            return
+        super()._compile(how)
+        if self._teacher is not None:
+            how.network(self._teacher.value.net)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         try:
@@ -222,10 +238,13 @@ class ConsistencyModule(TrainingModule):
             warmup=torch.full((), share, device=x0.device),  # a number would be compiled in
             normalisation=self.normalisation,
             c=self.c,
-            derivative="two_pass" if self.derivative == "jvp" and self._is_plain_only else self.derivative,
+            derivative="two_pass" if self.derivative == "jvp" and not self._is_one_pass else self.derivative,
             augment=batch.get("augment"),
         )
-        outputs = self._outputs(batch, sigma.to(x0.dtype), result.loss)
+        loss = (
+            result.loss.clone() if self.replays_graphs else result.loss
+        )  # kept until the step's end, and by callbacks
+        outputs = self._outputs(batch, sigma.to(x0.dtype), loss)
         outputs["details"] = {
             "tangent_norm": result.tangent.flatten(1).norm(dim=1),
             "dF_dt": result.dF_dt.flatten(1).norm(dim=1),
@@ -234,9 +253,10 @@ class ConsistencyModule(TrainingModule):
         return outputs
 
     @property
-    def _is_plain_only(self) -> bool:
-        """Whether the network's forward pass has a gradient only outside forward mode."""
-        return is_sharded(self.denoiser.net) or bool(getattr(self.denoiser.net, "checkpointing", False))
+    def _is_one_pass(self) -> bool:
+        """Whether a pass in forward mode gives the loss: that of a sharded or checkpointed network has no gradient."""
+        net = self.denoiser.net
+        return self.derivative == "jvp" and not is_sharded(net) and not getattr(net, "checkpointing", False)
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves: the teacher's guidance scale of each example, by position."""

@@ -1,6 +1,5 @@
 """What every training module shares: one denoiser, trained by one optimiser on the position-addressed stream."""
 
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -16,9 +15,10 @@ from ..foundation.processes import from_all
 from ..learning_rate import LearningRate
 from ..noise import LogNormal, NoiseLaw, TrainingLaw, as_training_law, sigma_to_log_snr
 from ..weighting import Uniform, Weighting, as_weighting
-from . import compiling, conditioning, sharding
+from . import conditioning, sharding
 from . import lightning_internals as internals
 from .base import CountedModule, Optimizer, StepOutputs
+from .compiling import Compile, as_compile
 from .network_check import refuse_unfit_network
 from .training_data import TrainingData, training_data
 
@@ -48,12 +48,12 @@ class TrainingModule(CountedModule):
         optimizer: takes the parameters, returns the optimiser.
         learning_rate: factor on the optimiser's rate as a function of images seen.
         num_classes: number of classes, 0 for none.
-        compile: compile the network in place; checkpoints do not change. Where torch cannot compile, that is said, and training
-            goes on without.
+        compile: compile the network's blocks in place, or what a `Compile` says; checkpoints do not change. Where torch cannot
+            compile, that is said, and training goes on without.
         channels_last: keep weights and activations in NHWC.
     """
 
-    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("compile", "channels_last")
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("compile", "compile.*", "channels_last")
     trains_on_images: ClassVar[bool] = True  # those of the data
 
     def __init__(
@@ -65,7 +65,7 @@ class TrainingModule(CountedModule):
         optimizer: Optimizer,
         learning_rate: LearningRate,
         num_classes: int,
-        compile: bool,
+        compile: bool | Compile,
         channels_last: bool,
     ):
         super().__init__(optimizer=optimizer, learning_rate=learning_rate)
@@ -74,7 +74,7 @@ class TrainingModule(CountedModule):
         self.denoiser = denoiser
         self.noise = noise if noise is not None else LogNormal()
         self.weighting = weighting if weighting is not None else Uniform()
-        self.num_classes, self.compile_net = num_classes, compile
+        self.num_classes, self.compiled = num_classes, as_compile(compile)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._losses: list[
             tuple[Tensor, ...]
@@ -90,11 +90,9 @@ class TrainingModule(CountedModule):
             internals.datamodule(self.trainer), TrainingData
         ):  # of a loader's batches it is told with the first
             self._refuse_unfit_data()
-        if self.compile_net and (reason := compiling.why_not(self.trainer.strategy.root_device)) is not None:
-            self.compile_net = False
-            warnings.warn(
-                f"model.compile: torch cannot compile here ({reason}); training goes on without", stacklevel=2
-            )
+        root = self.trainer.strategy.root_device
+        if self.compiled is not None and not self.compiled.serves(root, "model.compile"):
+            self.compiled = None
 
     def refuse_unfit_network(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
         """UserError for a network that returns no tensor like the examples, or lacks what the training needs of it.
@@ -157,13 +155,15 @@ class TrainingModule(CountedModule):
     def on_fit_start(self) -> None:
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.compile_net and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
-            self._compile()
+        if self.compiled is not None and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
+            self._compile(self.compiled)
         self._prepared_for = ()
         self._prepare_weighting()
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self.compiled is not None and self.compiled.optimizer:
+            self.compiled.step(self.trainer.optimizers[0])
         self._prepare_weighting()  # a sharded model's checkpoint is loaded after on_fit_start
 
     def _prepare_weighting(self) -> None:
@@ -175,8 +175,23 @@ class TrainingModule(CountedModule):
         weighting.prepare(sigma_to_log_snr(law.objective_law().icdf(u), self.denoiser.sigma_data))
         self._prepared_for = revision
 
-    def _compile(self) -> None:
-        self.denoiser.net.compile()
+    def _compile(self, how: Compile) -> None:
+        how.network(self.denoiser.net)
+
+    @property
+    def replays_graphs(self) -> bool:
+        return self.compiled is not None and self.compiled.replays_graphs
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        self._begins_step = batch_idx % self.trainer.accumulate_grad_batches == 0
+        if self.replays_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+
+    def on_after_backward(self) -> None:
+        if self.replays_graphs and self._begins_step and self.trainer.accumulate_grad_batches > 1:
+            for parameter in self.parameters():  # the next micro-batch overwrites what the graph returned
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.clone()
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves: an unconditional model is shown no labels."""

@@ -19,6 +19,7 @@ from ..nets.lora import LoRA
 from ..noise import NoiseLaw
 from ..objectives import denoising_loss
 from . import pretrained
+from .compiling import Compile
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .sharding import is_sharded
 from .training_data import training_data
@@ -53,7 +54,7 @@ class DiffusionModule(TrainingModule):
             mean the same: the network's own error counts with the square of its factor in F. None for that of `start`, or the
             one that is called as `time` is.
         label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
-        compile: compile the network in place; checkpoints do not change.
+        compile: compile the network's blocks in place, or what a `Compile` says; checkpoints do not change.
         channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.
     """
 
@@ -73,7 +74,7 @@ class DiffusionModule(TrainingModule):
         time: TimeName | Time | None = None,
         prediction: Prediction | None = None,
         label_dropout: float = 0.0,
-        compile: bool = False,
+        compile: bool | Compile = False,
         channels_last: bool = False,
     ):
         if not 0 <= label_dropout < 1:

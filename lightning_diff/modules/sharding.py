@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 
 from ..artifacts import checkpoints
 from ..foundation.errors import UserError
+from ..nets.blocks import blocks
+from .compiling import Compile
 from .lightning_internals import State, shard_over_all_processes
 
 # By precision, the type in which a block's weights are gathered; None: their own.
@@ -108,13 +110,12 @@ def configure(module: LightningModule) -> None:
         )
     if getattr(module, "memory_format", None) is torch.channels_last:
         raise UserError("model.channels_last: weights in shards are laid out in order; leave it out")
-    shard(
-        module,
-        strategy.mesh,
-        strategy.root_device,
-        gathered=GATHERED[trainer.precision],
-        compile_blocks=getattr(module, "compile_net", False),
-    )
+    compiled: Compile | None = getattr(module, "compiled", None)
+    if compiled is not None and compiled.replays_graphs:
+        raise UserError(
+            f"model.compile.mode: {compiled.mode} replays CUDA graphs, and shards are gathered elsewhere each time; leave it out"
+        )
+    shard(module, strategy.mesh, strategy.root_device, gathered=GATHERED[trainer.precision], compiled=compiled)
 
 
 def shard(
@@ -123,7 +124,7 @@ def shard(
     device: torch.device,
     *,
     gathered: torch.dtype | None = None,
-    compile_blocks: bool = False,
+    compiled: Compile | None = None,
 ) -> None:
     """Shard a module's networks over a mesh, in place, with the values that they have on the first process.
 
@@ -136,7 +137,7 @@ def shard(
         device: of this process.
         gathered: type in which a block's weights are gathered and used, under autocast; None for their own. Gradients are summed
             in float32. What is outside the blocks keeps its own type.
-        compile_blocks: compile each block.
+        compiled: how each block is compiled; None for not at all.
 
     Raises:
         UserError: a trainable weight without dimensions, or a tensor on the meta device that is neither parameter nor buffer.
@@ -150,8 +151,8 @@ def shard(
     for network in networks(module):
         policy = MixedPrecisionPolicy(gathered, gathered and torch.float32, cast_forward_inputs=False)
         for block in blocks(network):
-            if compile_blocks:
-                block.compile()
+            if compiled is not None:
+                compiled.part(block)
             fully_shard(block, mesh=mesh, mp_policy=policy)
         # Given back after every forward pass, or `parameters()` would be whole tensors after one without a backward pass.
         fully_shard(network, mesh=mesh, reshard_after_forward=True)
@@ -168,15 +169,6 @@ def shard(
 
 def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
-
-
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a network that are gathered one at a time: the members of its outermost ModuleLists."""
-    for child in network.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (member for member in child if any(True for _ in member.parameters()))
-        else:
-            yield from blocks(child)
 
 
 def clip_grad_norm_(parameters: list[nn.Parameter], limit: float) -> Tensor:

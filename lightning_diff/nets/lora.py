@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+_ADAPTED: dict[type[nn.Module], type[nn.Module]] = {}  # classes of layers with an adapter
 _ORIGINAL, _ADAPTER = ".parametrizations.weight.original", ".parametrizations.weight.0."
 
 
@@ -55,7 +56,15 @@ class LoRA:
         if not chosen:
             raise ValueError(f"LoRA: no linear layer or convolution is named like {', '.join(self.layers)}")
         for layer in chosen:
+            kind = type(layer)
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, self.rank, self.alpha))
+            # torch makes a class for each layer; of one class, blocks that are alike are compiled once.
+            layer.__class__ = _adapted_class(kind, type(layer))  # type: ignore[assignment]
+
+
+def _adapted_class(kind: type[nn.Module], made: type[nn.Module]) -> type[nn.Module]:
+    """The class of all layers of a kind that have an adapter: the first that was made for one."""
+    return made if issubclass(kind, made) else _ADAPTED.setdefault(kind, made)
 
 
 class LowRank(nn.Module):

@@ -32,14 +32,14 @@ class Policies:
         self._plain = copy.deepcopy(reference) if self._is_adapted else self.old
         self.make_copy = make_copy
         self._copies: dict[str, Denoiser] = {}
-        self._is_compiled = False
+        self._compile: Callable[[nn.Module], None] | None = None
         self._stale = {"full"}  # those without the old policy's present weights
 
-    def compile(self) -> None:
-        """All of them in place, those in low precision when they are made."""
-        self._is_compiled = True
+    def compile(self, network: Callable[[nn.Module], None]) -> None:
+        """All of them by `network`, in place, those in low precision when they are made."""
+        self._compile = network
         for policy in {id(each): each for each in (self.old, self.reference, self._plain)}.values():
-            policy.net.compile()
+            network(policy.net)
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
         """Name, theta's and theta_old's weight."""
@@ -83,8 +83,8 @@ class Policies:
         if precision not in self._copies:
             self._copies[precision] = self.make_copy(self._plain, precision)  # type: ignore[assignment]
             when_made(self._copies[precision])
-            if self._is_compiled:
-                self._copies[precision].net.compile()
+            if self._compile is not None:
+                self._compile(self._copies[precision].net)
         elif precision in self._stale:
             refresh(self._copies[precision], self._plain)
         self._stale.discard(precision)

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..denoiser import Denoiser
 from ..modules.denoiser_module import TrainingModule
-from ..modules.sharding import blocks, networks
+from ..modules.sharding import networks
+from ..nets.blocks import blocks
 from ..noise import LogNormal
 from ..objectives import denoising_loss
 

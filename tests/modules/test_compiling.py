@@ -4,14 +4,14 @@ import pytest
 import torch
 from messages import tells
 
-from lightning_diff.modules import compiling
+from lightning_diff.modules import Compile
 
 
 class NoCompiler(RuntimeError):
     """As inductor raises it: wrapped twice."""
 
 
-def failing(function):
+def failing(function, **options):
     def compiled(x):
         try:
             raise NoCompiler("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
@@ -23,9 +23,9 @@ def failing(function):
 
 def test_the_reason_is_the_innermost_errors_first_line(monkeypatch):
     monkeypatch.setattr(torch, "compile", failing)
-    assert compiling.why_not(torch.device("cpu")) == "No working C++ compiler found"
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-    assert compiling.why_not(torch.device("cpu")) is None
+    assert Compile().why_not(torch.device("cpu")) == "No working C++ compiler found"
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    assert Compile().why_not(torch.device("cpu")) is None
 
 
 def test_training_goes_on_without_and_trains_the_same(train, state, monkeypatch):

@@ -11,7 +11,8 @@ from torch import nn
 
 from lightning_diff import DiffusionModule, nets, weighting
 from lightning_diff.foundation.errors import UserError
-from lightning_diff.modules.sharding import blocks, networks
+from lightning_diff.modules.sharding import networks
+from lightning_diff.nets.blocks import blocks
 from lightning_diff.objectives import denoising_loss
 from lightning_diff.runs import memory, recipe
 from lightning_diff.runs.describe import describe

@@ -1,0 +1,17 @@
+"""The parts that a network repeats: gathered one at a time where it is sharded, compiled once for all that are alike."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+
+def blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """The members, those with weights, of a network's outermost ModuleLists; adapters of a weight are none."""
+    for child in network.children():
+        if isinstance(child, ParametrizationList):
+            continue
+        if isinstance(child, nn.ModuleList):
+            yield from (member for member in child if any(True for _ in member.parameters()))
+        else:
+            yield from blocks(child)
