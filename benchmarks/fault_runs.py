@@ -34,7 +34,7 @@ from .fault_kinds import Kind
 PHASES = ("starting", "step", "saving", "ending", "exploring", "regenerating", "measuring")
 NUMBERED = ("step", "saving", "exploring", "regenerating", "measuring")
 HANGS_SECONDS = 240.0
-GRACE_SECONDS = 5.0  # from a launcher's SIGTERM to those that are left until its SIGKILL
+GRACE_SECONDS = 30.0  # from a launcher's SIGTERM to those that are left until its SIGKILL; torchrun's
 STOPPED = tuple(map(exit_code, STOP_SIGNALS))
 WORDS = "error: ", "stopped by "  # with which the last line of a run begins that ended in words
 
@@ -195,8 +195,7 @@ class Ended:
     def is_in_words(self) -> bool:
         """Whether those processes that no signal killed ended with a sentence and an exit code of the command line's."""
         codes = [code for code in self.codes if code >= 0]
-        lines = self.said.strip().splitlines() or [""]
-        is_said = any(line.startswith(WORDS) for line in lines[-4:])
+        is_said = any(line.startswith(WORDS) for line in self.said.splitlines())
         return "Traceback" not in self.said and all(code in (0, 2, *STOPPED) for code in codes) and is_said
 
 

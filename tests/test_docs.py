@@ -5,13 +5,13 @@ import io
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import get_args
 
+import forked
 import pytest
 import torch
 import typer
@@ -66,8 +66,7 @@ def follow(words: list[str], apart: bool) -> str:
     program, *arguments = words
     if apart:
         assert program == "lightning-diff"
-        command = [sys.executable, "-m", "lightning_diff", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        done = forked.run(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
     out, err = io.StringIO(), io.StringIO()

@@ -98,10 +98,17 @@ def step(start, objective, precision, adapted=False, channels_last=False, moved=
     return found
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("precision", AUTOCAST)
-@pytest.mark.parametrize("objective", LOSSES)
+PAIRS = [  # every two choices together, once
+    ("nft", "32-true", False, False),
+    ("nft", "bf16-mixed", True, True),
+    ("advantage_weighted", "32-true", True, False),
+    ("advantage_weighted", "bf16-mixed", False, True),
+    ("policy_gradient", "32-true", False, True),
+    ("policy_gradient", "bf16-mixed", True, False),
+]
+
+
+@pytest.mark.parametrize(("objective", "precision", "adapted", "channels_last"), PAIRS)
 def test_old_and_new_are_equal_to_the_bit(start, objective, precision, adapted, channels_last):
     for (x_hat, old, reference, _), result in step(start, objective, precision, adapted, channels_last):
         assert old is None or torch.equal(x_hat, old)
@@ -110,10 +117,8 @@ def test_old_and_new_are_equal_to_the_bit(start, objective, precision, adapted, 
         assert not torch.equal(x_hat, reference)  # that the weights have moved
 
 
-@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("precision", AUTOCAST)
-@pytest.mark.parametrize("objective", LOSSES)
-def test_reference_and_new_are_equal_to_the_bit_before_training(start, objective, precision, adapted):
-    for (x_hat, _, reference, _), result in step(start, objective, precision, adapted, moved=False):
+@pytest.mark.parametrize(("objective", "precision", "adapted", "channels_last"), PAIRS)
+def test_reference_and_new_are_equal_to_the_bit_before_training(start, objective, precision, adapted, channels_last):
+    for (x_hat, _, reference, _), result in step(start, objective, precision, adapted, channels_last, moved=False):
         assert torch.equal(x_hat, reference)
         assert not result.kl.any()

@@ -1,6 +1,7 @@
 """Schedules as runs: what they leave, that killing and sharing change nothing, what they refuse."""
 
 import json
+import shutil
 from pathlib import Path
 
 import forked
@@ -31,9 +32,16 @@ def words(learner=STICK, where="runs/model"):
     return model(learner, where), f"data={{_target_: lightning_diff.data.Noise, model: {where}, batch_size: 16}}", WATCH
 
 
+@pytest.fixture(scope="module")
+def model_run(train_here, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("model"))
+        return train_here("model", "trainer.max_steps=30").absolute()
+
+
 @pytest.fixture
-def trained(train):
-    return train("model", "trainer.max_steps=30")
+def trained(train, model_run):
+    return Path(shutil.copytree(model_run, "runs/model"))
 
 
 @pytest.mark.parametrize("learner", [STICK, PAPER])

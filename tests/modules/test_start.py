@@ -32,10 +32,17 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.fixture(scope="module")
+def first(train_here, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("first"))
+        return train_here("first").absolute()
+
+
 @pytest.fixture
-def started(train):
+def started(train, first):
     """A model to start from, trained by seed 3."""
-    return train("first")
+    return Path(shutil.copytree(first, "runs/first"))
 
 
 @pytest.mark.parametrize("start", ["runs/first", "first", "runs/first/model.safetensors"])

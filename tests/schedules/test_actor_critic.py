@@ -147,7 +147,7 @@ def test_both_actors_have_one_gradient_in_expectation(factor):
 
 @pytest.mark.parametrize(
     ("lam", "actor", "trace"),
-    [(0.05, "expected", 0.0), (None, "expected", 0.0), (None, "score", 0.0), (None, "score", 0.5)],
+    [(0.05, "expected", 0.0), (None, "expected", 0.0), (None, "score", 0.5)],
 )
 def test_trained_it_follows_the_inverse_root_of_q(lam, actor, trace):
     """theta proportional to |Q|^(-1/2), of which a multiplier is found."""

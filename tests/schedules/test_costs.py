@@ -48,7 +48,7 @@ def test_with_one_node_of_the_past_its_order_is_that_of_the_two_step_form(mixtur
 @pytest.mark.parametrize("solver", ODE_SOLVERS)
 def test_with_the_samplers_own_past_its_order_is_the_samplers(mixture, solver):
     order = 4 if solver == "ipndm" else ODE_SOLVERS[solver].order  # whose weights are right for these, equal steps
-    found = slope(mixture, solver, ODE_SOLVERS[solver].keeps, (0.08, 0.04), 512)
+    found = slope(mixture, solver, ODE_SOLVERS[solver].keeps, (0.08, 0.04), 256)
     assert found == pytest.approx(order + 1, abs=0.3)
 
 
