@@ -46,9 +46,9 @@ def attention(
 def _are_few(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether these are few tokens in bfloat16 on a CPU.
 
-    Its fused kernel for 16 bits costs as much for 16 tokens as for 64, in the backward pass above all: measured for 8 to 128 heads
-    in all and 32 or 64 numbers each, forward and backward take 0.13 (16 tokens), 0.3 to 0.5 (64) and 0.8 to 0.9 (256) of its time in
-    float32, conversions included, and 1.2 with 1,024 tokens.
+    Its fused kernel for 16 bits costs as much for 16 tokens as for 64, in the backward pass above all. In float32, conversions
+    included, forward and backward take 0.13 (16 tokens), 0.3 to 0.5 (64), 0.8 to 0.9 (256) and 1.2 (1,024) of its time, measured
+    with heads of 32 and 64 numbers.
     """
     narrow = q.device.type == "cpu" and q.dtype == k.dtype == v.dtype == torch.bfloat16
     return narrow and max(q.shape[-2], k.shape[-2]) <= FEW
