@@ -4,7 +4,8 @@
 
 A training under the Trainer with all three; the time spent in each is taken in the same steps as the time of the rest, so that
 what slows the machine slows both. Prints milliseconds per step, averaged over all steps, because some of the work is done only
-every 10, 32 or 100 steps; and the share: measuring over everything else.
+every 10, 32 or 100 steps; and the share: measuring over everything else. Time is the process's own, so that other work on the
+machine matters less.
 """
 
 import argparse
@@ -56,9 +57,9 @@ class Clock(Callback):
         plain: Callable[..., Any] = getattr(part, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start = time.process_time()
             result = plain(*args, **kwargs)
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] += time.process_time() - start
             return result
 
         setattr(part, method, timed)
@@ -66,11 +67,11 @@ class Clock(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == self.skip:
             self.seconds.clear()
-            self.start = time.perf_counter()
+            self.start = time.process_time()
         self.steps = batch_idx - self.skip + 1
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.total = time.perf_counter() - self.start  # before the other callbacks' work in the last step
+        self.total = time.process_time() - self.start  # before the other callbacks' work in the last step
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         measuring = sum(self.seconds.values())

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 from lightning_diff import tangent
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.nets import MLP, DiT, UNet
+from lightning_diff.tangent import softmax_attention
 
 # torch compiles its own forward-mode rules with it, at the first use
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -290,6 +291,24 @@ def test_sixteen_bits_do_not_round_the_logits_of_attention(how, autocast):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             got = jvp(tangent.attention, primals, tangents)[1]
         assert float((got.double() - exact).norm() / exact.norm()) < 4.5e-3
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
+def test_few_tokens_in_sixteen_bits_on_a_cpu_are_rounded_once(autocast):
+    """Where it is faster than the fused kernel of 16 bits, attention is computed in float32; the gradients are its own."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, 3, softmax_attention.FEW, 8, generator=draw).bfloat16().requires_grad_() for _ in range(3)
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = tangent.attention(q, k, v)
+    wide = [each.detach().float().requires_grad_() for each in (q, k, v)]
+    exact = F.scaled_dot_product_attention(*wide)
+    assert torch.equal(y, exact.bfloat16())
+    y.sum().backward()
+    exact.sum().backward()
+    assert all(torch.equal(narrow.grad, each.grad.bfloat16()) for narrow, each in zip((q, k, v), wide, strict=True))
+    assert tangent.attention(*(each.repeat(1, 1, 2, 1) for each in (q, k, v))).dtype == torch.bfloat16
 
 
 def central_difference(fn, primals, tangents, h=1e-5):

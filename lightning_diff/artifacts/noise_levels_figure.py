@@ -192,7 +192,8 @@ def colour_limits(reports: list[NoiseReport]) -> tuple[float, float]:
 def _log10(values: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """-inf of 0."""
     with np.errstate(divide="ignore"):
-        return np.log10(values)
+        logarithms: Float64[np.ndarray, "*shape"] = np.log10(values)
+    return logarithms
 
 
 def _number(images: int) -> str:

