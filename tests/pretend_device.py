@@ -32,6 +32,7 @@ CARRIERS = {
     Path(__file__).resolve(),
     HERE / "lightning_diff" / "foundation" / "devices.py",
 }  # wait for whoever calls them
+LIBRARIES = {"site-packages", "dist-packages"}
 aten = torch.ops.aten
 
 # What CUDA answers only after it has looked at the values.
@@ -377,13 +378,15 @@ def _wait(kind: str) -> None:
 
 
 def _place() -> str:
-    """The innermost line of this repository's, or of a library where it is called from none."""
+    """The innermost line that is no library's, or a library's where there is none."""
     frame, library = sys._getframe(2), ""
     while frame is not None:
         path = Path(frame.f_code.co_filename).resolve()
         if path not in CARRIERS:
             if path.is_relative_to(HERE):
                 return f"{path.relative_to(HERE)}:{frame.f_lineno}"
+            if path.is_file() and not LIBRARIES & set(path.parts) and not path.is_relative_to(sys.base_prefix):
+                return f"{path.name}:{frame.f_lineno}"
             if not library and "torch" not in path.parts:
                 library = f"{'/'.join(path.parts[-3:])}:{frame.f_lineno}"
         frame = frame.f_back

@@ -14,7 +14,7 @@ from conftest import TINY
 from pretend_device import Waits
 from pretend_lightning import CHOSEN, StepMarks, pretend_trainer
 
-from lightning_diff.artifacts import checkpoints
+from lightning_diff.artifacts import checkpoints, noise_levels_figure
 from lightning_diff.runs import build, recipe
 from lightning_diff.runs import train as run
 
@@ -41,6 +41,7 @@ def schedule(learner: str) -> tuple[str, ...]:
     return (f"model={{_target_: lightning_diff.ScheduleModule, model: runs/start, learner: {learner}}}", *LEARNER)
 
 
+BASE = "base: {_target_: lightning_diff.noise.LogNormal}"
 CLIPPED = "trainer.gradient_clip_val=1.0"
 RUNS = {  # waits of a silent step, waits of one that logs, words
     "diffusion": (0, 2, (DENOISER, CLIPPED, "model.label_dropout=0.2")),
@@ -72,7 +73,7 @@ RUNS = {  # waits of a silent step, waits of one that logs, words
         2,
         (
             DENOISER,
-            "model.noise={_target_: lightning_diff.noise.InfoNoise, base: {_target_: lightning_diff.noise.LogNormal}, refresh: 2}",
+            f"model.noise={{_target_: lightning_diff.noise.InfoNoise, {BASE}, refresh: 2}}",
         ),
     ),
     "diffusion, adaptive levels": (
@@ -80,8 +81,7 @@ RUNS = {  # waits of a silent step, waits of one that logs, words
         2,
         (
             DENOISER,
-            "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, "
-            "base: {_target_: lightning_diff.noise.LogNormal}, refresh: 2}",
+            f"model.noise={{_target_: lightning_diff.noise.AdaptiveNoise, {BASE}, refresh: 2}}",
         ),
     ),
     "consistency training": (0, 3, (f"{STUDENT}, objective: training}}", TANGENTS)),
@@ -111,7 +111,7 @@ def start(tmp_path_factory):
     path = folder / "start.yaml"
     path.write_text(TINY)
     words = ["trainer.max_steps=1", "model.label_dropout=0.2", f"runs_dir={folder / 'runs'}"]
-    run(recipe.load(path, words), path)
+    run.train(recipe.load(path, words), path)
     return folder / "runs" / "start"
 
 
@@ -122,6 +122,9 @@ def on_device(start, train, tmp_path, monkeypatch):
     (tmp_path / "rightwards.py").write_text("def right(images, label):\n    return images[:, 0]\n")
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(start, tmp_path / "runs" / "start")
+    monkeypatch.setattr(
+        noise_levels_figure, "write", lambda path, report: None
+    )  # the most expensive part of so short a run
     in_order = build.in_order
 
     def on_device(*words: str) -> Waits:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float16, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ..foundation.errors import UserError
@@ -51,7 +51,7 @@ class ImageSet:
     """Examples that fit in memory.
 
     Args:
-        pixels: uint8 (N, C, H, W), read as byte / 127.5 - 1, or float32 (N, ...), read as it is.
+        pixels: uint8 (N, C, H, W), read as byte / 127.5 - 1; or float32 or float16 (N, ...), read as it is, in float32.
         labels: int64 (N,) in 0..num_classes-1, or None.
         name: what messages and reports call it.
         num_classes: 0 counts the labels: the greatest + 1.
@@ -64,7 +64,7 @@ class ImageSet:
 
     def __init__(
         self,
-        pixels: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n ..."],
+        pixels: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n ..."] | Float16[Tensor, "n ..."],
         labels: Int64[Tensor, " n"] | None = None,
         name: str = "images",
         num_classes: int = 0,
@@ -95,7 +95,7 @@ class ImageSet:
 
     def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
         pixels = self.pixels.index_select(0, torch.as_tensor(indices))
-        return pixels if pixels.is_floating_point() else pixels.float().div_(127.5).sub_(1)
+        return pixels.float() if pixels.is_floating_point() else pixels.float().div_(127.5).sub_(1)
 
     def label(self, indices: Indices) -> Int64[Tensor, " n"]:
         if self.labels is None:
