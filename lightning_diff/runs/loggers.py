@@ -6,7 +6,6 @@ trainer: {logger: [tensorboard, {wandb: {project: digits, group: sweep, tags: [e
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from ..artifacts.metrics_table import MetricsTable
 from ..foundation.atomic import replacing
+from ..foundation.extras import is_installed
 from ..foundation.processes import is_first_process
 from .recipe import Recipe
 
@@ -95,7 +95,7 @@ def log_recipe(chosen: Iterable[Logger], settings: Recipe) -> None:
         return
     flat = dict(_flat(settings, ""))
     for logger in chosen:
-        if isinstance(logger, TensorBoardLogger) and find_spec("tensorboard"):
+        if isinstance(logger, TensorBoardLogger) and is_installed("tensorboard"):
             _log_to_tensorboard(logger, flat)
         elif not isinstance(logger, MetricsTable):
             logger.log_hyperparams(flat)

@@ -109,7 +109,7 @@ def _has_something_to_do(folder: Path, trainer: Trainer, start: Start) -> bool:
     if checkpoint.resolve().parent != (folder / "checkpoints").resolve():
         raise UserError(f"resume: {checkpoint} is at step {step}; trainer.max_steps={trainer.max_steps} adds none")
     if is_finished(folder, step):
-        say(f"{folder}: already trained to step {step}; resume=never trains again")
+        say(f"{folder}: already trained to step {step}; a larger trainer.max_steps goes on, resume=never begins anew")
         return False
     say(f"{folder}: trained to step {step}, and killed before all was written; writing it now")
     fit_without_steps(trainer)  # what comes before and after them

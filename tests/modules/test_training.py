@@ -5,6 +5,7 @@ from pathlib import Path
 import forked
 import pytest
 import torch
+from messages import tells
 
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.foundation.errors import UserError
@@ -125,7 +126,7 @@ def test_a_finished_run_is_left_as_it_is(write, capsys):
     train(write("done"))
     before = Path("runs/done/metrics.csv").read_text()
     train(write("done"))
-    assert "already trained to step 12" in capsys.readouterr().out
+    assert tells(capsys.readouterr().out, "...already trained to step 12 ... trainer.max_steps ... resume=never")
     assert Path("runs/done/metrics.csv").read_text() == before
     model = Path("runs/done/model.safetensors").read_bytes()
     for name in ("model.safetensors", "finished.json"):  # as if killed after the last checkpoint
