@@ -1,6 +1,7 @@
 """A run's recipe.yaml, written again from the newest checkpoint where it was lost."""
 
 from pathlib import Path
+from typing import cast
 
 from ..artifacts import checkpoints
 from ..foundation.errors import UserError
@@ -20,5 +21,5 @@ def restore_recipe(folder: Path) -> None:
         return
     if source.exists():
         source.replace(source.with_name(f"{source.name}.aside"))
-    recipe.save(stored, source)
+    recipe.save(cast(recipe.Recipe, stored), source)
     say(f"{source}: was lost; it is written again, from {newest}")
