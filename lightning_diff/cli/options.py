@@ -61,7 +61,7 @@ ScheduleFile = Annotated[
         help="A schedule.json, or a run with one: its grid and its solver; or a step_policy.safetensors.",
     ),
 ]
-Guidance = Annotated[float, typer.Option(metavar="X", help="Scale; 1 is none.")]
+Guidance = Annotated[float, typer.Option(metavar="X", help="Scale of classifier-free guidance; 1 is none.")]
 Guide = Annotated[
     Path | None, typer.Option(metavar="RUN", help="A worse model to guide by; without it, this one without labels.")
 ]

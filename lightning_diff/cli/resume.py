@@ -29,6 +29,9 @@ def resume(
             raise UserError(f"resume: {word} is no key=value; one run at a time is resumed")
     folder = named.home(named.find(run))
     source = folder / recipe.SAVED
+    from ..runs.restored import restore_recipe
+
+    restore_recipe(folder)
     if recipe.run_folder(source) is None or not source.is_file():
         raise UserError(f"{folder}: is no run folder with a {recipe.SAVED}; train it by the recipe that it began with")
     settings = recipe.load(source, ["resume=required", *overrides])

@@ -17,7 +17,7 @@ def schedule(
     solver: Annotated[
         str, choice("--solver", lambda: choices.solvers().ode, "{ode_solvers}: what the grid is for.")
     ] = "heun",
-    trajectories: Annotated[int | None, typer.Option(min=2, metavar="N", help="To learn from; 256.")] = None,
+    trajectories: Annotated[int | None, typer.Option(min=2, metavar="N", help="To learn from; default 256.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of their noise.")] = 0,
     guidance: Guidance = 1.0,
     sigma_min: Annotated[float, typer.Option(metavar="X", help="Smallest noise level that is looked at.")] = 0.002,

@@ -168,7 +168,7 @@ def remarks(shown: Sequence[Series]) -> list[str]:
     for i, group in enumerate(groups):
         for other in groups[:i]:
             if (reason := _set_apart(other, group)) is not None:
-                found.append(f"{group.name}: differs from {other.name} in its seed alone, and stands apart: {reason}")
+                found.append(f"{group.name}: is of one experiment with {other.name}, and stands apart: {reason}")
                 break
     found += [f"{run.name}: {fault}" for group in groups for run in group.runs for fault in run.faults]
     return list(dict.fromkeys(found))
@@ -213,7 +213,7 @@ def _set_apart(a: Group, b: Group) -> str | None:
         return None
     if a.images != b.images:
         return f"{b.images:,} images and not {a.images:,}"
-    return f"seed {b.runs[0].seed} twice"
+    return f"both have seed {b.runs[0].seed}, and a mean takes each seed once"
 
 
 def _common_name(runs: Sequence[Run]) -> str:

@@ -72,7 +72,7 @@ def _whole(folder: Path, newest: Path | None, state: checkpoints.Checkpoint | No
         return Finding("note", folder.name, "no checkpoint yet; resume=auto would start at step 0")
     if state is None:
         return Finding("broken", folder.name, f"{newest.name} cannot be used; resume=auto would refuse")
-    step, wanted = state["global_step"], ((state["recipe"] or {}).get("trainer") or {}).get("max_steps")
+    step, wanted = state["global_step"], _last_step(folder, state)
     where = f"step {step:,}" + (f" of {wanted:,}" if wanted else "") + f", {state['images_seen']:,} images"
     if wanted is not None and step >= wanted:
         if is_finished(folder, step):
@@ -81,6 +81,16 @@ def _whole(folder: Path, newest: Path | None, state: checkpoints.Checkpoint | No
             "note", folder.name, f"trained to {where}, but not finished; resume=auto would write what is missing"
         )
     return Finding("ok", folder.name, f"stopped at {where}; resume=auto would continue from {newest.name}")
+
+
+def _last_step(folder: Path, state: checkpoints.Checkpoint) -> int | None:
+    """The number of the last step by the run's recipe, which may have changed since the checkpoint; by the checkpoint's else."""
+    try:
+        settings = recipe.read_yaml(folder / recipe.SAVED, "trainer")
+    except UserError:
+        settings = state["recipe"] or {}  # type: ignore[assignment]
+    wanted: int | None = (settings.get("trainer") or {}).get("max_steps")
+    return wanted
 
 
 def _checkpoints(folder: Path) -> Iterator[Finding]:
@@ -119,13 +129,13 @@ def _data(state: checkpoints.Checkpoint | None) -> Iterator[Finding]:
 def _recipe(folder: Path, state: checkpoints.Checkpoint | None) -> Finding:
     path = folder / "recipe.yaml"
     stored = state["recipe"] if state else None
-    lost = "the newest checkpoint holds it, and resuming writes it again" if stored else "it is lost"
+    lost = "lightning-diff resume writes it again, from the newest checkpoint" if stored else "it is lost"
     if not path.is_file():
         return Finding("broken", path.name, f"missing; {lost}")
     try:
         settings = recipe.read_yaml(path, "model", "data")
     except UserError as error:
-        return Finding("broken", path.name, f"{str(error).removeprefix(f'{path}: ')}; {lost}")
+        return Finding("broken", path.name, f"{str(error).removeprefix(str(path)).lstrip(': ')}; {lost}")
     if stored and (changes := recipe.changes(stored, settings)):
         return Finding("note", path.name, f"differs from the newest checkpoint's: {'; '.join(map(str, changes))}")
     return Finding("ok", path.name, f"hash {checkpoints.recipe_hash(settings)}")
@@ -138,8 +148,8 @@ def _model(folder: Path, state: checkpoints.Checkpoint | None) -> Iterator[Findi
         return
     try:
         found = read_record(folder)
-    except UserError:
-        yield Finding("broken", RECORD, f"cannot be read{again}")
+    except UserError as error:
+        yield Finding("broken", RECORD, f"{str(error).removeprefix(str(record)).lstrip(': ')}{again}")
         return
     if not weights.is_file():
         yield Finding("broken", WEIGHTS, f"missing{again}")
@@ -147,7 +157,8 @@ def _model(folder: Path, state: checkpoints.Checkpoint | None) -> Iterator[Findi
         yield Finding("broken", WEIGHTS, f"its checksum is wrong{again}")
     else:
         size = _bytes(weights.stat().st_size)
-        yield Finding("ok", WEIGHTS, f"{found.images:,} images, weights {found.ema}, {size}, checksum right")
+        which = "weights of the last step" if found.ema == "none" else f"averaged weights ({found.ema})"
+        yield Finding("ok", WEIGHTS, f"{found.images:,} images, {which}, {size}, checksum right")
 
 
 def _metrics(folder: Path) -> Iterator[Finding]:
@@ -177,8 +188,8 @@ def _snapshots(folder: Path) -> Iterator[Finding]:
 def _room(folder: Path, newest: Path | None) -> Iterator[Finding]:
     if newest is not None:
         free, needed = shutil.disk_usage(folder).free, _size(newest)
-        text = f"{_bytes(free)} free; a checkpoint takes {_bytes(needed)}"
-        yield Finding("ok" if free > 2 * needed else "broken", "disk", text)
+        text, enough = f"{_bytes(free)} free; a checkpoint takes {_bytes(needed)}", free > 2 * needed
+        yield Finding("ok" if enough else "broken", "disk", text if enough else f"{text}: make room before you resume")
 
 
 def _size(checkpoint: Path) -> int:

@@ -134,7 +134,7 @@ def best(rows: list[Row]) -> Figure | None:
 def as_text(runs: list[Listed]) -> str:
     """A table, one line for each run."""
     if not runs:
-        return "no runs here"
+        return "no runs there; `lightning-diff train digits_edm` makes one"
     table = [HEADER, *(run.cells() for run in runs)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
     return "\n".join(

@@ -13,6 +13,10 @@ def find(run: Path) -> Path:
     UserError with the nearest name in runs/ if there is none.
     """
     if (path := places.find(run)).exists():
+        if path.is_file() and not places.is_one(path):
+            raise UserError(
+                f"{run}: is a file, and no model's; name a run folder, or a .safetensors, .json or .pkl file"
+            )
         user_code.make_importable(home(path))
         return path
     known = sorted(path.name for path in places.RUNS.glob("*") if path.is_dir())

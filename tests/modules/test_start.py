@@ -1,6 +1,8 @@
 """Training that starts from a model: its weights at step 0, everything else new; a resumed run does not look at it again."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,22 @@ def test_a_trainer_of_ones_own_starts_from_the_weights_too(started, tmp_path):
     assert same(module.denoiser.net.state_dict(), weights(started))
     adapted = DiffusionModule(start="first", lora=LoRA(rank=1))
     assert any("parametrizations" in name for name in adapted.denoiser.net.state_dict())
+
+
+def test_two_processes_and_shards_start_with_the_weights_of_one(train, started):
+    """The weights of a start are those of the model on every process, whole or in shards."""
+    words = ["model.start=first", FAST, "trainer.max_steps=2"]
+    two = {"ddp": "auto", "shards": "model_parallel"}
+    text = Path("first.yaml").read_text()
+    for name, strategy in two.items():
+        Path(f"{name}.yaml").write_text(text.replace("trainer: {", f"trainer: {{strategy: {strategy}, "))
+    command = [sys.executable, "-m", "lightning_diff", "train", *(f"{name}.yaml" for name in two), *words]
+    done = subprocess.run([*command, "trainer.devices=2"], timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model.start: the weights of first after 128 images") == 2
+    one = weights(train("one", *words))
+    for name in two:
+        there = weights(Path("runs") / name)
+        assert there.keys() == one.keys()
+        for key, value in one.items():
+            torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from messages import tells
 
 from lightning_diff.cli import main
 from lightning_diff.foundation.errors import UserError
@@ -69,6 +70,44 @@ def test_what_is_broken_is_named(folder, name, text, capsys):
     assert len(broken) == 1
     assert text in broken[0]
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("left", [None, "a: ["])
+def test_a_lost_recipe_is_written_again_by_resume(folder, left, capsys):
+    source = folder / "recipe.yaml"
+    whole = source.read_text()
+    source.unlink() if left is None else source.write_text(left)
+    kind, text = findings(folder)["recipe.yaml"]
+    assert (kind, "lightning-diff resume" in text) == ("broken", True)
+    assert main(["resume", "run"]) == 0
+    assert "recipe.yaml: was lost" in capsys.readouterr().out
+    assert source.read_text() == whole
+    assert findings(folder)["recipe.yaml"][0] == "ok"
+
+
+def test_where_it_stands_goes_by_the_runs_recipe(folder):
+    """Not by that of a checkpoint from before the run was made longer."""
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(text.replace("max_steps: 8", "max_steps: 12"))
+    assert findings(folder)["run"][1].startswith("stopped at step 8 of 12")
+
+
+def test_a_disk_without_room_is_said_with_what_to_do(folder, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    kind, text = findings(folder)["disk"]
+    assert (kind, "1 kB free" in text, "make room" in text) == ("broken", True, True)
+
+
+def test_a_model_of_a_newer_version_is_told_as_such(folder):
+    text = (folder / "model.json").read_text()
+    (folder / "model.json").write_text(text.replace('"format": 1', '"format": 99'))
+    kind, text = findings(folder)["model.json"]
+    assert (kind, "99" in text, "export" in text) == ("broken", True, True)
+
+
+def test_a_file_that_is_no_models_is_refused_by_its_name(folder, capsys):
+    assert main(["doctor", "run.yaml"]) == 2
+    assert tells(capsys.readouterr().err.splitlines()[-1], "error: run.yaml: ... file ...")
 
 
 def test_without_any_usable_checkpoint(folder):
