@@ -211,7 +211,7 @@ def test_a_mistake_on_the_command_line_is_one_line(model, capsys, monkeypatch, w
         (["trian"], "No such command 'trian'."),
         (["train"], "Missing argument 'RECIPE... [key=value...]'."),
         (["sample", "one", "--stepz", "3"], "No such option: --stepz"),
-        (["sample", "one", "--n", "0"], "Invalid value for '--n': "),
+        (["sample", "one", "--n", "0"], "Invalid value for '--n' / '-n': "),
     ],
 )
 def test_typers_own_complaints_are_one_line_too(capsys, words, beginning):
