@@ -92,7 +92,7 @@ def differences(one, other):
     ("net", "kinds", "accumulation", "region"),
     [
         ("unet", 10, 2, "blocks"),  # of 12 blocks
-        ("unet edm2", 1, 1, "network"),
+        pytest.param("unet edm2", 1, 1, "network", marks=pytest.mark.slow),
         ("dit", 1, 2, "blocks"),
         ("dit edm2", 1, 1, "blocks"),
         ("dit checkpointed", 1, 1, "blocks"),
@@ -106,7 +106,7 @@ def test_all_graphs_are_there_after_the_first_micro_batch(trained, net, kinds, a
     assert set(Graphs.after) == {1 + kinds}  # the first is of what was compiled to see whether anything can be
 
 
-@pytest.mark.parametrize("region", ["blocks", "network"])
+@pytest.mark.parametrize("region", ["blocks", pytest.param("network", marks=pytest.mark.slow)])
 def test_one_more_graph_serves_pictures_and_figures_whatever_their_number(trained, region):
     trained("run", "dit", "trainer.max_steps=3", DRAWN, backend="counting", region=region)
     assert len(COUNTING.graphs) == 3
@@ -143,7 +143,7 @@ def test_adapters_of_one_shape_share_a_graph(trained):
     assert set(Graphs.after) == {2}
 
 
-@pytest.mark.parametrize("region", ["blocks", pytest.param("network", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("region", ["network", pytest.param("blocks", marks=pytest.mark.slow)])
 def test_nothing_is_kept_of_what_a_replayed_graph_returned(trained, region):
     """With accumulation, averages, pictures on the way; without replays the same, bit for bit."""
     more = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3", DRAWN]
@@ -153,7 +153,7 @@ def test_nothing_is_kept_of_what_a_replayed_graph_returned(trained, region):
     assert not differences(plain, replayed)
 
 
-@pytest.mark.parametrize("objective", ["training", "distillation"])
+@pytest.mark.parametrize("objective", ["training", pytest.param("distillation", marks=pytest.mark.slow)])
 def test_nothing_is_kept_of_a_replayed_consistency_step(trained, objective):
     trained("teacher", "mlp", "trainer.max_steps=1")
     more = [*STUDENT, f"model.objective={objective}", "trainer.accumulate_grad_batches=2", "trainer.max_steps=3", DRAWN]
