@@ -120,9 +120,11 @@ class Compile:
             rates = [group["lr"] for group in optimizer.param_groups]
             for group, rate in zip(optimizer.param_groups, rates, strict=True):  # a number would be compiled in
                 group["lr"] = torch.tensor(rate, device=group["params"][0].device)
-            compiled()
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            try:
+                compiled()
+            finally:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
             return result
 
         optimizer.step = step  # type: ignore[method-assign]

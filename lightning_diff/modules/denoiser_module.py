@@ -79,6 +79,7 @@ class TrainingModule(CountedModule):
         self._losses: list[
             tuple[Tensor, ...]
         ] = []  # (position, log_snr, loss, weight, importance) of the step under way
+        self._begins_step = True  # the micro-batch under way
         self._fits: tuple[int, ...] | None = None  # the shape of examples that the network was tried with
         self._prepared_for: object = ()  # the revision of the noise law that the weighting was prepared for
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from compilers import COUNTING, REPLAYING, Graphs, fresh, graph_breaks
+from safetensors.torch import load_file
+from torch import distributed
 from torch.utils._pytree import tree_flatten_with_path
 
 from lightning_diff.artifacts import checkpoints
@@ -70,7 +72,8 @@ def trained(tmp_path, monkeypatch):
         with fresh():
             run.train(recipe.load(path, overrides), path)
             assert not graph_breaks()
-        return torch.load(checkpoints.newest(Path("runs") / name / "checkpoints"), weights_only=True)
+        newest = checkpoints.newest(Path("runs") / name / "checkpoints")
+        return torch.load(newest / "meta.pt" if newest.is_dir() else newest, weights_only=True)
 
     return trained
 
@@ -89,7 +92,7 @@ def differences(one, other):
     ("net", "kinds", "accumulation", "region"),
     [
         ("unet", 10, 2, "blocks"),  # of 12 blocks
-        ("unet edm2", 1, 1, "network"),
+        pytest.param("unet edm2", 1, 1, "network", marks=pytest.mark.slow),
         ("dit", 1, 2, "blocks"),
         ("dit edm2", 1, 1, "blocks"),
         ("dit checkpointed", 1, 1, "blocks"),
@@ -103,7 +106,7 @@ def test_all_graphs_are_there_after_the_first_micro_batch(trained, net, kinds, a
     assert set(Graphs.after) == {1 + kinds}  # the first is of what was compiled to see whether anything can be
 
 
-@pytest.mark.parametrize("region", ["blocks", "network"])
+@pytest.mark.parametrize("region", ["blocks", pytest.param("network", marks=pytest.mark.slow)])
 def test_one_more_graph_serves_pictures_and_figures_whatever_their_number(trained, region):
     trained("run", "dit", "trainer.max_steps=3", DRAWN, backend="counting", region=region)
     assert len(COUNTING.graphs) == 3
@@ -140,7 +143,7 @@ def test_adapters_of_one_shape_share_a_graph(trained):
     assert set(Graphs.after) == {2}
 
 
-@pytest.mark.parametrize("region", ["blocks", pytest.param("network", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("region", ["network", pytest.param("blocks", marks=pytest.mark.slow)])
 def test_nothing_is_kept_of_what_a_replayed_graph_returned(trained, region):
     """With accumulation, averages, pictures on the way; without replays the same, bit for bit."""
     more = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3", DRAWN]
@@ -150,12 +153,29 @@ def test_nothing_is_kept_of_what_a_replayed_graph_returned(trained, region):
     assert not differences(plain, replayed)
 
 
-@pytest.mark.parametrize("objective", ["training", "distillation"])
+@pytest.mark.parametrize("objective", ["training", pytest.param("distillation", marks=pytest.mark.slow)])
 def test_nothing_is_kept_of_a_replayed_consistency_step(trained, objective):
     trained("teacher", "mlp", "trainer.max_steps=1")
     more = [*STUDENT, f"model.objective={objective}", "trainer.accumulate_grad_batches=2", "trainer.max_steps=3", DRAWN]
     plain = trained("plain", "mlp", *more, backend="aot_eager")
     replayed = trained("replayed", "mlp", *more, backend="replaying", mode="reduce-overhead")
+    assert not differences(plain, replayed)
+
+
+ALIGN = (
+    "model={_target_: lightning_diff.AlignmentModule, model: runs/teacher, reward: {_target_: lightning_diff.rewards.Ink}, "
+    "plan: {_target_: lightning_diff.rollouts.Plan, prompts: 4, pool: 4, keep: 2, steps: 2, preview_steps: 2, precision: bf16}, "
+    "loss: {_target_: lightning_diff.rollouts.RewardLoss, levels: 2, options: {kl: 1.0}}}"
+)
+
+
+@pytest.mark.slow
+def test_nothing_is_kept_of_the_networks_that_reward_fine_tuning_calls(trained):
+    """The trained one, the old policy and the reference of a step; those that sample, in between."""
+    trained("teacher", "mlp", "trainer.max_steps=1")
+    more = [ALIGN, "trainer.max_steps=3", "trainer.accumulate_grad_batches=2", "callbacks=[]"]
+    plain = trained("plain", "mlp", *more, backend="aot_eager", region="network")
+    replayed = trained("replayed", "mlp", *more, backend="replaying", mode="reduce-overhead", region="network")
     assert not differences(plain, replayed)
 
 
@@ -199,3 +219,16 @@ def close(one, other):
                 value, others[name], rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
             )
     return True
+
+
+def test_shards_are_compiled_block_by_block(trained):
+    """What gathers a block's weights is no part of its graph."""
+    try:
+        trained("plain", "dit")
+        trained("sharded", "dit", "trainer.strategy=model_parallel", backend="counting", optimizer=True)
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    assert set(Graphs.after) == {3}  # the second is the optimiser's
+    own, other = (load_file(Path("runs") / name / "model.safetensors") for name in ("plain", "sharded"))
+    torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
