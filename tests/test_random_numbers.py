@@ -20,7 +20,7 @@ DRAWS = {
 }  # fmt: skip
 
 BY_ADDRESS = {
-    "modules/denoiser_module.py": "dropout on a device: its own generator, started at an address of 64 bits",
+    "foundation/devices.py": "a device's own generator, which modules start at an address of 64 bits for dropout",
     "runs/build.py": "devices' generators, started at an address of 64 bits before the network is built",
 }
 INITIAL = "initial weights, from torch's generator, which `runs/build.py` has started at an address"
