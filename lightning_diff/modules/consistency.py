@@ -200,9 +200,8 @@ class ConsistencyModule(TrainingModule):
     def configure_model(self) -> None:
         will_be_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
         if self.compiled is not None and (will_be_sharded or not self._is_one_pass):
-            self.compiled = replace(
-                self.compiled, eager_random=True
-            )  # one mask for passes that are compiled and ones that are not
+            # One mask for passes that are compiled and ones that are not.
+            self.compiled = replace(self.compiled, eager_random=True)
         super().configure_model()
 
     def _compile(self, how: Compile) -> None:
@@ -241,9 +240,7 @@ class ConsistencyModule(TrainingModule):
             derivative="two_pass" if self.derivative == "jvp" and not self._is_one_pass else self.derivative,
             augment=batch.get("augment"),
         )
-        loss = (
-            result.loss.clone() if self.replays_graphs else result.loss
-        )  # kept until the step's end, and by callbacks
+        loss = result.loss.clone() if self.replays_graphs else result.loss  # kept by callbacks until the step's end
         outputs = self._outputs(batch, sigma.to(x0.dtype), loss)
         outputs["details"] = {
             "tangent_norm": result.tangent.flatten(1).norm(dim=1),

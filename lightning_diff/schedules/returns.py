@@ -32,3 +32,9 @@ def discounted(values: Float[Tensor, "b k"], factor: float) -> Float[Tensor, "b 
         total = values[:, k] + factor * total
         sums[:, k] = total
     return sums
+
+
+def share_left(y: Float[Tensor, "..."], remaining: Tensor | int) -> Float[Tensor, "..."]:
+    """1 - sigmoid(y - ln(n - 1)) = (n - 1) / (n - 1 + e^y): 0 at the last step, (n - 1) / n at y = 0."""
+    n = remaining - 1 if isinstance(remaining, Tensor) else y.new_full((), remaining - 1)
+    return n / (n + y.exp())

@@ -27,7 +27,7 @@ from .environments import Environment, Surrogate
 from .grids import along, levels_of
 from .monitor import Field, monitor
 from .networks import mlp
-from .returns import discounted, read_together, running
+from .returns import discounted, read_together, running, share_left
 from .trajectories import Labels, Model
 
 FEATURES = 6
@@ -105,9 +105,7 @@ class StickBreaking(Counted):
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))  # of returns
         self.register_buffer("length", torch.ones((), dtype=torch.float64))  # L, running
         self.register_buffer("left", self._even())  # ln of the share left by each step but the last, running
-        self.register_buffer(
-            "curve", torch.zeros(PIECES + 1, dtype=torch.float64)
-        )  # sigma over u, once it was measured
+        self.register_buffer("curve", torch.zeros(PIECES + 1, dtype=torch.float64))  # sigma over u, if measured
         self._has_curve: bool | None = False  # as on the device; None where that has to be looked at
 
     @property
@@ -170,7 +168,7 @@ class StickBreaking(Counted):
             q = Q.flatten(1).norm(dim=1).double()
             states.append(self._features(k, sigma, x, F, q))
             y = self.actor(states[-1]).double() + self.exploration * exploration_noise[:, k].double()
-            u = u * _share_left(y, self.steps - k)
+            u = u * share_left(y, self.steps - k)
             sigma_next = torch.zeros_like(u) if k == self.steps - 1 else self.level(u)
             length += q.sqrt() * (sigma - sigma_next)
             D = x + level.reshape(-1, *[1] * (x.ndim - 1)) * F
@@ -216,7 +214,7 @@ class StickBreaking(Counted):
             "cost": seen.cost.sum(1),
             "outcome": seen.outcome,
             "length": seen.length,
-            "left": _share_left(mean.detach().double(), self._remaining(mean)).log(),
+            "left": share_left(mean.detach().double(), self._remaining(mean)).log(),
         }
         return actor + critic, details
 
@@ -239,14 +237,9 @@ class StickBreaking(Counted):
 
     def summary(self, details: dict[str, Tensor]) -> dict[str, float]:
         """Of a batch, for the record: cost, outcome, ART-RL's lambda, spread of ln(step) among trajectories."""
-        return read_together(
-            {
-                "cost": details["cost"].mean(),
-                "outcome": details["outcome"].mean(),
-                "lambda": self.lambda_,
-                "spread": (-details["left"].expm1()).log().std(0, correction=0).mean(),
-            }
-        )
+        spread = (-details["left"].expm1()).log().std(0, correction=0).mean()
+        means = {name: details[name].mean() for name in ("cost", "outcome")}
+        return read_together(means | {"lambda": self.lambda_, "spread": spread})
 
     def grid(self, n: int | None = None) -> Float64[Tensor, " nodes"]:
         """Nodes from the policy's means, averaged over trajectories and the later part of training, without networks.
@@ -302,9 +295,3 @@ class StickBreaking(Counted):
     def _even(self) -> Tensor:
         n = torch.arange(self.steps, 1, -1, dtype=torch.float64)
         return ((n - 1) / n).log()
-
-
-def _share_left(y: Float[Tensor, "..."], remaining: Tensor | int) -> Float[Tensor, "..."]:
-    """1 - sigmoid(y - ln(n - 1)) = (n - 1) / (n - 1 + e^y): 0 at the last step, (n - 1) / n at y = 0."""
-    n = remaining - 1 if isinstance(remaining, Tensor) else y.new_full((), remaining - 1)
-    return n / (n + y.exp())
