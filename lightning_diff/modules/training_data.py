@@ -59,7 +59,8 @@ class TrainingData(LightningDataModule):
         # An epoch's images may be drawn here.
         with stopping.whole("chunk") if is_between_steps(self.trainer) else nullcontext():
             batch = self._module().prepare_batch(batch)
-        return pinned(batch, self.trainer.strategy.root_device)  # from where Lightning's copy does not wait
+        # Lightning's copy from there does not wait for the device.
+        return pinned(batch, self.trainer.strategy.root_device)
 
     def _module(self) -> Counted:
         assert self.trainer is not None
