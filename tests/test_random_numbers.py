@@ -27,6 +27,7 @@ INITIAL = "initial weights, from torch's generator, which `runs/build.py` has st
 FROM_TORCH = {
     "nets/layers.py": INITIAL,
     "nets/lora.py": INITIAL,
+    "nets/magnitude.py": INITIAL,
     "weighting/learned.py": INITIAL,
     "tangent/pointwise.py": "dropout, from torch's generator, which the training step has started at an address",
     "samplers/protocol.py": "a sampler that was given no generator",
