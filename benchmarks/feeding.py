@@ -57,12 +57,11 @@ def measured(source: Memory, workers: int, batches: int) -> tuple[float, float, 
     iterator = iter(load)
     for _ in islice(iterator, 1 + 2 * workers):  # workers have started, and what was made ahead is taken
         pass
-    before, clock = os.times(), time.perf_counter()
+    before, own, clock = os.times(), time.process_time(), time.perf_counter()
     for _ in islice(iterator, batches):
         pass
-    after, seconds = os.times(), time.perf_counter() - clock
+    host, seconds = time.process_time() - own, time.perf_counter() - clock
     images = batches * source.batch_size
-    host = after.user + after.system - before.user - before.system
     shut = getattr(iterator.source, "_shutdown_workers", None)
     if shut is not None and workers:
         shut()
