@@ -1,5 +1,6 @@
 """Whether two run folders hold the same, to the last bit of every tensor."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning_diff.artifacts import checkpoints
 from lightning_diff.artifacts.checkpoints import sharded
 from lightning_diff.artifacts.metrics_table import read
 
+ASIDE = re.compile(r"faults\.\d+$")
 SPEED = ("images_per_second", "seconds/")  # metrics that no two runs share
 
 
@@ -49,8 +51,12 @@ def first_difference(a: Path, b: Path) -> str | None:
 
 
 def files(run: Path) -> dict[str, Path]:
-    """By name; of the checkpoints the newest alone, as a stopped run has saved others on its way."""
-    found = {path: str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    """By name; of the checkpoints the newest alone, as a stopped run has saved others on its way.
+
+    A run whose only checkpoint was damaged is moved aside, to faults.1, and starts anew: what lies there is left out.
+    """
+    kept = [path for path in run.rglob("*") if path.is_file() and not ASIDE.match(path.relative_to(run).parts[0])]
+    found = {path: str(path.relative_to(run)) for path in kept}
     names = {name: path for path, name in found.items() if "checkpoints" not in path.parts}
     newest = checkpoints.newest(run / "faults" / "checkpoints")
     return names if newest is None else {**names, f"checkpoints/{newest.name}": newest}

@@ -15,17 +15,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from tiny import TINY
 
 torch.set_num_threads(1)
-
-TINY = """
-seed: 3
-model:
-  _target_: lightning_diff.DiffusionModule
-  net: {_target_: lightning_diff.nets.MLP, width: 16, depth: 1}
-data: {_target_: lightning_diff.data.Toy, n: 256, conditional: true, batch_size: 16}
-trainer: {accelerator: cpu, max_steps: 8, log_every_n_steps: 1}
-"""
 
 
 _draw = Figure.savefig

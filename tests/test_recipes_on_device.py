@@ -5,17 +5,27 @@ import json
 import numpy as np
 import pytest
 import test_every_recipe as small
+import torch
 from PIL import Image
 from pretend_device import NAME
 from pretend_lightning import CHOSEN, pretend_trainer
 
 from lightning_diff.artifacts import load_denoiser
 from lightning_diff.cli import app as cli
+from lightning_diff.metrics import classifier
 from lightning_diff.runs import recipe
 from lightning_diff.schedules import stick_breaking
 
 ON_DEVICE = [*CHOSEN, "trainer.max_steps=2", "trainer.log_every_n_steps=1"]
 NARROW = ["model.net.channel_mult=[1]"]  # what others start from
+
+
+train = classifier.train
+
+
+def briefly(net, images, steps, seed):
+    with torch.autograd.set_multithreading_enabled(False):  # which leaving inference mode has switched on
+        train(net, images, 3, seed)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +47,8 @@ def place(tmp_path_factory):
         patch.setattr(small, "ON_CPU", ON_DEVICE)
         patch.setattr(small, "SMALL", forms)
         patch.setattr(stick_breaking, "measured_levels", lambda *ends: measured_levels(*ends)[::16].clone())
+        patch.setenv("LIGHTNING_DIFF_CACHE", str(folder / "cache"))  # for feature networks of a few steps
+        patch.setattr(classifier, "train", briefly)
         yield folder
 
 

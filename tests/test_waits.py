@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import TINY
 from pretend_device import Waits
 from pretend_lightning import CHOSEN, StepMarks, pretend_trainer
+from tiny import TINY
 
 from lightning_diff.artifacts import checkpoints, noise_levels_figure
 from lightning_diff.runs import build, recipe

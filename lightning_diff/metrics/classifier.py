@@ -205,6 +205,6 @@ def _keep(file: str, net: Classifier) -> None:
     try:
         folder, _ = caches.folder()
         with replacing(folder / file) as temporary:
-            save_file({name: value.contiguous() for name, value in net.state_dict().items()}, temporary)
+            save_file({name: value.cpu().contiguous() for name, value in net.state_dict().items()}, temporary)
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         warnings.warn(f"{file}: cannot be written ({error}); the feature network will be trained again", stacklevel=2)

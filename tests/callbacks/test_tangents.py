@@ -28,7 +28,7 @@ class Logged(Trainer):
     datamodule = LightningDataModule()  # some other
 
     def __init__(self, every):
-        self.log_every_n_steps, self.values = every, []
+        self.log_every_n_steps, self.values, self.callbacks = every, [], []
         self.loggers = [SimpleNamespace(log_metrics=lambda values, step: self.values.append((step, values)))]
 
 

@@ -171,7 +171,7 @@ OPTIMIZER = "model.optimizer={_target_: torch.optim.Adam, _partial_: true, %s}"
         ("callbacks.0={_target_: lightning_diff.callbacks.Checkpoint, every_images: 0}", "tiny.yaml: callbacks.0: Checkpoint: ... every_images ... 0"),
         ("callbacks.0={_target_: lightning_diff.callbacks.Evaluate, every: 0}", "tiny.yaml: callbacks.0: Evaluate: ... every ... 0"),
         ("callbacks.0={_target_: lightning_diff.callbacks.SampleGrid, solver: hun}", "tiny.yaml: callbacks.0.solver: ... 'hun' ... euler, heun"),
-        ("callbacks.1={_target_: lightning_diff.callbacks.EMA}", "tiny.yaml: trainer: ... `EMA`"),
+        ("callbacks.1={_target_: lightning_diff.callbacks.EMA}", "tiny.yaml: callbacks: ... EMA"),
         # batches that do not divide
         ("trainer.accumulate_grad_batches=3", "tiny.yaml: data.batch_size ... 16 ... 1 device(s) x 3 ... 3"),
         ("trainer={accelerator: cpu, max_steps: 2, devices: 3}", "tiny.yaml: data.batch_size ... 16 ... 3 device(s) x 1"),

@@ -108,7 +108,7 @@ def test_every_size_has_64_features(side):
     [
         ("classifier", Bare(8), "labels.* Bare .*'rotation'"),
         ("rotation", Oblong(8), "square images"),
-        ("classifier", Points(8), "for images"),
+        ("classifier", Points(8), "pixels"),
     ],
 )
 def test_what_a_feature_space_cannot_take_is_said(name, data, message):

@@ -1,10 +1,9 @@
 """Training that starts from a model: its weights at step 0, everything else new; a resumed run does not look at it again."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -168,14 +167,12 @@ def test_two_processes_and_shards_start_with_the_weights_of_one(train, started):
     """The weights of a start are those of the model on every process, whole or in shards."""
     words = ["model.start=first", FAST, "trainer.max_steps=2"]
     two = {"ddp": "auto", "shards": "model_parallel"}
-    text = Path("first.yaml").read_text()
+    one = weights(train("one", *words))
+    text = Path("one.yaml").read_text()
     for name, strategy in two.items():
         Path(f"{name}.yaml").write_text(text.replace("trainer: {", f"trainer: {{strategy: {strategy}, "))
-    command = [sys.executable, "-m", "lightning_diff", "train", *(f"{name}.yaml" for name in two), *words]
-    done = subprocess.run([*command, "trainer.devices=2"], timeout=300, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done, _ = forked.run_two("train", *(f"{name}.yaml" for name in two), *words, "trainer.devices=2")
     assert done.stdout.count("model.start: the weights of first after 128 images") == 2
-    one = weights(train("one", *words))
     for name in two:
         there = weights(Path("runs") / name)
         assert there.keys() == one.keys()
