@@ -5,15 +5,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from edm_snapshots import EasyDict, Persistent, edm_modules, parameter, write
 from messages import tells
-from test_edm_pickle import EasyDict, Persistent, _edm_modules, parameter, write
 
 from lightning_diff.artifacts import import_edm_pickle, load_denoiser, read_record
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.nets import EDM2
-
-__all__ = ["_edm_modules"]  # a fixture, for every test here
 
 KWARGS = {
     "img_resolution": 8,
@@ -33,6 +31,11 @@ BLOCK = {
     "proj": "attn_proj",
     "skip": "conv_skip",
 }
+
+
+@pytest.fixture(autouse=True)
+def _edm_modules(monkeypatch):
+    edm_modules(monkeypatch)
 
 
 def network():
