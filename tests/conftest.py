@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
+import checked_types
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -40,6 +41,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def _same_start():
+    checked_types.start_again()
     torch.manual_seed(0)
 
 
