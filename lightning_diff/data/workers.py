@@ -116,8 +116,11 @@ class Batches:
             stopping.check()
             try:
                 return next(self.source)
-            except RuntimeError as error:
+            except StopIteration:
+                raise
+            except Exception as error:
                 if not str(error).startswith("DataLoader timed out"):  # after which it may be asked again
+                    self._end_workers()
                     raise
             waited = time.monotonic() - start
             what = f"data: no batch has come from {self.workers} worker(s) for {waited:.0f} s"
@@ -126,6 +129,12 @@ class Batches:
             if waited > WORD_SECONDS and not is_said:
                 is_said = True
                 _warn(f"{what}; the run ends after {LIMIT_SECONDS:.0f} s")
+
+    def _end_workers(self) -> None:
+        """At once: an iterator that an error keeps until the garbage is collected cannot reach its workers any more, and waits."""
+        end = getattr(self.source, "_shutdown_workers", None)
+        if end is not None:
+            end()
 
 
 def _handed_over(batch: Batch, *, shares: bool) -> Sent:

@@ -70,6 +70,7 @@ def test_a_disk_that_does_not_answer_ends_in_a_sentence(monkeypatch):
     monkeypatch.setattr(workers, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(workers, "WORD_SECONDS", 0.1)
     monkeypatch.setattr(workers, "LIMIT_SECONDS", 0.3)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)  # torch waits so long for it, twice
     with (
         pytest.warns(UserWarning, match="data: no batch.*1 worker"),
         pytest.raises(UserError, match=r"no batch.*disk.*data.workers=0"),
@@ -78,3 +79,23 @@ def test_a_disk_that_does_not_answer_ends_in_a_sentence(monkeypatch):
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
+
+
+class Broken(ImageSet):
+    def take(self, indices):
+        if multiprocessing.parent_process():
+            raise ValueError("image 3 is broken")
+        return super().take(indices)
+
+
+@dataclass(eq=False)
+class Breaks(Data):
+    def load(self):
+        return Broken(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64), "broken"), None
+
+
+def test_after_an_error_no_worker_is_left():
+    batches = iter(loader(Breaks(4, workers=1), seed=1))
+    with pytest.raises(ValueError, match="image 3 is broken"):
+        next(batches)
+    assert not multiprocessing.active_children()
