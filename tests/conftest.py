@@ -43,6 +43,8 @@ def pytest_collection_finish():
 def _same_start():
     checked_types.start_again()
     torch.manual_seed(0)
+    if torch.distributed.is_initialized():  # by a Trainer of another test, which leaves that to the program's end
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(autouse=True)

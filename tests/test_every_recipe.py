@@ -4,6 +4,7 @@ On one process, and on two: those two train all recipes in turn. `pytest -s` pri
 """
 
 import json
+import sys
 from pathlib import Path
 
 import forked
@@ -127,22 +128,25 @@ def test_every_start_is_the_one_that_the_header_names():
         assert start is None or f"train {start} {name}" in header or f"runs/{start}" in header, name
 
 
-@pytest.fixture(scope="module")
-def on_two(place):
-    """Every recipe on two processes, as torchrun starts them, each of which trains all of them in turn."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        for name in PACKAGED:
-            trained(name)
-    forked.run_two(program=__file__, cwd=place)
-    return place
+# One of each module, with and without what else processes share; the others differ in numbers, and are run by `-m slow`.
+ON_TWO = ["digits_edm", "digits_scd", "digits_art", "digits_steps", "digits_reward", "cifar10_edm", "imagenet64_dit_1b"]
 
 
-def test_every_packaged_recipe_trains_on_two_processes_as_on_one(on_two):
-    """Plain DDP, FSDP where the recipe has it: no weight without a gradient, and the losses of one process, up to rounding."""
+@pytest.mark.parametrize(
+    "names", [pytest.param(ON_TWO, id="some"), pytest.param(PACKAGED, id="all", marks=pytest.mark.slow)]
+)
+def test_every_packaged_recipe_trains_on_two_processes_as_on_one(place, monkeypatch, names):
+    """Plain DDP, FSDP where the recipe has it: no weight without a gradient, and the losses of one process, up to rounding.
+
+    Both processes, as torchrun starts them, train all recipes in turn.
+    """
+    monkeypatch.chdir(place)
+    for name in names:
+        trained(name)
+    forked.run_two(*names, program=__file__, cwd=place)
     lines, wrong = [f"{'recipe':<20}{'start':<20}{'world':>6}{'step 1':>14}{'step 2':>14}  from one process's"], []
-    for name in PACKAGED:
-        one, two = (losses(on_two / "runs" / folder) for folder in (name, f"{name}_on_2"))
+    for name in names:
+        one, two = (losses(place / "runs" / folder) for folder in (name, f"{name}_on_2"))
         precision = recipe.compose(name)["trainer"].get("precision", "32-true")
         is_equal = two == pytest.approx(one, rel=1e-4 if precision == "bf16-mixed" else 1e-5, abs=1e-7)
         apart = max((abs(b - a) / max(abs(a), 1e-7) for a, b in zip(one, two, strict=False)), default=0.0)
@@ -154,5 +158,5 @@ def test_every_packaged_recipe_trains_on_two_processes_as_on_one(on_two):
 
 
 if __name__ == "__main__":  # one of two processes
-    for each in PACKAGED:
+    for each in sys.argv[1:]:
         trained(each, processes=2)
