@@ -383,10 +383,8 @@ def _place() -> str:
     while frame is not None:
         path = Path(frame.f_code.co_filename).resolve()
         if path not in CARRIERS:
-            if path.is_relative_to(HERE):
-                return f"{path.relative_to(HERE)}:{frame.f_lineno}"
             if path.is_file() and not LIBRARIES & set(path.parts) and not path.is_relative_to(sys.base_prefix):
-                return f"{path.name}:{frame.f_lineno}"
+                return f"{path.relative_to(HERE) if path.is_relative_to(HERE) else path.name}:{frame.f_lineno}"
             if not library and "torch" not in path.parts:
                 library = f"{'/'.join(path.parts[-3:])}:{frame.f_lineno}"
         frame = frame.f_back
