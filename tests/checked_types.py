@@ -11,7 +11,7 @@ from typing import Any
 import beartype
 import jaxtyping
 
-MOST = 500  # checks of a test: of parameters, and of results
+MOST = 200  # checks of a test: of parameters, and of results
 
 _checks = 0
 
