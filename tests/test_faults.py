@@ -30,7 +30,7 @@ def test_a_run_killed_while_training_saving_and_ending_leaves_the_same_folder(tm
 
 
 def test_the_ledger_has_every_fault_and_goes_on_where_it_ended(tmp_path):
-    words = ("--module", "edm", "--steps", "6", "--trials", "1", "--seed", "4")
+    words = ("--module", "schedule", "--steps", "6", "--trials", "1", "--seed", "5")
     for trials in (1, 2):
         said = faults(tmp_path, *words)
         lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]

@@ -32,9 +32,14 @@ trainer: {{accelerator: cpu, max_steps: 20, log_every_n_steps: 5, gradient_clip_
 UNET = "{_target_: lightning_diff.nets.UNet, channels: 8, channel_mult: [1, 2], num_blocks: 1, attention: [8], dropout: 0.1"
 DIT = "{_target_: lightning_diff.nets.DiT, width: 16, depth: 3, heads: 2, patch_size: 4, dropout: 0.1"
 AUGMENT = ", augment: {_target_: lightning_diff.data.Augment, probability: 0.5}"
+EDM2 = (
+    "{_target_: lightning_diff.nets.EDM2, channels: 8, channel_mult: [1, 1], num_blocks: 1, attention: [4], head_width: 4, "
+    "dropout: 0.1}"
+)
 NETS = {  # the network, what the data add, and how many kinds of blocks it has
     "unet": (f"{UNET}}}", AUGMENT, 8),
     "unet edm2": (f"{UNET}, norm: adaptive, qk_norm: true, embedding: fourier}}", "", 8),
+    "edm2": (EDM2, "", 8),
     "dit": (f"{DIT}}}", AUGMENT, 1),
     "dit edm2": (f"{DIT}, norm: double, qk_norm: true, embedding: fourier}}", "", 1),
     "dit checkpointed": (f"{DIT}, checkpointing: true}}", "", 1),
@@ -93,6 +98,7 @@ def differences(one, other):
     [
         ("unet", 10, 2, "blocks"),  # of 12 blocks
         pytest.param("unet edm2", 1, 1, "network", marks=pytest.mark.slow),
+        ("edm2", 8, 2, "blocks"),  # of 10 blocks
         ("dit", 1, 2, "blocks"),
         ("dit edm2", 1, 1, "blocks"),
         ("dit checkpointed", 1, 1, "blocks"),
