@@ -71,16 +71,21 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with pictures of 32x32 and 64x64 in four classes, in which runs are trained once, each after what it starts from."""
-    folder = tmp_path_factory.mktemp("recipes")
+def draw_pictures(folder: Path) -> None:
+    """Noise of 32x32 in `pictures`, of 64x64 in `large`, each in four folders of classes."""
     random = np.random.default_rng(0)
     for name, side in (("pictures", 32), ("large", 64)):
         for i in range(24):
             path = folder / name / f"class{i % 4}" / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with pictures of 32x32 and 64x64 in four classes, in which runs are trained once, each after what it starts from."""
+    folder = tmp_path_factory.mktemp("recipes")
+    draw_pictures(folder)
     return folder
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import test_every_recipe as small
 import torch
-from PIL import Image
 from pretend_device import NAME
 from pretend_lightning import CHOSEN, pretend_trainer
 
@@ -32,12 +31,7 @@ def briefly(net, images, steps, seed):
 def place(tmp_path_factory):
     """Pictures, and the small recipes with everything that watches them, on the device; each trained once, after its start."""
     folder = tmp_path_factory.mktemp("on_device")
-    random = np.random.default_rng(0)
-    for name, side in (("pictures", 32), ("large", 64)):
-        for i in range(24):
-            path = folder / name / f"class{i % 4}" / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+    small.draw_pictures(folder)
     measured_levels = stick_breaking.measured_levels
     forms = {
         name: (start, [*words, *(NARROW if start is None and "imagenet" not in name else [])])
