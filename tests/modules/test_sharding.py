@@ -306,3 +306,16 @@ def test_a_folder_that_asks_for_code_to_be_run_is_refused_and_nothing_runs(runs,
     with pytest.raises(UserError, match="nothing in it was run"):
         sharded.filled(checkpoints.read(folder), folder)
     assert not Path("exploited").exists()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("unexpected pos 704 vs 598"), OSError(28, "No space left on device")])
+def test_a_full_disk_under_shards_is_told_in_a_sentence(tmp_path, monkeypatch, failure):
+    """torch gathers what failed on any process in an exception that is no `Exception`."""
+    from lightning_diff.artifacts.checkpoints import sharded
+
+    def fails(*args, **kwargs):
+        raise sharded.dcp.CheckpointException("write", {1: (failure, None)})
+
+    monkeypatch.setattr(sharded.dcp, "save", fails)
+    with pytest.raises(UserError, match=rf"step_2: cannot be written: .*{failure.args[-1]}.*disk"):
+        sharded.save({}, tmp_path / "step_2", is_first=True)

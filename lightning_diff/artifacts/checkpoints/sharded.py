@@ -47,7 +47,7 @@ def save(state: Mapping[str, object], folder: Path, *, is_first: bool) -> None:
         is_first: whether this is the process of rank 0.
 
     Raises:
-        UserError: the processes do not see the same folder.
+        UserError: the processes do not see the same folder, or one of them cannot write.
     """
     shards: dict[str, DTensor] = {}
 
@@ -59,14 +59,26 @@ def save(state: Mapping[str, object], folder: Path, *, is_first: bool) -> None:
 
     rest = _mapped(state, described)
     folder.mkdir(parents=True, exist_ok=True)
-    dcp.save(shards, storage_writer=dcp.FileSystemWriter(folder))
+    try:
+        dcp.save(shards, storage_writer=dcp.FileSystemWriter(folder))
+        if is_first:
+            torch.save(rest, folder / META)
+    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        raise _refusal(folder, error) from error
     if is_first:
-        torch.save(rest, folder / META)
         stored = {info.relative_path for info in _Reader(folder).read_metadata().storage_data.values()}
         if missing := sorted(name for name in stored if not (folder / name).exists()):
             raise UserError(
                 f"{folder / missing[0]}: written by another process, not to be seen here; all nodes must share the run folder"
             )
+
+
+def _refusal(folder: Path, error: BaseException) -> UserError:
+    """What to say of a failure to write; torch's writer knows no more of a full disk than that its position is wrong."""
+    failures = [each for each, _ in error.failures.values()] if isinstance(error, dcp.CheckpointException) else [error]
+    known = [each for each in failures if isinstance(each, OSError)]
+    reason = known[0].strerror if known else str(failures[0]).splitlines()[0]
+    return UserError(f"{folder}: cannot be written: {reason}; is there room on the disk?")
 
 
 def filled(
