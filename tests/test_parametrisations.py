@@ -194,6 +194,19 @@ def test_pure_noise_is_refused_where_it_means_nothing(prediction):
         generate(model, (2,), range(3), sigmas=schedules.flow(4, sigma_max=math.inf))
 
 
+def test_only_a_table_that_ends_there_knows_pure_noise():
+    plain, rescaled = (
+        Denoiser(nn.Identity(), 0.5, TableTime(zero_snr=zero), prediction="v_prediction") for zero in (False, True)
+    )
+    assert (plain.knows_pure_noise, rescaled.knows_pure_noise) == (False, True)
+
+
+def test_a_table_has_its_values_where_a_network_is_built_without():
+    with torch.device("meta"):
+        model = Denoiser(nn.Linear(2, 2), 0.5, TableTime(), prediction="epsilon")
+    assert torch.equal(model.to_empty(device="cpu").clock.sigmas, TableTime().sigmas)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_sampling_from_pure_noise_is_what_a_flow_pipeline_does(guidance):
     """Euler's method along s from 1, in the network's own variables, as pipelines write it."""

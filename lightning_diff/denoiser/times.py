@@ -25,6 +25,11 @@ class Time(nn.Module):
         raise NotImplementedError
 
     @property
+    def ends_in_noise(self) -> bool:
+        """Whether sigma = infinity has a time of its own."""
+        return False
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """With which it is built again."""
         return {}
@@ -52,6 +57,10 @@ class AngleTime(Time):
         self.sigma_data = sigma_data
 
     @property
+    def ends_in_noise(self) -> bool:
+        return True
+
+    @property
     def arguments(self) -> dict[str, Any]:
         return {"sigma_data": self.sigma_data}
 
@@ -74,6 +83,10 @@ class FlowTime(Time):
         if not scale > 0:
             raise ValueError(f"FlowTime: scale must be positive, got {scale}")
         self.scale = float(scale)
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return True
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -125,15 +138,20 @@ class TableTime(Time):
             raise ValueError(f"TableTime: betas must be one of {', '.join(_BETAS)}, got {betas!r}")
         self.steps, self.betas, self.zero_snr = steps, betas, zero_snr
         self.beta_start, self.beta_end = beta_start, beta_end
-        clean = (1 - _BETAS[betas](steps, beta_start, beta_end)).cumprod(0).sqrt()  # sqrt(abar)
+        with torch.device("cpu"):  # with its values, also where a network is built without
+            clean = (1 - _BETAS[betas](steps, beta_start, beta_end)).cumprod(0).sqrt()  # sqrt(abar)
         if zero_snr:
             clean = (clean - clean[-1]) * clean[0] / (clean[0] - clean[-1])
         self.register_buffer("log_sigmas", ((1 - clean**2).sqrt() / clean).log(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TableTime":
-        """Moves, and stays float64: a level is found wrong by whole entries in half precision."""
+        """Moves, and stays float64, with its values: in half precision a level is found wrong by whole entries."""
         self.log_sigmas = self.log_sigmas.to(fn(self.log_sigmas).device)
         return self
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return self.zero_snr
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -163,9 +181,10 @@ class TableTime(Time):
 
     def _interval(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Number of the entry below, distance to the one above in ln sigma, and ln sigma kept within the table."""
-        place = sigma.double().log().clamp(self.log_sigmas[0], self.log_sigmas[-1])
-        left = (torch.searchsorted(self.log_sigmas, place.detach(), right=True) - 1).clamp(max=self.steps - 2)
-        return left, self.log_sigmas[left + 1] - self.log_sigmas[left], place
+        table = self.log_sigmas
+        place = sigma.double().log().clamp(table[0], table[-1])
+        left = (torch.searchsorted(table, place.detach(), right=True) - 1).clamp(max=self.steps - 2)
+        return left, table[left + 1] - table[left], place
 
 
 def _linear(steps: int, start: float, end: float) -> Tensor:

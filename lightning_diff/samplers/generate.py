@@ -73,8 +73,10 @@ def generate(
             numbers = seeds[start : start + batch]
             label = None if labels is None else moved(labels[start : start + batch], device)
             denoise = _counted(guided(denoiser, label, scale=guidance, guide=guide, interval=interval), bar)
-            end, guide_end = pure_noise.AtPureNoise(denoiser), guide and pure_noise.AtPureNoise(guide)
-            first = _counted(guided(end, label, scale=guidance, guide=guide_end, interval=interval), bar)
+            first = None
+            if pure_noise.starts_endless(sigmas):
+                end, guide_end = pure_noise.AtPureNoise(denoiser), guide and pure_noise.AtPureNoise(guide)
+                first = _counted(guided(end, label, scale=guidance, guide=guide_end, interval=interval), bar)
             eps = moved(rng.normal(seed, "sample", numbers, shape), device).to(dtype)
             churn = _noise_of(seed, numbers, shape)
             x = pure_noise.solve(solve, denoise, eps, sigmas, from_noise=first, generator=churn, **solver_options)
