@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lightning_diff"
 # From the ground up; docs/architecture.md has the same table in words.
 WINGS = (
     ("foundation",),
+    ("condition",),
     ("samplers", "weighting", "statistics", "denoiser", "nets", "rewards", "tangent", "noise", "ema", "learning_rate"),
     ("rollouts", "artifacts", "precision", "oracle", "objectives", "schedules"),
     ("modules", "metrics", "data"),

@@ -26,13 +26,20 @@ class Conditions:
         kind: see `Denoiser`.
         num_classes: of the network, 0 for one that ignores labels.
         takes_scale: whether the network has an input for the guidance scale.
+        takes_condition: whether it takes a `Condition`, the embeddings of a prompt for instance.
         trained_with: what is known of the training.
     """
 
     kind: str
     num_classes: int
     takes_scale: bool = False
+    takes_condition: bool = False
     trained_with: TrainedWith = field(default_factory=TrainedWith)
+
+    @property
+    def _has_any(self) -> bool:
+        """Whether there is anything to be conditioned on."""
+        return self.num_classes > 0 or self.takes_condition
 
     def fault(self, guidance: float, *, labelled: bool = True, has_guide: bool = False) -> tuple[str, str] | None:
         """What is wrong ("guidance", "guide" or "labels") and why, of samples that the model cannot give; None for others.
@@ -46,12 +53,12 @@ class Conditions:
             return "guide", "this model takes the scale as an input and needs no guide"
         if guidance != 1 and (fault := self._guidance_fault(guidance, labelled, has_guide)) is not None:
             return "guidance", fault
-        if not labelled and self.num_classes and self.trained_with.label_dropout == 0:
+        if not labelled and self._has_any and self.trained_with.label_dropout == 0:
             return "labels", "this model was trained with the label of every image and has no output without one"
         return None
 
     def _guidance_fault(self, guidance: float, labelled: bool, has_guide: bool) -> str | None:
-        if not has_guide and not self.num_classes:
+        if not has_guide and not self._has_any:
             return "this model has no classes to be guided by"
         if not has_guide and not labelled:
             return "needs --labels, so that the model without them can be the guide, or a --guide"
@@ -79,6 +86,6 @@ class Conditions:
             low, high = trained.guidance
             return None if low <= guidance <= high else f"this model was distilled for the scales {low:g} to {high:g}"
         needs_no_label = not labelled or (guidance != 1 and not has_guide)
-        if needs_no_label and self.num_classes and trained.label_dropout is None:
+        if needs_no_label and self._has_any and trained.label_dropout is None:
             return "whether this model was trained without labels too (label_dropout) is not recorded; if not, this is nonsense"
         return None

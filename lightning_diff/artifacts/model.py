@@ -67,6 +67,7 @@ class ModelRecord(TrainedWith):
             kind=self.kind,
             num_classes=int(self.net.get("num_classes", self.num_classes)),
             takes_scale=bool(self.net.get("guided", False)),
+            takes_condition=bool(self.net.get("condition_shapes")),
             trained_with=self,
         )
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float16, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
+from ..condition import AnyCondition
 from ..foundation.errors import UserError
 from .classes import counted
 
@@ -31,7 +32,9 @@ class Examples(Protocol):
     """What a stream, a metric or a picture reads: images in [-1, 1] (other units for what is no image) and labels.
 
     `labelled` says whether there are labels; `num_classes` is 0 without. `std()` is the standard deviation over all
-    values, `fingerprint()` a sha256 of the content in hexadecimal digits. It may have `class_names` too, in order of label.
+    values, `fingerprint()` a sha256 of the content in hexadecimal digits. It may have `class_names` too, in order of
+    label. Where `take` gives a `Condition` in place of labels, `condition_shapes` are its tensors' of one example, and
+    `null_condition` is a row that stands for none.
     """
 
     name: str
@@ -40,7 +43,7 @@ class Examples(Protocol):
     num_classes: int
 
     def __len__(self) -> int: ...
-    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]: ...
+    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], AnyCondition | None]: ...
     def images(self, indices: Indices) -> Float32[Tensor, "n ..."]: ...
     def label(self, indices: Indices) -> Int64[Tensor, " n"]: ...
     def std(self) -> float: ...

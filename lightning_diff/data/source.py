@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import ClassVar, TypedDict
 
+from ..condition import Condition, Shapes
 from ..foundation.errors import UserError
 from . import class_names
 from .augment import Augment
@@ -19,6 +20,7 @@ class Facts(TypedDict):
     class_names: tuple[str, ...]
     sigma_data: float
     augment_dim: int
+    condition_shapes: Shapes
 
 
 @dataclass(eq=False)
@@ -87,6 +89,20 @@ class Data:
         return self.train.num_classes if self.conditional else 0
 
     @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]] | None:
+        """Names and shapes, for one example, of what examples are conditioned on beside labels; None for nothing."""
+        shapes: Shapes | None = getattr(self.train, "condition_shapes", None)
+        if not self.conditional or not shapes:
+            return None
+        return {name: tuple(shape) for name, shape in shapes.items()}
+
+    @property
+    def null_condition(self) -> Condition | None:
+        """One row that stands for "no condition": of the empty prompt, for instance; None where there is none."""
+        null: Condition | None = getattr(self.train, "null_condition", None)
+        return null
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Of the classes, in order of label; () where they have numbers alone."""
         return class_names.complete(_names(self.train), self.num_classes)
@@ -108,13 +124,14 @@ class Data:
         return self.train.fingerprint()
 
     def facts(self) -> Facts:
-        """What networks and denoisers take from the data: shape, num_classes, class_names, sigma_data, augment_dim."""
+        """What networks and denoisers take from the data."""
         return {
             "shape": self.shape,
             "num_classes": self.num_classes,
             "class_names": self.class_names,
             "sigma_data": self.sigma_data,
             "augment_dim": 0 if self.augment is None else self.augment.dim,
+            "condition_shapes": {name: list(shape) for name, shape in (self.condition_shapes or {}).items()},
         }
 
     def summary(self) -> str:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import Dataset, Sampler
 
+from ..condition import into_batch
 from ..foundation import rng
 from ..foundation.errors import UserError
 from .source import Data
@@ -35,7 +36,8 @@ class Stream(Dataset[Batch]):
     """
 
     def __init__(self, data: Data, seed: int):
-        self.examples, self.labelled = data.train, data.num_classes > 0
+        self.examples = data.train
+        self.conditional = data.num_classes > 0 or data.condition_shapes is not None
         self.batch_size, self.flip, self.augment, self.seed = data.batch_size, data.flip, data.augment, seed
         self._orders: dict[int, Int64[np.ndarray, " n"]] = {}
 
@@ -44,16 +46,17 @@ class Stream(Dataset[Batch]):
 
         Returns:
             "image" (B, ...) float32, "noise" like it, "u" (B,) float64 in (0, 1), "position" (B,) int64; with labels
-            "label" (B,) int64; with augmentation "augment" (B, augment.dim) float32, zero for an untouched image.
+            "label" (B,) int64, with a condition "condition.NAME" (B, ...) for each of its tensors;
+            with augmentation "augment" (B, augment.dim) float32, zero for an untouched image.
         """
         p = np.asarray(positions, np.int64)
-        image, label = self.examples.take(self._indices(p))
+        image, given = self.examples.take(self._indices(p))
         if self.flip:
             mirror = torch.from_numpy(rng.uniform(self.seed, "flip", p) < 0.5)
             image[mirror] = image[mirror].flip(-1)
         batch = {"image": image, **drawn(self.seed, p, self.batch_size, image.shape[1:])}
-        if self.labelled and label is not None:
-            batch["label"] = label
+        if self.conditional:
+            batch |= into_batch(given)
         if self.augment is not None:
             batch["image"], batch["augment"] = self.augment(image, self.seed, p)
         return batch

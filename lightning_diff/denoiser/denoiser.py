@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..condition import AnyCondition, Condition, Prompts
 from .predictions import PREDICTIONS, cos_sin, rates
 from .times import Time, named
 
@@ -44,6 +45,7 @@ class Denoiser(nn.Module):
             "consistency", the one at the end of the probability-flow ODE through x. The formulas are the same.
         prediction: the network's output, of `PREDICTIONS`: "edm", "trigflow", "epsilon", "v_prediction", "sample" or "flow"; None
             for that of the same name as time.
+        prompts: what a label means where it is the number of a prompt: the network is given that row of their condition.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Denoiser(nn.Module):
         time: str | Time = "edm",
         kind: str = "denoiser",
         prediction: str | None = None,
+        prompts: Prompts | None = None,
     ):
         super().__init__()
         if not sigma_data > 0:
@@ -70,12 +73,19 @@ class Denoiser(nn.Module):
         self.net, self.sigma_data, self.kind, self.prediction = net, float(sigma_data), kind, prediction
         self.time: str | dict[str, Any] = time if isinstance(time, str) else time.node()
         self.clock = clock
+        self.prompts = prompts
         self._sign = SIGNS.get(prediction, 0)
 
     def around(self, net: nn.Module) -> "Denoiser":
         """The same denoiser with another network in it."""
         time = self.time if isinstance(self.time, str) else self.clock
-        return Denoiser(net, self.sigma_data, time, self.kind, self.prediction)
+        return Denoiser(net, self.sigma_data, time, self.kind, self.prediction, self.prompts)
+
+    def told(self, prompts: Prompts | None) -> "Denoiser":
+        """The same denoiser, of the same network, that is given the number of one of these prompts in place of a label."""
+        denoiser = self.around(self.net)
+        denoiser.prompts = prompts
+        return denoiser.train(self.training)
 
     @property
     def parametrisation(self) -> dict[str, Any]:
@@ -86,10 +96,12 @@ class Denoiser(nn.Module):
         self,
         x: Float[Tensor, "b ..."],
         sigma: Float[Tensor, ""] | Float[Tensor, " b"],
-        label: Int64[Tensor, " b"] | None = None,
+        label: AnyCondition | None = None,
         **conditioning: Tensor | None,
     ) -> Float[Tensor, "b ..."]:
-        """Estimate of x0. `conditioning` is handed to the network as it is (the augmentation vector, for instance)."""
+        """Estimate of x0. `label` holds classes, numbers of prompts, or is a `Condition`; None for no condition.
+
+        `conditioning` is handed to the network as it is (the augmentation vector, for instance)."""
         sigma, column = _levels(x, sigma)
         norm = (column**2 + self.sigma_data**2).sqrt()
         c_skip = (self.sigma_data / norm) ** 2
@@ -97,7 +109,7 @@ class Denoiser(nn.Module):
         return c_skip * x + c_out * self.edm_output(x, sigma, label, **conditioning)
 
     def from_noise(
-        self, eps: Float[Tensor, "b ..."], label: Int64[Tensor, " b"] | None = None, **conditioning: Tensor | None
+        self, eps: Float[Tensor, "b ..."], label: AnyCondition | None = None, **conditioning: Tensor | None
     ) -> Float[Tensor, "b ..."]:
         """D at sigma = infinity, where x is the noise itself: what a flow model's sampler starts with, s = 1.
 
@@ -120,7 +132,7 @@ class Denoiser(nn.Module):
         self,
         x: Float[Tensor, "b ..."],
         sigma: Float[Tensor, ""] | Float[Tensor, " b"],
-        label: Int64[Tensor, " b"] | None = None,
+        label: AnyCondition | None = None,
         **conditioning: Tensor | None,
     ) -> Float[Tensor, "b ..."]:
         """F with EDM's sign, whatever the network's: what the loss compares with its target."""
@@ -148,7 +160,7 @@ class Denoiser(nn.Module):
         self,
         u: Float[Tensor, "b ..."],
         position: Position,
-        label: Int64[Tensor, " b"] | None = None,
+        label: AnyCondition | None = None,
         **conditioning: Tensor | None,
     ) -> Float[Tensor, "b ..."]:
         """F with EDM's sign, for u = c_in x, which has variance one; where forward mode is taken, by u and position."""
@@ -158,14 +170,19 @@ class Denoiser(nn.Module):
         self,
         u: Float[Tensor, "b ..."],
         position: Position,
-        label: Int64[Tensor, " b"] | None = None,
+        label: AnyCondition | None = None,
         **conditioning: Tensor | None,
     ) -> Float[Tensor, "b ..."]:
         """-F, TrigFlow's F: dx_t/dt over sigma_data along the probability-flow ODE, where the model is a denoiser."""
         return self._signed(-1, u, position, label, conditioning)
 
     def _signed(
-        self, sign: int, u: Tensor, position: Position, label: Tensor | None, conditioning: dict[str, Tensor | None]
+        self,
+        sign: int,
+        u: Tensor,
+        position: Position,
+        label: AnyCondition | None,
+        conditioning: dict[str, Tensor | None],
     ) -> Tensor:
         if self._sign:
             output = self.raw(u, position.c_noise, label, **conditioning)
@@ -182,11 +199,13 @@ class Denoiser(nn.Module):
         self,
         x_in: Float[Tensor, "b ..."],
         c_noise: Float[Tensor, " b"],
-        label: Int64[Tensor, " b"] | None = None,
+        label: AnyCondition | None = None,
         **conditioning: Tensor | None,
     ) -> Float[Tensor, "b ..."]:
         """The bare network, in the precision of x_in outside autocast."""
         given = {name: value for name, value in conditioning.items() if value is not None}
+        if self.prompts is not None and label is not None and not isinstance(label, Condition):
+            label = self.prompts(label)
         output: Tensor = self.net(x_in, c_noise, label, **given)
         return output.to(x_in.dtype)
 

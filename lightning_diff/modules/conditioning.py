@@ -3,8 +3,10 @@
 import inspect
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
+from ..condition import TakesCondition, refuse_unlike, takes_condition
 from ..data import Data
 from ..foundation.errors import UserError
 
@@ -35,6 +37,9 @@ def refuse_unfit(net: nn.Module, data: Data, num_classes: int) -> None:
         raise UserError(
             f"model.net.augment_dim: the network takes {own} numbers, data.augment gives {data.augment.dim}; leave it out"
         )
+    refuse_unlike_condition(net, data)
+    if takes_condition(net):
+        return
     if num_classes and data.num_classes > num_classes:
         raise UserError(
             f"model.num_classes: {num_classes}, and the data have {data.num_classes} classes; leave it out, or take fewer data"
@@ -45,9 +50,43 @@ def refuse_unfit(net: nn.Module, data: Data, num_classes: int) -> None:
         )
 
 
+def refuse_unlike_condition(net: nn.Module, data: Data) -> None:
+    """UserError for data whose condition is not what the network takes."""
+    if not takes_condition(net):
+        return
+    assert isinstance(net, TakesCondition)
+    if data.condition_shapes is None:
+        names = ", ".join(net.condition_shapes)
+        raise UserError(
+            f"model.net: is conditioned on {names}, and the data have none; give the data prompts or embeddings"
+        )
+    try:
+        refuse_unlike(net.condition_shapes, data.condition_shapes, "model.net and the data")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def keep_null_condition(net: nn.Module, data: Data) -> None:
+    """Give the network the data's null condition. UserError where it has another one."""
+    if not takes_condition(net) or (null := data.null_condition) is None:
+        return
+    assert isinstance(net, TakesCondition)
+    if (own := net.null_condition) is None:
+        net.keep_null_condition(null)
+        return
+    for name, each in own.tensors.items():
+        other = null.tensors[name].to(each.device, each.dtype)
+        if not torch.allclose(each, other, rtol=1e-2, atol=1e-3 * float(each.abs().max())):
+            raise UserError(
+                f"data: the null condition (of the empty prompt) differs from the model's in {name}: other text encoders"
+            )
+
+
 def remarks(net: nn.Module, data: Data, num_classes: int) -> Iterator[str]:
     """A line for each thing that the data have and the training does not use."""
-    if not data.num_classes:
+    if data.condition_shapes is not None and not takes_condition(net):
+        yield "model: the network takes no condition, so that the data's is not used"
+    if not data.num_classes or takes_condition(net):
         return
     if not num_classes or getattr(net, "num_classes", num_classes) == 0:
         where = "the module" if not num_classes else "the network"

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights
+from ..condition import of_batch, takes_condition
 from ..data import Augment
 from ..denoiser import Denoiser, Prediction, Time, TimeName
 from ..foundation import lengths, rng
@@ -101,7 +102,7 @@ class ConsistencyModule(TrainingModule):
             raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
         lengths.refuse_parts("ConsistencyModule", warmup=warmup)
         if guidance is not None:
-            _refuse_unguided(guidance, objective, num_classes)
+            _refuse_unguided(guidance, objective)
         denoiser = pretrained.denoiser(
             self.recipe_facts,
             kind="consistency",
@@ -112,6 +113,8 @@ class ConsistencyModule(TrainingModule):
             prediction=prediction,
             guidance=guidance,
         )
+        if guidance is not None and not num_classes and not takes_condition(denoiser.net):
+            raise ValueError("ConsistencyModule: guidance needs classes, and the data have none")
         if guidance is not None and not getattr(denoiser.net, "guided", False):
             raise ValueError("ConsistencyModule: guidance needs a network that takes the scale: net.guided=true")
         if weighting is None:
@@ -231,7 +234,7 @@ class ConsistencyModule(TrainingModule):
             x0,
             sigma,
             batch["noise"],
-            batch.get("label"),
+            of_batch(batch),
             teacher=self._teacher.value if self._teacher is not None else None,
             guidance=batch.get("guidance"),
             warmup=torch.full((), share, device=x0.device),  # a number would be compiled in
@@ -290,11 +293,9 @@ def _refuse_unknown(**given: str) -> None:
             )
 
 
-def _refuse_unguided(guidance: tuple[float, float], objective: Objective, num_classes: int) -> None:
-    """ValueError for scales out of order, or where nothing can be guided."""
+def _refuse_unguided(guidance: tuple[float, float], objective: Objective) -> None:
+    """ValueError for scales out of order, or without a teacher."""
     if not guidance[0] <= guidance[1]:
         raise ValueError(f"ConsistencyModule: guidance must be (low, high), got {guidance[0]:g} and {guidance[1]:g}")
-    if not num_classes:
-        raise ValueError("ConsistencyModule: guidance needs classes, and the data have none")
     if objective == "training":
         raise ValueError("ConsistencyModule: guidance needs a teacher to be guided, objective=distillation")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..artifacts import Conditions, TrainedWith
+from ..condition import Condition, TakesCondition, takes_condition, without
 from ..data import Augment, Data
 from ..denoiser import Denoiser
 from ..foundation import devices, rng
@@ -79,6 +80,7 @@ class TrainingModule(CountedModule):
         self._losses: list[
             tuple[Tensor, ...]
         ] = []  # (position, log_snr, loss, weight, importance) of the step under way
+        self._null: Condition | None = None  # of the network, in the host's memory
         self._begins_step = True  # the micro-batch under way
         self._fits: tuple[int, ...] | None = None  # the shape of examples that the network was tried with
         self._prepared_for: object = ()  # the revision of the noise law that the weighting was prepared for
@@ -125,6 +127,7 @@ class TrainingModule(CountedModule):
         data = training_data(self.trainer).data
         self.refuse_unfit_network(data.shape, self.trainer.strategy.root_device)
         self.refuse_unfit_data(data)
+        conditioning.keep_null_condition(self.denoiser.net, data)
         said = list(conditioning.remarks(self.denoiser.net, data, self.num_classes))
         if not self.trains_on_images:
             said += conditioning.unused_remarks(data)
@@ -141,6 +144,7 @@ class TrainingModule(CountedModule):
         return Conditions(
             kind=self.denoiser.kind,
             num_classes=getattr(net, "num_classes", self.num_classes),
+            takes_condition=takes_condition(net),
             takes_scale=bool(getattr(net, "guided", False)),
             trained_with=self.trained_with(data.augment),
         )
@@ -195,10 +199,20 @@ class TrainingModule(CountedModule):
                     parameter.grad = parameter.grad.clone()
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """On the CPU, before the batch moves: an unconditional model is shown no labels."""
-        if not self.num_classes:
-            batch.pop("label", None)
-        return batch
+        """On the CPU, before the batch moves: an unconditional model is shown no labels and no conditions."""
+        if takes_condition(self.denoiser.net):
+            return batch
+        return batch if self.num_classes and "label" in batch else without(batch)
+
+    def _null_on_host(self) -> Condition:
+        """The network's null condition, in the host's memory. UserError where none is known."""
+        net = self.denoiser.net
+        if self._null is None:
+            assert isinstance(net, TakesCondition)
+            if (found := net.null_condition) is None:
+                raise UserError("model.label_dropout: neither the data nor the model know what no condition is")
+            self._null = found.to("cpu")
+        return self._null
 
     def _laid_out(self, image: Tensor) -> Tensor:
         """In the memory format of the weights."""

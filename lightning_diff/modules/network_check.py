@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import tangent
+from ..condition import AnyCondition, blank
 from ..denoiser import Denoiser
 from ..foundation.errors import UserError
 
@@ -96,7 +97,7 @@ def _derive(
         name: weight.detach().to(device, copy=name not in dict(net.named_parameters()))
         for name, weight in weights.items()
     }
-    x, c_noise, label = _inputs(shape, num_classes, device)
+    x, c_noise, label = _inputs(net, shape, num_classes, device)
 
     def output(x: Tensor, c_noise: Tensor) -> Tensor:
         called: Tensor = torch.func.functional_call(shared, there, (x, c_noise, label))
@@ -111,7 +112,7 @@ def _check(net: nn.Module, shape: Sequence[int], num_classes: int) -> None:
     try:
         empty = _without_values(net, weights)
         with torch.device("meta"):
-            output: object = empty(*_inputs(shape, num_classes, "meta"))
+            output: object = empty(*_inputs(net, shape, num_classes, "meta"))
     except Exception as error:
         if any(weight.is_meta for weight in weights):
             return
@@ -121,7 +122,7 @@ def _check(net: nn.Module, shape: Sequence[int], num_classes: int) -> None:
         except Exception:  # of what cannot be copied nothing is known
             return
         try:
-            output = real(*_inputs(shape, num_classes, device))
+            output = real(*_inputs(net, shape, num_classes, device))
         except UserError:
             raise
         except (torch.OutOfMemoryError, MemoryError):  # is told with what to do when it trains
@@ -148,7 +149,9 @@ def _without_values(net: nn.Module, weights: Sequence[Tensor]) -> nn.Module:
     return copy.deepcopy(net, known).eval()
 
 
-def _inputs(shape: Sequence[int], num_classes: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One example, its noise level, and its label where there are classes."""
-    label = torch.zeros(1, dtype=torch.int64, device=device) if num_classes else None
+def _inputs(
+    net: nn.Module, shape: Sequence[int], num_classes: int, device: torch.device | str
+) -> tuple[Tensor, Tensor, AnyCondition | None]:
+    """One example, its noise level, and its condition or label where there are any."""
+    label = blank(net, num_classes, 1, device)
     return torch.zeros(1, *shape, device=device), torch.zeros(1, device=device), label

@@ -6,10 +6,11 @@ from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import tangent
+from ..condition import AnyCondition
 from ..denoiser import Denoiser, Position
 from ..foundation.devices import same_random_numbers
 from ..noise import sigma_to_t
@@ -38,7 +39,7 @@ def consistency_loss(
     x0: Float[Tensor, "b ..."],
     sigma: Float[Tensor, " b"],
     noise: Float[Tensor, "b ..."],
-    label: Int64[Tensor, " b"] | None = None,
+    label: AnyCondition | None = None,
     *,
     teacher: Denoiser | None = None,
     guidance: Float[Tensor, " b"] | None = None,
@@ -65,7 +66,7 @@ def consistency_loss(
         x0: clean images.
         sigma: noise levels, > 0, in any precision; coefficients are computed in float64.
         noise: standard normal, shaped like x0.
-        label: classes, or None.
+        label: classes, a `Condition`, or None.
         teacher: a denoiser with the same sigma_data, in eval mode: distillation. None: training.
         guidance: scale of each sample's classifier-free guidance, for distillation. The student's network receives it as the
             conditioning `guidance`.
@@ -154,7 +155,7 @@ def _velocity(
     teacher: Denoiser,
     u: Tensor,
     sigma: Tensor,
-    label: Tensor | None,
+    label: AnyCondition | None,
     guidance: Tensor | None,
     conditioning: dict[str, Tensor | None],
 ) -> Tensor:
@@ -168,7 +169,7 @@ def _velocity(
 
 
 def _trigflow_output(
-    denoiser: Denoiser, label: Tensor | None, conditioning: dict[str, Tensor | None], u: Tensor, *position: Tensor
+    denoiser: Denoiser, label: AnyCondition | None, conditioning: dict[str, Tensor | None], u: Tensor, *position: Tensor
 ) -> Tensor:
     """F with TrigFlow's sign."""
     return denoiser.velocity_at(u, Position(position[0], position[1:]), label, **conditioning)

@@ -1,8 +1,9 @@
 """The denoising loss, in F-space."""
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
+from ..condition import AnyCondition
 from ..denoiser import Denoiser
 
 
@@ -11,7 +12,7 @@ def denoising_loss(
     x0: Float[Tensor, "b ..."],
     sigma: Float[Tensor, " b"],
     noise: Float[Tensor, "b ..."],
-    label: Int64[Tensor, " b"] | None = None,
+    label: AnyCondition | None = None,
     **conditioning: Tensor | None,
 ) -> Float[Tensor, " b"]:
     """Unweighted loss per sample, |F - target|^2 averaged over dimensions (EDM, arXiv 2206.00364, eq. 8).

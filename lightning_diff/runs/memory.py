@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..condition import blank
 from ..denoiser import Denoiser
 from ..modules.denoiser_module import TrainingModule
 from ..modules.sharding import networks
@@ -159,7 +160,7 @@ def _activations(
         ):
             image, noise = torch.empty(images, *shape), torch.empty(images, *shape)
             sigma = LogNormal().icdf(torch.empty(images, dtype=torch.float64)).float()
-            label = torch.empty(images, dtype=torch.int64) if num_classes else None
+            label = blank(denoiser.net, num_classes, images)
             loss = denoising_loss(denoiser, image, sigma, noise, label).mean()
         with live:
             loss.backward()

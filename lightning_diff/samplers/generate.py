@@ -46,7 +46,7 @@ def generate(
             as they were.
         shape: of one sample, (C, H, W) for images.
         seeds: n whole numbers, the samples' own; any order, repetitions allowed.
-        labels: one class for each sample, or None.
+        labels: one class, or number of a prompt (see `Denoiser.told`), for each sample, or None.
         sigmas: grid of noise levels that ends in 0 (see `schedules`). The first may be infinity, pure noise, for a denoiser that
             knows it (see `Denoiser.from_noise`); x_T is then the normal numbers themselves.
         solver: a name in `samplers.SOLVERS` or a function with their signature.

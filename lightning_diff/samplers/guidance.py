@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
+
+from ..condition import AnyCondition
 
 
 def guided(
     denoiser: Callable[..., Tensor],
-    label: Int64[Tensor, " b"] | None = None,
+    label: AnyCondition | None = None,
     *,
     scale: float = 1.0,
     guide: Callable[..., Tensor] | None = None,
@@ -27,7 +28,7 @@ def guided(
 
     Args:
         denoiser: callable (x, sigma, label) -> x0.
-        label: classes, or None.
+        label: classes, numbers of prompts, a `Condition`, or None.
         scale: 1 is no guidance and costs no second evaluation; 0 is the guide alone; above 1 extrapolates.
             (The first paper's w is scale - 1.)
         guide: callable (x, sigma, label) -> x0, given the same label. None: the denoiser itself without a label.
@@ -78,7 +79,7 @@ def takes_scale(denoiser: object) -> bool:
 
 
 def _by_input(
-    denoiser: Callable[..., Tensor], label: Tensor | None, scale: float, interval: tuple[float, float]
+    denoiser: Callable[..., Tensor], label: AnyCondition | None, scale: float, interval: tuple[float, float]
 ) -> Callable[[Tensor, Tensor], Tensor]:
     low, high = interval
 

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
+from ..condition import AnyCondition
 from ..foundation.errors import UserError
 from .protocol import Denoise, Noise, Sampler, level
 
@@ -55,7 +56,7 @@ class AtPureNoise:
         self.kind = getattr(denoiser, "kind", "denoiser")
 
     def __call__(
-        self, eps: Tensor, sigma: Tensor, label: Int64[Tensor, " b"] | None = None, **conditioning: Tensor | None
+        self, eps: Tensor, sigma: Tensor, label: AnyCondition | None = None, **conditioning: Tensor | None
     ) -> Tensor:
         found: Tensor = self.denoiser.from_noise(eps, label, **conditioning)  # type: ignore[attr-defined]
         return found

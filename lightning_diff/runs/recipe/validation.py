@@ -11,7 +11,13 @@ from .lightning_parts import MANAGED, check_parts
 from .record import Recipe, naming
 from .trackers import check_loggers
 
-FACTS = ("shape", "num_classes", "sigma_data", "augment_dim")  # of the data, filled in under `model`
+FACTS = (
+    "shape",
+    "num_classes",
+    "sigma_data",
+    "augment_dim",
+    "condition_shapes",
+)  # of the data, filled in under `model`
 
 TRAINER = "lightning.Trainer"
 LONGEST = 200  # bytes of a run's name: most systems allow 255, and files beside the folder add to its name
