@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import ClassVar, TypedDict
 
+from ..autoencoders import Autoencoder
 from ..condition import Condition, Shapes
 from ..foundation.errors import UserError
 from . import class_names
@@ -39,6 +40,7 @@ class Data:
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("workers", "test_*")
+    autoencoder: ClassVar[Autoencoder | None] = None  # of latents: what makes images of them
 
     batch_size: int
     _: KW_ONLY
@@ -101,6 +103,11 @@ class Data:
         """One row that stands for "no condition": of the empty prompt, for instance; None where there is none."""
         null: Condition | None = getattr(self.train, "null_condition", None)
         return null
+
+    @property
+    def pictured(self) -> "Data":
+        """What figures are measured against: of latents, the images that they are of; else these data themselves."""
+        return self
 
     @property
     def class_names(self) -> tuple[str, ...]:
