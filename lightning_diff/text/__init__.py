@@ -1,4 +1,4 @@
-"""Prompts and what they are to a network: text encoders of diffusers' pipelines, files of prompts, a cache of embeddings; no networks."""
+"""Prompts as numbers: text encoders of diffusers' pipelines, files of prompts, a cache of embeddings. No networks that draw."""
 
 from .embeddings import Embedded, embedded
 from .pipeline_text import PipelineText

@@ -1,4 +1,4 @@
-"""Tokenizers and text encoders of a diffusers folder: by an allow-list of classes, from safetensors, without code of the folder's."""
+"""Tokenizers and text encoders of a diffusers folder: by an allow-list of classes, from safetensors, no code of the folder's."""
 
 import hashlib
 import json

@@ -123,8 +123,8 @@ def _written(file: Path | None, encoder: TextEncoder, texts: Sequence[str], null
     file.parent.mkdir(parents=True, exist_ok=True)
     if total > (free := shutil.disk_usage(file.parent).free):
         raise UserError(
-            f"{file.parent}: the embeddings of {len(texts):,} prompts take {total / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free; set "
-            f"{caches.OWN} to a folder with more room, or take fewer tokens or a smaller dtype"
+            f"{file.parent}: the embeddings of {len(texts):,} prompts take {total / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free; "
+            f"set {caches.OWN} to a folder with more room, or take fewer tokens or a smaller dtype"
         )
     if total > WORTH_SAYING and is_first_process():
         print(f"embeddings of {len(texts):,} prompts: {total / 1e9:,.3g} GB in {file}", flush=True)

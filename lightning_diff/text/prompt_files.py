@@ -42,7 +42,9 @@ def read_prompts(path: Path | str) -> PromptList:
     labels = [label for _, label in found]
     if any(label is None for label in labels) and any(label is not None for label in labels):
         raise UserError(f"{path}: some prompts have a label and some have none; give each one, or leave all out")
-    return PromptList(tuple(text for text, _ in found), tuple(l for l in labels if l is not None) or None, str(path))
+    return PromptList(
+        tuple(text for text, _ in found), tuple(label for label in labels if label is not None) or None, str(path)
+    )
 
 
 def read_lines(path: Path, parse: Callable[[str], T]) -> list[T]:
