@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 from torch.utils import _pytree
 
@@ -39,7 +39,7 @@ class Condition:
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
-    def __getitem__(self, rows: slice | Tensor | Shaped[np.ndarray, " n"] | Sequence[int]) -> "Condition":
+    def __getitem__(self, rows: slice | Tensor | Int64[np.ndarray, " n"] | Sequence[int]) -> "Condition":
         chosen = torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows
         return Condition({name: each[chosen] for name, each in self.tensors.items()})
 
@@ -228,10 +228,14 @@ class Prompts(nn.Module):
     Args:
         texts: the prompts themselves, for pictures and reports.
         condition: a row for each.
+        labels: the class that images of each belong to, for rewards and figures by class; None where that is not known.
     """
 
-    def __init__(self, texts: Sequence[str], condition: Condition):
+    def __init__(self, texts: Sequence[str], condition: Condition, labels: Sequence[int] | None = None):
         super().__init__()
+        if labels is not None and len(labels) != len(texts):
+            raise ValueError(f"Prompts: {len(texts)} texts and {len(labels)} labels")
+        self.labels = None if labels is None else tuple(labels)
         if len(texts) != len(condition):
             raise ValueError(f"Prompts: {len(texts)} texts and {len(condition)} rows")
         self.texts, self.names = tuple(texts), tuple(condition.tensors)

@@ -13,14 +13,14 @@ WINGS = (
     ("foundation",),
     ("condition",),
     ("samplers", "weighting", "statistics", "denoiser", "nets", "rewards", "tangent", "noise", "ema", "learning_rate"),
-    ("rollouts", "artifacts", "autoencoders", "precision", "oracle", "objectives", "schedules"),
+    ("text", "rollouts", "artifacts", "autoencoders", "precision", "oracle", "objectives", "schedules"),
     ("modules", "metrics", "data"),
     ("runs", "callbacks", "recipes"),
     ("cli",),
     ("__main__",),
 )
 WING = {room: height for height, rooms in enumerate(WINGS) for room in rooms}
-MOST_ENTRIES = 28  # beside __init__.py
+MOST_ENTRIES = 29  # beside __init__.py
 
 
 def files() -> dict[str, Path]:

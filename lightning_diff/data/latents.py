@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..autoencoders import Autoencoder
-from ..condition import Condition
+from ..condition import Condition, Prompts
 from ..foundation import devices, rng
 from ..foundation.errors import UserError
 from . import class_names, latents_cache
@@ -64,10 +64,15 @@ class Latents(Data):
                 "Latents: source.flip: set flip of the Latents instead: it mirrors images before they are encoded"
             )
         self.source.conditional = self.conditional
+        self.text = self.source.text  # type: ignore[misc]
 
     @property
     def pictured(self) -> Data:
         return self.source
+
+    @property
+    def prompts(self) -> Prompts | None:
+        return self.source.prompts
 
     @property
     def null_condition(self) -> Condition | None:

@@ -128,7 +128,9 @@ def test_sigma_data_is_the_standard_deviation_of_what_training_sees():
 def test_a_standard_deviation_far_from_one_is_remarked_on_with_the_factor():
     data = latents(scale=0.18215)
     std = data.sigma_data
-    assert tells(data.summary(), f"... standard deviation {std:.4g}, 1 was expected ... times {1 / data.train.std():.4g} ...")
+    assert tells(
+        data.summary(), f"... standard deviation {std:.4g}, 1 was expected ... times {1 / data.train.std():.4g} ..."
+    )
     assert "was expected" not in latents(scale=1.4 / data.train.std() * 0.18215 / 1.4).summary()
 
 
@@ -178,7 +180,9 @@ class Told(Data):
             null_condition = Condition({"text": torch.zeros(1, 2)})
 
             def take(self, indices):
-                return self.images(indices), Condition({"text": torch.as_tensor(indices)[:, None].float().expand(-1, 2)})
+                return self.images(indices), Condition(
+                    {"text": torch.as_tensor(indices)[:, None].float().expand(-1, 2)}
+                )
 
         return Conditioned(torch.arange(6 * 16, dtype=torch.uint8).reshape(6, 1, 4, 4)), None
 
