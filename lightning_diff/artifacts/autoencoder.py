@@ -80,7 +80,7 @@ def _refuse_all_but_autoencoders(value: object, key: str, *, is_outermost: bool 
     if is_node(value):
         target = locate(value["_target_"], f"{key}._target_")
         is_network = isinstance(target, type) and issubclass(target, nn.Module)
-        is_ours = is_outermost and target in (autoencoders.Diffusers, autoencoders.Pair)
+        is_ours = is_outermost and target in (autoencoders.Diffusers, autoencoders.EDM2, autoencoders.Pair)
         if not (is_network or is_ours):
             raise UserError(
                 f"{key}._target_: {value['_target_']} is no autoencoder of this project and no network; a model's file may name no "
