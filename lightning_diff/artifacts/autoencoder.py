@@ -1,5 +1,6 @@
 """The autoencoder that a model's record names: what makes images of the samples of a latent model."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def node_in(settings: Mapping[str, Any]) -> Node | None:
     if found is None:
         model = settings.get("model")
         return read_record(model).autoencoder if isinstance(model, str | Path) else None
-    there = {name: str(Path(found[name]).expanduser().absolute()) for name in FILES if isinstance(found.get(name), str)}
+    there = {
+        name: os.path.abspath(Path(found[name]).expanduser()) for name in FILES if isinstance(found.get(name), str)
+    }
     return found | there
 
 
