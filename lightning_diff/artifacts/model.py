@@ -23,7 +23,8 @@ from ..nets import lora
 from . import edm_pickle, places, record, user_code
 from .conditions import Conditions, TrainedWith
 
-FORMAT = 2  # of model.json; raised when a program that knows the old one could not read the new one
+FORMAT = 3  # of model.json; raised when a program that knows the old one could not read the new one
+SECOND_FORMAT = 2  # of a network that works on its data as they are
 FIRST_FORMAT = 1  # still written of a network whose prediction has the name of its time: there were no others
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 MOST_NAMED = 5  # weights, in an error
@@ -45,6 +46,7 @@ class ModelRecord(TrainedWith):
         images: images seen in training.
         sha256: of the weights' file.
         label_dropout, guidance, augment: see `TrainedWith`.
+        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
     """
 
     net: record.Node
@@ -59,6 +61,7 @@ class ModelRecord(TrainedWith):
     ema: str
     images: int
     sha256: str
+    autoencoder: record.Node | None = None
 
     @property
     def conditions(self) -> Conditions:
@@ -84,6 +87,7 @@ def save_denoiser(
     ema: str = "none",
     images: int = 0,
     trained_with: TrainedWith | None = None,
+    autoencoder: record.Node | None = None,
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
 
@@ -98,6 +102,7 @@ def save_denoiser(
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
+        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
 
     Returns:
         The path of the weights.
@@ -126,6 +131,7 @@ def save_denoiser(
         ema=ema,
         images=images,
         sha256=digest,
+        autoencoder=autoencoder,
         **asdict(trained_with or TrainedWith()),
     )
     record.write(folder / RECORD, asdict(described), _format(described))
@@ -133,8 +139,10 @@ def save_denoiser(
 
 
 def _format(described: ModelRecord) -> int:
+    if described.autoencoder is not None:
+        return FORMAT
     first = described.time in ("edm", "trigflow") and described.prediction in (None, described.time)
-    return FIRST_FORMAT if first else FORMAT
+    return FIRST_FORMAT if first else SECOND_FORMAT
 
 
 def load_denoiser(path: Path | str) -> Denoiser:

@@ -1,10 +1,13 @@
 """Sources of training and held-out examples, and the stream that training reads; no networks, no figures."""
 
 from .augment import Augment
+from .captions import Captions
 from .digits import Digits
+from .edm2_latents import EDM2Latents
 from .hugging_face import HuggingFace
 from .image_set import Examples, ImageSet
 from .images import Images
+from .latents import Latents
 from .map_dataset import MapDataset
 from .noise import Noise
 from .photo_patches import PhotoPatches
@@ -14,13 +17,16 @@ from .toy import Toy
 
 __all__ = [
     "Augment",
+    "Captions",
     "Data",
     "Digits",
+    "EDM2Latents",
     "Examples",
     "Facts",
     "HuggingFace",
     "ImageSet",
     "Images",
+    "Latents",
     "MapDataset",
     "Noise",
     "PhotoPatches",

@@ -62,7 +62,7 @@ class Images(ImageSource):
     def load(self) -> tuple[ImageSet, ImageSet | None]:
         files = ImageFiles(self.path)
         labels = self._labelled(files)
-        held_out = np.array([_hash(name) < self.test_fraction for name in files.names])
+        held_out = np.array([share_of(name) < self.test_fraction for name in files.names])
         if held_out.all():
             raise UserError(f"{files.where}: test_fraction={self.test_fraction} leaves no image to train with")
         chosen = np.flatnonzero(~held_out)
@@ -84,12 +84,14 @@ class Images(ImageSource):
         pixels, notes = decode(files.where, names, files.bytes, self.reading(channels, self.size))
         classes = None if labels.classes is None else torch.tensor([labels.classes[i] for i in chosen.tolist()])
         origin = Origin(files.where, labels.source, (*labels.notes, *notes, *files.listing.notes()))
-        return ImageSet(pixels, classes, f"{shown(files.path.name)} {split}", labels.count, origin, labels.class_names)
+        return ImageSet(
+            pixels, classes, f"{shown(files.path.name)} {split}", labels.count, origin, labels.class_names, names
+        )
 
     def _labelled(self, files: ImageFiles, training: Labelled | None = None) -> Labelled:
         return labelled(files, self.labels, self.classes, relabel=self.relabel, training=training)
 
 
-def _hash(name: str) -> float:
+def share_of(name: str) -> float:
     """Uniform in [0, 1), a function of the name."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
