@@ -23,7 +23,8 @@ from ..nets import lora
 from . import edm_pickle, places, record, user_code
 from .conditions import Conditions, TrainedWith
 
-FORMAT = 2  # of model.json; raised when a program that knows the old one could not read the new one
+FORMAT = 3  # of model.json; raised when a program that knows the old one could not read the new one
+SECOND_FORMAT = 2  # of a network that works on its data as they are
 FIRST_FORMAT = 1  # still written of a network whose prediction has the name of its time: there were no others
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 MOST_NAMED = 5  # weights, in an error
@@ -45,6 +46,8 @@ class ModelRecord(TrainedWith):
         images: images seen in training.
         sha256: of the weights' file.
         label_dropout, guidance, augment: see `TrainedWith`.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
     """
 
     net: record.Node
@@ -59,6 +62,8 @@ class ModelRecord(TrainedWith):
     ema: str
     images: int
     sha256: str
+    text: record.Node | None = None
+    prompts: tuple[str, ...] = ()
 
     @property
     def conditions(self) -> Conditions:
@@ -84,6 +89,8 @@ def save_denoiser(
     ema: str = "none",
     images: int = 0,
     trained_with: TrainedWith | None = None,
+    text: record.Node | None = None,
+    prompts: Sequence[str] = (),
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
 
@@ -98,6 +105,8 @@ def save_denoiser(
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
 
     Returns:
         The path of the weights.
@@ -126,6 +135,8 @@ def save_denoiser(
         ema=ema,
         images=images,
         sha256=digest,
+        text=text,
+        prompts=tuple(prompts),
         **asdict(trained_with or TrainedWith()),
     )
     record.write(folder / RECORD, asdict(described), _format(described))
@@ -133,8 +144,10 @@ def save_denoiser(
 
 
 def _format(described: ModelRecord) -> int:
+    if described.text is not None:
+        return FORMAT
     first = described.time in ("edm", "trigflow") and described.prediction in (None, described.time)
-    return FIRST_FORMAT if first else FORMAT
+    return FIRST_FORMAT if first else SECOND_FORMAT
 
 
 def load_denoiser(path: Path | str) -> Denoiser:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..condition import Condition, Prompts
 from ..foundation import rng
 from ..foundation.errors import UserError
-from ..text import Embedded, PromptList, TextEncoder, embedded, read_prompts
+from ..text import Embedded, PromptList, TextEncoder, class_of, embedded, read_prompts
 from . import caption_texts
 from .augment import Augment
 from .caption_texts import BESIDE, Wordings
@@ -80,7 +80,7 @@ class Captions(Data):
         return CaptionedImages(self.source.train, wordings, made, self.text.fingerprint()), self.source.test
 
     @cached_property
-    def prompts(self) -> Prompts | None:  # type: ignore[override]
+    def prompts(self) -> Prompts | None:
         """Those asked for, or of held-out wordings, or of captions, with the class of each where all are known."""
         found = self._prompts()
         made = embedded(self.text, found.texts)
@@ -112,7 +112,7 @@ class Captions(Data):
         return given._replace(labels=tuple(labels)) if len(labels) == len(given.texts) else given
 
     def _class_of(self, label: int | str, where: str) -> int:
-        return caption_texts.class_of(label, self._called, where)
+        return class_of(label, self._called, where)
 
     @property
     def _called(self) -> list[str]:
