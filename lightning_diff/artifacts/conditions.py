@@ -75,7 +75,7 @@ class Conditions:
             return "this consistency model was distilled without; model.guidance of its recipe says with what"
         if not has_guide and self.trained_with.label_dropout == 0:
             return (
-                f"this model was trained with the {self._what} of every image (model.label_dropout: 0), so that there is no "
+                f"this model was trained with the {self._what} of every image (model.condition_dropout: 0), so that there is no "
                 "unconditional output to be guided by; train one with label dropout, or guide by another model"
             )
         return None
@@ -92,5 +92,5 @@ class Conditions:
             return None if low <= guidance <= high else f"this model was distilled for the scales {low:g} to {high:g}"
         needs_no_label = not labelled or (guidance != 1 and not has_guide)
         if needs_no_label and self._has_any and trained.label_dropout is None:
-            return "whether this model was trained without labels too (label_dropout) is not recorded; if not, this is nonsense"
+            return "whether this model was trained without labels too (condition_dropout) is not recorded; if not, this is nonsense"
         return None
