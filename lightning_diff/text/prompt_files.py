@@ -107,7 +107,7 @@ def _prompt(line: str) -> tuple[str, int | str | None]:
     entry = object_of(line)
     text, label = text_of(entry), entry.get("label")
     if not isinstance(text, str):
-        raise ValueError(f"the prompt is a {type(text).__name__}, expected text")
+        raise ValueError(f"the prompt is of type {type(text).__name__}, expected text")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
         raise ValueError(f"label: expected the number or the name of a class, got {label!r}")
     return text, label
