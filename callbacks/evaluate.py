@@ -74,11 +74,11 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
         prompts_for("Evaluate", module, data, self.prompts)
         refuse_unfit_guidance("Evaluate", module, data, self.guidance)
-        refuse_unfit("Evaluate", self.feature, data, self.n)
+        refuse_unfit("Evaluate", self.feature, data.pictured, self.n)
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
         say_doubt("Evaluate", trainer, module, self.guidance)
-        data = training_data(trainer).data
+        data = training_data(trainer).data.pictured
         self._reference = Reference(data, self.feature, device=module.device)
         self._reference.floor(self.n or len(data.test or data.train))  # kept for later
 
@@ -99,6 +99,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
                 self._reference,
                 self.n,
                 prompts=prompts_for("Evaluate", module, training_data(trainer).data, self.prompts),
+                autoencoder=training_data(trainer).data.autoencoder,
                 sampling=sampling,
                 guidance=self.guidance,
                 seed=rng.alike(self.seed, module.seed),

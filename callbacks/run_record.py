@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from ..artifacts import checkpoints, save_denoiser
+from ..artifacts.autoencoder import node_in
 from ..artifacts.metrics_table import MetricsTable
 from ..data import Data
 from ..foundation import rng
@@ -130,7 +131,14 @@ class RunRecord(StepCallback[CountedModule]):
                 images=module.images_seen,
                 trained_with=module.trained_with(training_data(trainer).data.augment),
                 **_text(training_data(trainer).data),
+                autoencoder=self._autoencoder(training_data(trainer).data),
             )
+
+    def _autoencoder(self, data: Data) -> dict[str, Any] | None:
+        """The recipe's node of what makes images of the model's samples."""
+        if data.autoencoder is None or self.recipe is None:
+            return None
+        return node_in(self.recipe["data"])
 
 
 class _Text(TypedDict):

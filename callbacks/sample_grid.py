@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ..artifacts import pictures
+from ..autoencoders import as_images
 from ..condition import takes_condition
 from ..data import Data
 from ..foundation import rng
@@ -68,8 +69,9 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
         self.guidance, self.seed, self.name, self.prompts = guidance, seed, name, prompts
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
-        if len(data.shape) != 3 or data.shape[0] not in (1, 3):
-            raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {data.shape}; leave it out")
+        shape = data.shape if data.autoencoder is None else data.autoencoder.image_shape(data.shape)
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {shape}; leave it out")
         choose_for("SampleGrid", module.denoiser, self.sampler)  # refuses what does not go together
         prompts_for("SampleGrid", module, data, self.prompts)
         refuse_unfit_guidance("SampleGrid", module, data, self.guidance)
@@ -89,7 +91,7 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
         sampling = choose_for("SampleGrid", module.denoiser, self.sampler)
         # Every process draws the whole picture: it is small, and a sharded network needs all of them.
         with averaged(trainer, module):
-            images = generate(
+            samples = generate(
                 module.denoiser if told is None else module.denoiser.told(told.to(module.device)),
                 data.shape,
                 range(rows * columns),
@@ -102,6 +104,7 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
                 device=module.device,
             )
         if trainer.is_global_zero:
+            images = as_images(samples, data.autoencoder, module.device)
             own = name_of(self, SampleGrid, trainer)
             path = Path(trainer.default_root_dir) / "samples" / own / f"{module.images_seen:012d}.png"
             names = (

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .autoencoder import load_autoencoder
     from .conditions import Conditions, TrainedWith
     from .edm_pickle import load_edm_pickle
     from .import_model import import_edm_pickle
@@ -38,6 +39,7 @@ _HOME = {
     "import_edm_pickle": "import_model",
     "in_words": "model",
     "keep_levels": "model",
+    "load_autoencoder": "autoencoder",
     "load_denoiser": "model",
     "load_edm_pickle": "edm_pickle",
     "load_schedule": "schedule",
@@ -60,6 +62,7 @@ __all__ = [
     "import_edm_pickle",
     "in_words",
     "keep_levels",
+    "load_autoencoder",
     "load_denoiser",
     "load_edm_pickle",
     "load_schedule",

@@ -48,6 +48,7 @@ class ModelRecord(TrainedWith):
         label_dropout, guidance, augment: see `TrainedWith`.
         text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
         prompts: texts that samples are drawn for where nobody says.
+        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
     """
 
     net: record.Node
@@ -64,6 +65,7 @@ class ModelRecord(TrainedWith):
     sha256: str
     text: record.Node | None = None
     prompts: tuple[str, ...] = ()
+    autoencoder: record.Node | None = None
 
     @property
     def conditions(self) -> Conditions:
@@ -91,6 +93,7 @@ def save_denoiser(
     trained_with: TrainedWith | None = None,
     text: record.Node | None = None,
     prompts: Sequence[str] = (),
+    autoencoder: record.Node | None = None,
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
 
@@ -107,6 +110,7 @@ def save_denoiser(
         trained_with: what is known of the training; None for nothing.
         text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
         prompts: texts that samples are drawn for where nobody says.
+        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
 
     Returns:
         The path of the weights.
@@ -137,6 +141,7 @@ def save_denoiser(
         sha256=digest,
         text=text,
         prompts=tuple(prompts),
+        autoencoder=autoencoder,
         **asdict(trained_with or TrainedWith()),
     )
     record.write(folder / RECORD, asdict(described), _format(described))
@@ -144,7 +149,7 @@ def save_denoiser(
 
 
 def _format(described: ModelRecord) -> int:
-    if described.text is not None:
+    if described.autoencoder is not None or described.text is not None:
         return FORMAT
     first = described.time in ("edm", "trigflow") and described.prediction in (None, described.time)
     return FIRST_FORMAT if first else SECOND_FORMAT

@@ -23,6 +23,9 @@ def sample(
             metavar="PATH", help="PICTURE.png (a grid), FILE.npz or a folder of PNGs; default in the run folder."
         ),
     ] = None,
+    latents: Annotated[
+        bool, typer.Option("--latents", help="Of a model of latents: keep them, and decode nothing.")
+    ] = False,
     *,
     sampler: SamplerOptions,
 ) -> None:
@@ -38,7 +41,7 @@ def sample(
 
     told = given(prompts, prompt or ())
     with joined(sampler.device) as device:
-        drawn = draw(folder, sampler.settings(device), n, labels=labels, prompts=told, out=out)
+        drawn = draw(folder, sampler.settings(device), n, labels=labels, prompts=told, out=out, latents=latents)
     if drawn.cost is not None:
         say(drawn.cost)
     say(f"{drawn.n} samples in {drawn.target}")

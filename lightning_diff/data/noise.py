@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..artifacts import ModelRecord, encoded_prompts, places, read_record
+from ..artifacts import ModelRecord, encoded_prompts, load_autoencoder, places, read_record
+from ..autoencoders import Autoencoder
 from ..condition import Prompts
 from ..foundation.errors import NotHereError, UserError
 from ..text import PromptList, read_prompts
@@ -74,6 +75,11 @@ class Noise(Data):
         if not places.find(self.model).exists():
             raise NotHereError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:  # type: ignore[override]
+        """The model's own: rewards and pictures see images."""
+        return load_autoencoder(self.model)
 
     def facts(self) -> Facts:
         return super().facts() | {"sigma_data": self._record.sigma_data}

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..artifacts import ModelRecord, pictures
+from ..autoencoders import Autoencoder
 from ..denoiser import Denoiser
 from ..foundation.errors import UserError
 from ..text import PromptList, read_prompts
@@ -44,6 +46,11 @@ class Model:
         self._device = device
         self._last: tuple[Float32[Tensor, "n ..."], Shown] | None = None
 
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """What makes images of a model of latents' samples; None where they are what they are."""
+        return self._trained.autoencoder()
+
     @property
     def path(self) -> Path:
         """The run folder or model file."""
@@ -73,6 +80,7 @@ class Model:
         interval: tuple[float, float] = (0.0, math.inf),
         seed: int = 0,
         batch: int = 256,
+        latents: bool = False,
     ) -> Float32[Tensor, "n ..."]:
         """Draw samples, the same ones for the same seed, and the same that `lightning-diff sample` draws.
 
@@ -83,6 +91,7 @@ class Model:
                 None for those of its record.
             steps, solver, grid, levels, schedule, sigma_min, sigma_max, churn, guidance, guide, interval, seed, batch: see
                 `SamplerSettings`; what is None suits the model.
+            latents: of a model of latents, keep them, and decode nothing.
 
         Returns:
             (n, ...) float32 on the CPU; images in about [-1, 1], neither clipped nor rounded.
@@ -107,7 +116,11 @@ class Model:
             device=self._device,
         )
         with _arguments_named():
-            drawn = draw(self._trained, settings, n, _words(labels), _prompts(prompts), denoiser=self.denoiser)
+            autoencoder = None if latents else self.autoencoder
+            told = _prompts(prompts)
+            drawn = draw(
+                self._trained, settings, n, _words(labels), told, denoiser=self.denoiser, autoencoder=autoencoder
+            )
         self._last = drawn.samples, drawn.asked.shown(n)
         return drawn.samples
 

@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..artifacts import pictures
+from ..autoencoders import Autoencoder, as_images
 from ..denoiser import Denoiser
 from ..foundation import garbage
 from ..foundation.errors import UserError
@@ -47,6 +48,7 @@ def sample(
     labels: str = "all",
     prompts: PromptList | None = None,
     out: Path | None = None,
+    latents: bool = False,
 ) -> Drawn:
     """Draw samples and write them: the same ones for the same seed, whatever the batch or device.
 
@@ -59,14 +61,19 @@ def sample(
         labels: classes, cycled through: names or numbers with commas, or "all" or "none".
         prompts: of a text-conditional model, cycled through; None for those of its record.
         out: PICTURE.png (a grid), FILE.npz or a folder of PNGs; None for one in the run folder.
+        latents: keep what a model of latents draws, and decode nothing.
 
     Raises:
         UserError: before any are drawn, for whatever does not go together.
     """
     model = trained.model(run)
     sampling = settings.sampling(model.record)
-    target = writable(out, _default_target(model, settings, sampling, labels, prompts), model.record.shape)
-    made = draw(model, settings, n, labels, prompts, shared=True)
+    autoencoder = None if latents else model.autoencoder()
+    shape = model.record.shape if autoencoder is None else autoencoder.image_shape(model.record.shape)
+    if latents and model.record.autoencoder is None:
+        raise UserError(f"--latents: {run} has no autoencoder: its samples are what they are; leave it out")
+    target = writable(out, _default_target(model, settings, sampling, labels, prompts, latents=latents), shape)
+    made = draw(model, settings, n, labels, prompts, autoencoder=autoencoder, shared=True)
     if not is_first_process():
         return Drawn(n, target, made.cost)
     if target.suffix == ".npz":
@@ -83,7 +90,7 @@ class Made:
     """Samples in memory.
 
     Args:
-        samples: (n, ...) on the CPU.
+        samples: (n, ...) on the CPU; of a model of latents, decoded if there was an autoencoder for it.
         labels: (n,), or None.
         asked: what was cycled through.
         cost: in words, where each sample took steps of its own.
@@ -103,12 +110,14 @@ def draw(
     prompts: PromptList | None = None,
     *,
     denoiser: Denoiser | None = None,
+    autoencoder: Autoencoder | None = None,
     shared: bool = False,
 ) -> Made:
     """Samples of a model; arguments as for `sample`.
 
     Args:
         denoiser: the model's own, where it is loaded already.
+        autoencoder: the model's own, to decode with; None for samples as the model draws them.
         shared: under a process group each process, by calling this, draws a share, and gets all; else each draws all of them.
 
     Raises:
@@ -129,6 +138,7 @@ def draw(
     mine = range(rank, n, world)
     own = None if wanted is None else wanted[rank::world]
     samples, steps = _drawn(denoiser, guide, model.record.shape, settings, sampling, mine, own)
+    samples = as_images(samples, autoencoder, place)
     if world > 1:
         samples = rows_of_all(samples, mine, n, place)
         steps = None if steps is None else rows_of_all(steps, mine, n, place)
@@ -192,6 +202,8 @@ def _default_target(
     sampling: Sampling | PolicySampling,
     labels: str,
     prompts: PromptList | None,
+    *,
+    latents: bool,
 ) -> Path:
     """A name that says how the samples were drawn, so that others do not overwrite them; without its suffix."""
     grid = "" if settings.schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
@@ -202,4 +214,5 @@ def _default_target(
         for words in (labels if labels != "all" else "", told)
         if words
     )
+    drawn += "latents_" if latents else ""
     return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}{drawn}seed{settings.seed}"
