@@ -72,10 +72,6 @@ class Captions(Data):
         self.autoencoder = source.autoencoder  # type: ignore[misc]  # likewise
         self._asked = prompts
 
-    @property
-    def pictured(self) -> Data:
-        return self.source.pictured
-
     def load(self) -> tuple["CaptionedImages", Examples | None]:
         wordings = self._wordings(self.source.train)
         every = {text for texts in wordings for text in texts}
@@ -83,6 +79,15 @@ class Captions(Data):
             raise UserError(f"{self.name}: held_out: {told[0]!r} is a caption that training sees")
         made = embedded(self.text, sorted(every))
         return CaptionedImages(self.source.train, wordings, made, self.text.fingerprint()), self.source.test
+
+    @property
+    def pictured(self) -> Data:
+        """The captioned images that the source's latents are of; these data themselves where it has none."""
+        images = self.source.pictured
+        if images is self.source:
+            return self
+        given = {"captions": self.captions, "text": self.text, "prompts": self._asked, "held_out": self.held_out}
+        return Captions(self.batch_size, source=images, conditional=self.conditional, **given)  # type: ignore[arg-type]
 
     @cached_property
     def prompts(self) -> Prompts | None:

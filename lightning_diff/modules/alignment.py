@@ -19,7 +19,7 @@ from ..nets.frozen import Frozen
 from ..nets.lora import LoRA
 from ..noise import sigma_to_log_snr
 from ..precision import quantized_copy
-from ..rewards import Reward, as_one, networks
+from ..rewards import Reward, as_one, for_prompts, networks
 from ..rollouts import Advantages, Plan, RewardLoss, Rollout
 from ..rollouts.examples import TrainingSet, examples, training_set
 from ..rollouts.old_policy import OldPolicy, Ramp
@@ -50,8 +50,8 @@ class AlignmentModule(TrainingModule):
         model: run folder or model file to start from, which is also the reference; its averaged weights are what is there. A
             checkpoint names it by its file's hash; resuming with another one is refused.
         net: the network; None for the model's.
-        reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), or several, which count equally (see
-            `rewards.WeightedSum`, each standardised within the group).
+        reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), with a parameter `prompts` also told the texts (see
+            `rewards.for_prompts`); or several, which count equally (see `rewards.WeightedSum`, each standardised within the group).
         loss: what trains on the images that were kept, and at how many noise levels.
         plan: of the rollouts.
         advantages: from which rewards advantages are counted, and in what unit.
@@ -147,6 +147,7 @@ class AlignmentModule(TrainingModule):
             raise UserError(f"model.classes: there are {len(found)} prompts, 0 to {len(found) - 1}, and no {wrong[0]}")
         refuse_unfit(self.reward, has_classes=True)
         self._prompts = Frozen(found)
+        self._reward = Frozen(for_prompts(self.reward, found.texts, found.labels))
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,6 +227,11 @@ class AlignmentModule(TrainingModule):
     @property
     def reward(self) -> Reward:
         return self._reward.value
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """Of a model that takes conditions: what the numbers in `classes` stand for."""
+        return None if self._prompts is None else self._prompts.value
 
     @property
     def rollout(self) -> Rollout | None:
