@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         unlike,
     )
     from .schedule import load_schedule, save_schedule
+    from .text_encoder import encoded_prompts, load_text
 
 _HOME = {
     "RECORD": "model",
@@ -34,6 +35,7 @@ _HOME = {
     "ModelRecord": "model",
     "TrainedWith": "conditions",
     "bind_time": "model",
+    "encoded_prompts": "text_encoder",
     "import_edm_pickle": "import_model",
     "in_words": "model",
     "keep_levels": "model",
@@ -41,6 +43,7 @@ _HOME = {
     "load_denoiser": "model",
     "load_edm_pickle": "edm_pickle",
     "load_schedule": "schedule",
+    "load_text": "text_encoder",
     "load_weights": "model",
     "read_record": "model",
     "save_denoiser": "model",
@@ -55,6 +58,7 @@ __all__ = [
     "ModelRecord",
     "TrainedWith",
     "bind_time",
+    "encoded_prompts",
     "import_edm_pickle",
     "in_words",
     "keep_levels",
@@ -62,6 +66,7 @@ __all__ = [
     "load_denoiser",
     "load_edm_pickle",
     "load_schedule",
+    "load_text",
     "load_weights",
     "read_record",
     "save_denoiser",

@@ -46,6 +46,8 @@ class ModelRecord(TrainedWith):
         images: images seen in training.
         sha256: of the weights' file.
         label_dropout, guidance, augment: see `TrainedWith`.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
     """
 
@@ -61,6 +63,8 @@ class ModelRecord(TrainedWith):
     ema: str
     images: int
     sha256: str
+    text: record.Node | None = None
+    prompts: tuple[str, ...] = ()
     autoencoder: record.Node | None = None
 
     @property
@@ -87,6 +91,8 @@ def save_denoiser(
     ema: str = "none",
     images: int = 0,
     trained_with: TrainedWith | None = None,
+    text: record.Node | None = None,
+    prompts: Sequence[str] = (),
     autoencoder: record.Node | None = None,
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
@@ -102,6 +108,8 @@ def save_denoiser(
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
 
     Returns:
@@ -131,6 +139,8 @@ def save_denoiser(
         ema=ema,
         images=images,
         sha256=digest,
+        text=text,
+        prompts=tuple(prompts),
         autoencoder=autoencoder,
         **asdict(trained_with or TrainedWith()),
     )
@@ -139,7 +149,7 @@ def save_denoiser(
 
 
 def _format(described: ModelRecord) -> int:
-    if described.autoencoder is not None:
+    if described.autoencoder is not None or described.text is not None:
         return FORMAT
     first = described.time in ("edm", "trigflow") and described.prediction in (None, described.time)
     return FIRST_FORMAT if first else SECOND_FORMAT
