@@ -1,0 +1,193 @@
+"""A pipeline of diffusers' as what everything here works with: denoiser, autoencoder, text encoder, and how it is sampled."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...denoiser import Denoiser
+from ...foundation.binding import bind, construct
+from ...foundation.errors import UserError
+from .. import safetensors_files
+from ..model import bind_time, fill, refuse_unlike
+from . import hub, index, scheduler, shapes
+
+if TYPE_CHECKING:
+    from ...autoencoders import Autoencoder
+    from ...text import TextEncoder
+
+Node = dict[str, Any]
+PREFIX = "model."  # before diffusers' own names in the state of `nets.Diffusers`
+IMAGES, LATENTS = 0.5, 1.0  # sigma_data of images in [-1, 1], of normalised latents
+
+# How a network alone is taken to have been trained: as the commonest models of its class.
+_LATENT_TABLE = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+_SHIFTED = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "DiTTransformer2DModel": {"_class_name": "DDIMScheduler"},
+    "FluxTransformer2DModel": {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
+    "PixArtTransformer2DModel": {"_class_name": "DPMSolverMultistepScheduler"},
+    "SD3Transformer2DModel": _SHIFTED,
+    "SanaTransformer2DModel": _SHIFTED,
+    "UNet2DConditionModel": _LATENT_TABLE,
+    "UNet2DModel": {"_class_name": "DDIMScheduler"},
+}
+
+
+class Pipeline:
+    """A folder of diffusers', each part loaded when it is first asked for.
+
+    Args:
+        contents: of the folder.
+        size: height and width of the latents; None for the config's.
+
+    Attributes:
+        contents: classes, configs and folders of the parts.
+        shape: (C, H, W) of what the denoiser works on.
+        parametrisation: what the network predicts, its time, and how it is sampled.
+    """
+
+    def __init__(self, contents: index.Contents, size: int | None = None):
+        shapes.refuse_other_channels(contents)
+        self.contents = contents
+        self.shape = shapes.latent_shape(contents, size)
+        _refuse_unknown_inputs(contents)
+        self.parametrisation = scheduler.parametrisation(
+            contents.scheduler or SCHEDULERS[contents.network_class],
+            contents.scheduler_file if contents.scheduler else contents.network / index.CONFIG,
+            flow_scale=_flow_scale(contents),
+            tokens=shapes.image_tokens(contents, self.shape),
+        )
+
+    @property
+    def sampling(self) -> scheduler.Sampling:
+        """Solver and grid that its scheduler stands for."""
+        return self.parametrisation.sampling
+
+    @property
+    def sigma_data(self) -> float:
+        """Of the denoiser: the scheduler's where it says one, else that of latents, or of images in [-1, 1]."""
+        known = self.parametrisation.sigma_data
+        is_of_images = self.contents.network_class == "UNet2DModel" and self.contents.autoencoder is None
+        return (IMAGES if is_of_images else LATENTS) if known is None else known
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors of the network."""
+        return safetensors_files.find(self.contents.network)
+
+    @cached_property
+    def node(self) -> Node:
+        """What builds the network, as a recipe writes it."""
+        node = {
+            "_target_": "lightning_diff.nets.Diffusers",
+            "class_name": self.contents.network_class,
+            "config": self.contents.network_config,
+            "shape": list(self.shape),
+        }
+        return node | ({"condition_shapes": known} if (known := self.condition_shapes) else {})
+
+    @cached_property
+    def condition_shapes(self) -> dict[str, list[int]]:
+        """Names and shapes of what the network is conditioned on beside a class, for one example."""
+        from ...nets.diffusers import FAMILIES
+
+        tokens = shapes.text_tokens(self.contents)
+        known: Mapping[str, Sequence[int]] = FAMILIES[self.contents.network_class].condition_shapes(
+            self.contents.network_config, tokens
+        )
+        if self.text is not None:
+            known = self.text.shapes()
+        return {name: list(shape) for name, shape in known.items()}
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """On the CPU, in float32 and in eval mode; it does not know its null condition before `null` is kept in it."""
+        built = self._built(torch.device("cpu"))
+        self.refuse_other_weights(built)
+        for file in self.files:
+            fill(built.net, safetensors_files.tensors(file, PREFIX))
+        return built.eval()
+
+    @cached_property
+    def blank(self) -> Denoiser:
+        """The denoiser without weights, on the meta device."""
+        return self._built(torch.device("meta"))
+
+    def refuse_other_weights(self, denoiser: Denoiser) -> None:
+        """UserError that names the first weights that are missing or of another name or shape, from the files' headers alone."""
+        own = denoiser.net.state_dict()
+        own = {name: each for name, each in own.items() if name.startswith(PREFIX)}
+        found = safetensors_files.modern(safetensors_files.shapes(self.files, PREFIX), own)
+        refuse_unlike(own, found, self.files[0])
+
+    @cached_property
+    def autoencoder(self) -> "Autoencoder | None":
+        """From images to latents and back; None for a network of images."""
+        return construct(bind(node, object, "autoencoder")) if (node := self.autoencoder_node) else None
+
+    @property
+    def autoencoder_node(self) -> Node | None:
+        """What builds it."""
+        folder = self.contents.autoencoder
+        return None if folder is None else {"_target_": "lightning_diff.autoencoders.Diffusers", "folder": str(folder.absolute())}
+
+    @cached_property
+    def text(self) -> "TextEncoder | None":
+        """From prompts to conditions; None where the folder has none of it."""
+        return construct(bind(node, object, "text")) if (node := self.text_node) else None
+
+    @property
+    def text_node(self) -> Node | None:
+        """What builds it."""
+        if not self.contents.text_encoders:
+            return None
+        return {"_target_": "lightning_diff.text.PipelineText", "folder": str(self.contents.folder.absolute())}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In order of label; () where there are none."""
+        return self.contents.class_names
+
+    def _built(self, device: torch.device) -> Denoiser:
+        known = self.parametrisation
+        try:
+            with torch.random.fork_rng(devices=[]), device:
+                net = construct(bind(self.node, torch.nn.Module, "net"))
+        except (UserError, ValueError) as error:
+            raise UserError(f"{self.contents.network / index.CONFIG}: {error}") from error
+        return Denoiser(net, self.sigma_data, bind_time(known.time), known.kind, known.prediction)
+
+
+def load_pipeline(folder: Path | str, *, size: int | None = None) -> Pipeline:
+    """A folder of diffusers', or a name on its hub: checked by its configs, its parts loaded when they are first asked for.
+
+    Classes come from the installed library by a list, weights from safetensors; no code of the folder is run.
+
+    Args:
+        folder: of a pipeline (model_index.json), or of one network (config.json).
+        size: height and width in latents, where the config says none or another one is wanted.
+
+    Raises:
+        UserError: it is not there or not whole, names what is on no list, or its parts do not go together.
+    """
+    return Pipeline(index.read(hub.resolve(folder)), size)
+
+
+def _flow_scale(contents: index.Contents) -> float:
+    """Of the time s that the pipeline calls a flow network with."""
+    if contents.network_class == "FluxTransformer2DModel":
+        return 1.0  # the module multiplies
+    if contents.network_class == "SanaTransformer2DModel":
+        return scheduler.FLOW_SCALE * float(contents.network_config.get("timestep_scale", 1.0))
+    return scheduler.FLOW_SCALE
+
+
+def _refuse_unknown_inputs(contents: index.Contents) -> None:
+    if (width := contents.network_config.get("time_cond_proj_dim")) is not None:
+        raise UserError(
+            f"{contents.network / index.CONFIG}: time_cond_proj_dim: is {width}: this network takes its guidance scale as an embedding "
+            "beside the time, which is not known here; use a model without, such as one from consistency distillation here"
+        )
