@@ -39,7 +39,7 @@ class Condition:
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
-    def __getitem__(self, rows: slice | Tensor | np.ndarray[Any, Any] | Sequence[int]) -> "Condition":
+    def __getitem__(self, rows: slice | Tensor | Int64[np.ndarray, " n"] | Sequence[int]) -> "Condition":
         chosen = torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows
         return Condition({name: each[chosen] for name, each in self.tensors.items()})
 

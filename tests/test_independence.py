@@ -5,6 +5,7 @@ import sys
 
 MATHEMATICS = (
     "artifacts",
+    "condition",
     "denoiser",
     "ema",
     "foundation",

@@ -34,7 +34,8 @@ class Examples(Protocol):
     `labelled` says whether there are labels; `num_classes` is 0 without. `std()` is the standard deviation over all
     values, `fingerprint()` a sha256 of the content in hexadecimal digits. It may have `class_names` too, in order of
     label. Where `take` gives a `Condition` in place of labels, `condition_shapes` are its tensors' of one example, and
-    `null_condition` is a row that stands for none.
+    `null_condition` is a row that stands for none. Where training chooses something anew at each position, such as a crop,
+    there is a `take_at(indices, seed, positions)` beside `take`, of the same kind of result (`stream.taken`).
     """
 
     name: str

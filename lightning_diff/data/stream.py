@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ..condition import into_batch
+from ..condition import AnyCondition, into_batch
 from ..foundation import rng
 from ..foundation.errors import UserError
+from .image_set import Examples
 from .source import Data
 from .workers import PREFETCH, Batch, WorkerLoader
 
@@ -50,7 +52,7 @@ class Stream(Dataset[Batch]):
             with augmentation "augment" (B, augment.dim) float32, zero for an untouched image.
         """
         p = np.asarray(positions, np.int64)
-        image, given = self.examples.take(self._indices(p))
+        image, given = taken(self.examples, self._indices(p), self.seed, p)
         if self.flip:
             mirror = torch.from_numpy(rng.uniform(self.seed, "flip", p) < 0.5)
             image[mirror] = image[mirror].flip(-1)
@@ -76,6 +78,24 @@ class Stream(Dataset[Batch]):
                 del self._orders[min(self._orders)]
             self._orders[epoch] = rng.permutation(self.seed, "image", epoch, len(self.examples))
         return self._orders[epoch]
+
+
+def taken(
+    examples: Examples, indices: Int64[np.ndarray, " b"], seed: int, positions: Int64[np.ndarray, " b"]
+) -> tuple[Float32[Tensor, "b ..."], AnyCondition | None]:
+    """Images, and what they are conditioned on, as training sees them at these positions.
+
+    Examples that choose something anew at each position (a crop, one of several captions) say so by `take_at`: a function of
+    (index, seed, position) alone, by `foundation.rng`. `take` stays what metrics and pictures read, and chooses nothing.
+
+    Args:
+        examples: to take from.
+        indices: of the examples.
+        seed: the run's.
+        positions: at which these examples stand.
+    """
+    take_at = getattr(examples, "take_at", None)
+    return examples.take(indices) if take_at is None else take_at(indices, seed, positions)
 
 
 def drawn(seed: int, positions: Int64[np.ndarray, " b"], batch_size: int, shape: Sequence[int]) -> Batch:

@@ -7,7 +7,13 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The members, those with weights, of a network's outermost ModuleLists; adapters of a weight are none."""
+    """The blocks that a network itself names (`repeated`), or the members of its outermost ModuleLists; those with weights.
+
+    Adapters of a weight are none.
+    """
+    if (own := getattr(network, "repeated", None)) is not None:
+        yield from (block for block in own if any(True for _ in block.parameters()))
+        return
     for child in network.children():
         if isinstance(child, ParametrizationList):
             continue

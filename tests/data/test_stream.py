@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_diff.data import Augment, Data, Digits, ImageSet, Positions, Stream, loader
+from lightning_diff.foundation import rng
 from lightning_diff.foundation.errors import UserError
 
 
@@ -70,6 +71,29 @@ def test_every_epoch_shows_every_image_once_in_its_own_order():
     epochs = [shown(stream.__getitems__(range(10 * e, 10 * e + 10))) for e in range(3)]
     assert all(sorted(order) == list(range(10)) for order in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+@dataclass(eq=False)
+class Drawing(Data):
+    """Ten grey 2x2 images, each of a value that is drawn anew at each position."""
+
+    def load(self):
+        class Drawn(ImageSet):
+            def take_at(self, indices, seed, positions):
+                values = torch.from_numpy(rng.uniform(seed, "value", positions)).float()
+                return values[:, None, None, None].expand(-1, *self.shape).clone(), self.label(indices)
+
+        return Drawn(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10)), None
+
+
+def test_examples_may_choose_by_seed_and_position_what_training_sees():
+    stream = Stream(Drawing(4), seed=5)
+    whole = stream.__getitems__(range(20))
+    assert whole["image"][:, 0, 0, 0].tolist() == torch.from_numpy(rng.uniform(5, "value", range(20))).float().tolist()
+    assert sorted(whole["label"][:10].tolist()) == list(range(10))
+    again = Stream(Drawing(4), seed=5).__getitems__([17, 3])
+    assert torch.equal(again["image"], whole["image"][[17, 3]])
+    assert not stream.examples.take(np.arange(3))[0].add(1).any()  # what metrics read chooses nothing
 
 
 def test_a_batch_may_straddle_epochs_and_go_back():
