@@ -1,5 +1,6 @@
 """A pipeline of diffusers' as what everything here works with: denoiser, autoencoder, text encoder, and how it is sampled."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...denoiser import Denoiser
+from ...denoiser import Denoiser, FlowTime
 from ...foundation.binding import bind, construct
 from ...foundation.errors import UserError
+from ...nets.diffusers import FAMILIES, building
 from .. import safetensors_files
-from ..model import bind_time, fill, refuse_unlike
+from ..model import bind_time
+from ..weights import fill, refuse_unlike, undrawn
 from . import hub, index, scheduler, shapes
 
 if TYPE_CHECKING:
@@ -23,15 +26,18 @@ PREFIX = "model."  # before diffusers' own names in the state of `nets.Diffusers
 IMAGES, LATENTS = 0.5, 1.0  # sigma_data of images in [-1, 1], of normalised latents
 
 # How a network alone is taken to have been trained: as the commonest models of its class.
-_LATENT_TABLE = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-_SHIFTED = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "DiTTransformer2DModel": {"_class_name": "DDIMScheduler"},
     "FluxTransformer2DModel": {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
     "PixArtTransformer2DModel": {"_class_name": "DPMSolverMultistepScheduler"},
-    "SD3Transformer2DModel": _SHIFTED,
-    "SanaTransformer2DModel": _SHIFTED,
-    "UNet2DConditionModel": _LATENT_TABLE,
+    "SD3Transformer2DModel": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+    "SanaTransformer2DModel": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+    "UNet2DConditionModel": {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": scheduler.LATENT_START,
+        "beta_end": scheduler.LATENT_END,
+    },
     "UNet2DModel": {"_class_name": "DDIMScheduler"},
 }
 
@@ -47,19 +53,31 @@ class Pipeline:
         contents: classes, configs and folders of the parts.
         shape: (C, H, W) of what the denoiser works on.
         parametrisation: what the network predicts, its time, and how it is sampled.
+        given: arguments of the network that its config has.
+        config: the same with the library's defaults.
     """
 
     def __init__(self, contents: index.Contents, size: int | None = None):
         shapes.refuse_other_channels(contents)
         self.contents = contents
         self.shape = shapes.latent_shape(contents, size)
-        _refuse_unknown_inputs(contents)
+        self.given = _known_config(contents)
+        try:
+            self.config = building.completed(FAMILIES[contents.network_class], self.given, self.shape)
+        except UserError as error:
+            raise UserError(f"{contents.network / index.CONFIG}: {error}") from error
         self.parametrisation = scheduler.parametrisation(
             contents.scheduler or SCHEDULERS[contents.network_class],
             contents.scheduler_file if contents.scheduler else contents.network / index.CONFIG,
-            flow_scale=_flow_scale(contents),
+            flow_scale=self._flow_scale,
             tokens=shapes.image_tokens(contents, self.shape),
         )
+
+    @property
+    def _flow_scale(self) -> float:
+        """Of the time that a flow network is called with; s times it."""
+        clock = FAMILIES[self.contents.network_class].time(self.config)
+        return clock.scale if isinstance(clock, FlowTime) else scheduler.FLOW_SCALE
 
     @property
     def sampling(self) -> scheduler.Sampling:
@@ -84,7 +102,7 @@ class Pipeline:
         node = {
             "_target_": "lightning_diff.nets.Diffusers",
             "class_name": self.contents.network_class,
-            "config": self.contents.network_config,
+            "config": self.given,
             "shape": list(self.shape),
         }
         return node | ({"condition_shapes": known} if (known := self.condition_shapes) else {})
@@ -92,23 +110,21 @@ class Pipeline:
     @cached_property
     def condition_shapes(self) -> dict[str, list[int]]:
         """Names and shapes of what the network is conditioned on beside a class, for one example."""
-        from ...nets.diffusers import FAMILIES
-
-        tokens = shapes.text_tokens(self.contents)
-        known: Mapping[str, Sequence[int]] = FAMILIES[self.contents.network_class].condition_shapes(
-            self.contents.network_config, tokens
-        )
+        known: Mapping[str, Sequence[int]]
         if self.text is not None:
             known = self.text.shapes()
+        else:
+            known = FAMILIES[self.contents.network_class].condition_shapes(
+                self.config, shapes.text_tokens(self.contents)
+            )
         return {name: list(shape) for name, shape in known.items()}
 
     @cached_property
     def denoiser(self) -> Denoiser:
         """On the CPU, in float32 and in eval mode; it does not know its null condition before `null` is kept in it."""
+        self.refuse_other_weights()
         built = self._built(torch.device("cpu"))
-        self.refuse_other_weights(built)
-        for file in self.files:
-            fill(built.net, safetensors_files.tensors(file, PREFIX))
+        fill(built.net, [(file, PREFIX) for file in self.files], only=PREFIX)
         return built.eval()
 
     @cached_property
@@ -116,12 +132,10 @@ class Pipeline:
         """The denoiser without weights, on the meta device."""
         return self._built(torch.device("meta"))
 
-    def refuse_other_weights(self, denoiser: Denoiser) -> None:
+    def refuse_other_weights(self) -> None:
         """UserError that names the first weights that are missing or of another name or shape, from the files' headers alone."""
-        own = denoiser.net.state_dict()
-        own = {name: each for name, each in own.items() if name.startswith(PREFIX)}
-        found = safetensors_files.modern(safetensors_files.shapes(self.files, PREFIX), own)
-        refuse_unlike(own, found, self.files[0])
+        own = {name: each for name, each in self.blank.net.state_dict().items() if name.startswith(PREFIX)}
+        refuse_unlike(own, safetensors_files.shapes(self.files, PREFIX, own), self.files[0])
 
     @cached_property
     def autoencoder(self) -> "Autoencoder | None":
@@ -132,7 +146,11 @@ class Pipeline:
     def autoencoder_node(self) -> Node | None:
         """What builds it."""
         folder = self.contents.autoencoder
-        return None if folder is None else {"_target_": "lightning_diff.autoencoders.Diffusers", "folder": str(folder.absolute())}
+        return (
+            None
+            if folder is None
+            else {"_target_": "lightning_diff.autoencoders.Diffusers", "folder": str(folder.absolute())}
+        )
 
     @cached_property
     def text(self) -> "TextEncoder | None":
@@ -154,7 +172,7 @@ class Pipeline:
     def _built(self, device: torch.device) -> Denoiser:
         known = self.parametrisation
         try:
-            with torch.random.fork_rng(devices=[]), device:
+            with undrawn(), device:
                 net = construct(bind(self.node, torch.nn.Module, "net"))
         except (UserError, ValueError) as error:
             raise UserError(f"{self.contents.network / index.CONFIG}: {error}") from error
@@ -176,18 +194,12 @@ def load_pipeline(folder: Path | str, *, size: int | None = None) -> Pipeline:
     return Pipeline(index.read(hub.resolve(folder)), size)
 
 
-def _flow_scale(contents: index.Contents) -> float:
-    """Of the time s that the pipeline calls a flow network with."""
-    if contents.network_class == "FluxTransformer2DModel":
-        return 1.0  # the module multiplies
-    if contents.network_class == "SanaTransformer2DModel":
-        return scheduler.FLOW_SCALE * float(contents.network_config.get("timestep_scale", 1.0))
-    return scheduler.FLOW_SCALE
-
-
-def _refuse_unknown_inputs(contents: index.Contents) -> None:
-    if (width := contents.network_config.get("time_cond_proj_dim")) is not None:
-        raise UserError(
-            f"{contents.network / index.CONFIG}: time_cond_proj_dim: is {width}: this network takes its guidance scale as an embedding "
-            "beside the time, which is not known here; use a model without, such as one from consistency distillation here"
-        )
+def _known_config(contents: index.Contents) -> dict[str, Any]:
+    """The network's config without what the installed class does not take and files of other versions have: as the library does,
+    but only where it asks for nothing (null, false), or the class took the place of one of another name."""
+    takes = inspect.signature(building.class_of(FAMILIES[contents.network_class]).__init__).parameters
+    return {
+        name: value
+        for name, value in contents.network_config.items()
+        if name in takes or not (contents.is_of_before or value in (None, False))
+    }
