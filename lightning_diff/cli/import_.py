@@ -11,8 +11,8 @@ def import_(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of diffusers' (a pipeline's, or one network's), its name on the hub (owner/name), or a network pickle of "
-            "NVlabs' EDM or EDM2 (FILE.pkl).",
+            help="A folder of diffusers' (a pipeline's or one network's), its name on the hub (owner/name), or a pickle of NVlabs' "
+            "EDM or EDM2 (FILE.pkl).",
         ),
     ],
     run: Annotated[

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...foundation.errors import UserError
 from ...nets.diffusers import FAMILIES, modern
+from ...text.components import ENCODERS, TOKENIZERS
 from . import scheduler
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
@@ -34,10 +35,6 @@ PIPELINES = {
 NETWORKS = sorted(FAMILIES)
 OF_BEFORE = "Transformer2DModel"  # the name of DiT's and PixArt's classes in older files
 AUTOENCODERS = ("AutoencoderDC", "AutoencoderKL")
-TEXT = (
-    *("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model", "Gemma2PreTrainedModel"),
-    *("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"),
-)
 # Named by pipelines, and not used here.
 UNUSED = (
     *("CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPVisionModelWithProjection"),
@@ -45,7 +42,7 @@ UNUSED = (
 )
 LISTS = {
     "diffusers": (*NETWORKS, OF_BEFORE, *AUTOENCODERS, *scheduler.KNOWN),
-    "transformers": (*TEXT, *UNUSED),
+    "transformers": (*ENCODERS, *TOKENIZERS, *UNUSED),
     "stable_diffusion": ("StableDiffusionSafetyChecker",),  # likewise unused
 }
 

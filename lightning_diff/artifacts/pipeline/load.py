@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...condition import TakesCondition
 from ...denoiser import Denoiser, FlowTime
 from ...foundation.binding import bind, construct
 from ...foundation.errors import UserError
@@ -121,10 +122,12 @@ class Pipeline:
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """On the CPU, in float32 and in eval mode; it does not know its null condition before `null` is kept in it."""
+        """On the CPU, in float32 and in eval mode; it knows its null condition where the folder has text encoders."""
         self.refuse_other_weights()
         built = self._built(torch.device("cpu"))
         fill(built.net, [(file, PREFIX) for file in self.files], only=PREFIX)
+        if self.text is not None and isinstance(built.net, TakesCondition):
+            built.net.keep_null_condition(self.text.null())
         return built.eval()
 
     @cached_property
@@ -139,30 +142,24 @@ class Pipeline:
 
     @cached_property
     def autoencoder(self) -> "Autoencoder | None":
-        """From images to latents and back; None for a network of images."""
-        return construct(bind(node, object, "autoencoder")) if (node := self.autoencoder_node) else None
+        """From images to latents and back, its weights read when something is coded; None for a network of images."""
+        from ...autoencoders import Diffusers
+
+        return None if self.contents.autoencoder is None else Diffusers(self.contents.autoencoder)
 
     @property
     def autoencoder_node(self) -> Node | None:
         """What builds it."""
         folder = self.contents.autoencoder
-        return (
-            None
-            if folder is None
-            else {"_target_": "lightning_diff.autoencoders.Diffusers", "folder": str(folder.absolute())}
-        )
+        target = "lightning_diff.autoencoders.Diffusers"
+        return None if folder is None else {"_target_": target, "folder": str(folder.absolute())}
 
     @cached_property
     def text(self) -> "TextEncoder | None":
-        """From prompts to conditions; None where the folder has none of it."""
-        return construct(bind(node, object, "text")) if (node := self.text_node) else None
+        """From prompts to conditions, its weights read when something is encoded; None where the folder has none of it."""
+        from ...text import PipelineText
 
-    @property
-    def text_node(self) -> Node | None:
-        """What builds it."""
-        if not self.contents.text_encoders:
-            return None
-        return {"_target_": "lightning_diff.text.PipelineText", "folder": str(self.contents.folder.absolute())}
+        return PipelineText(self.contents.folder) if self.contents.text_encoders else None
 
     @property
     def class_names(self) -> tuple[str, ...]:
