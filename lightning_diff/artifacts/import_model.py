@@ -15,7 +15,7 @@ from . import edm_pickle, record
 from .model import EDM_AVERAGE, FORMAT, RECORD, WEIGHTS, ModelRecord, load_denoiser, read_record, save_denoiser
 from .pipeline import Pipeline, load_pipeline
 from .pipeline.load import PREFIX
-from .safetensors_files import Reference, stored
+from .safetensors_files import Reference
 
 
 def import_edm_pickle(path: Path | str, folder: Path | str) -> Path:
@@ -98,13 +98,8 @@ def _described(pipeline: Pipeline, folder: Path, references: list[Reference], di
         images=0,
         sha256=digest,
         weights=tuple(each.record() for each in references),
-        autoencoder=_beside(pipeline.autoencoder_node, folder),
+        autoencoder=pipeline.autoencoder_node,
     )
-
-
-def _beside(node: record.Node | None, folder: Path) -> record.Node | None:
-    """The node of a part in a folder, whose path is kept as those of the weights are."""
-    return None if node is None else node | {"folder": stored(Path(node["folder"]), folder)}
 
 
 def _refuse_a_run(folder: Path) -> None:
