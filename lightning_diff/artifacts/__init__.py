@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .autoencoder import load_autoencoder
     from .conditions import Conditions, TrainedWith
     from .edm_pickle import load_edm_pickle
     from .import_model import import_edm_pickle, import_pipeline
@@ -37,6 +38,7 @@ _HOME = {
     "import_pipeline": "import_model",
     "in_words": "weights",
     "keep_levels": "model",
+    "load_autoencoder": "autoencoder",
     "load_denoiser": "model",
     "load_edm_pickle": "edm_pickle",
     "load_pipeline": "pipeline",
@@ -60,6 +62,7 @@ __all__ = [
     "import_pipeline",
     "in_words",
     "keep_levels",
+    "load_autoencoder",
     "load_denoiser",
     "load_edm_pickle",
     "load_pipeline",

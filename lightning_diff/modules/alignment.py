@@ -181,6 +181,7 @@ class AlignmentModule(TrainingModule):
             shape=self.shape,
             seed=self.seed,
             eta=self.loss.eta if self.loss.is_chain else None,
+            autoencoder=training_data(self.trainer).data.autoencoder,
             device=self.device,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ..artifacts import checkpoints, ema_snapshots, load_weights, save_denoiser
+from ..artifacts import RECORD, checkpoints, ema_snapshots, load_weights, read_record, save_denoiser
+from ..artifacts.autoencoder import node_in
 from ..foundation.binding import nearest
 from ..foundation.errors import UserError
 from . import recipe
@@ -65,7 +66,15 @@ def export(
         trained_with=module.trained_with(
             recipe.build(settings["data"].get("augment"), "data.augment", folder / "recipe.yaml")
         ),
+        autoencoder=_autoencoder(folder, settings),
     )
+
+
+def _autoencoder(folder: Path, settings: recipe.Recipe) -> recipe.Node | None:
+    """As the run noted it at its end; before that, by the recipe, whose paths may be seen from another working folder."""
+    if (folder / RECORD).is_file():
+        return read_record(folder).autoencoder
+    return node_in(settings["data"])
 
 
 @dataclass(frozen=True)
