@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers_models import make
+from diffusers_models import MODELS, make
 
 TABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "trailing"}
 TEXT = ("text_encoder", "tokenizer")
@@ -57,6 +57,8 @@ def autoencoder(channels: int = 4) -> torch.nn.Module:
         norm_num_groups=2,
         layers_per_block=1,
         sample_size=64,
+        scaling_factor=1.5,
+        shift_factor=0.1,
     )
 
 
@@ -79,6 +81,33 @@ def write(folder: Path, name: str, *, with_autoencoder: bool = True, **more):
     )
     made.save_pretrained(folder)
     return net
+
+
+def write_with_text(folder: Path, vocabulary: list[str]):
+    """An SD3 with tokenizers and text encoders of random weights, as a whole; returns the encoders."""
+    import diffusers
+
+    from lightning_diff.text import RandomEncoders
+
+    text, (_, config, _) = RandomEncoders(vocabulary, width=8, layers=1, tokens=8), MODELS["sd3"]
+    torch.manual_seed(0)
+    network = diffusers.SD3Transformer2DModel(
+        **{**config, "joint_attention_dim": 16, "pooled_projection_dim": 16, "sample_size": 8}
+    )
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    parts = {
+        "transformer": network,
+        "vae": autoencoder(),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+    diffusers.StableDiffusion3Pipeline(**dict.fromkeys(FOLDERS["sd3"][4]), **parts).save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(
+        json.dumps(index | {name: list(each) for name, each in text.save(folder).items()})
+    )
+    return text
 
 
 def read(folder: Path):

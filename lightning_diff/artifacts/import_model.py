@@ -79,6 +79,7 @@ def _own_weights(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     null = NullCondition(shapes)
     if pipeline.text is not None:
         null.keep(pipeline.text.null())
+        pipeline.text.release()
     return {f"null.{name}": each.contiguous() for name, each in null.state_dict().items()}
 
 
@@ -99,6 +100,7 @@ def _described(pipeline: Pipeline, folder: Path, references: list[Reference], di
         sha256=digest,
         weights=tuple(each.record() for each in references),
         autoencoder=pipeline.autoencoder_node,
+        text=None if pipeline.text is None else pipeline.text.node(),
     )
 
 

@@ -49,6 +49,8 @@ class ModelRecord(TrainedWith):
         sha256: of the weights' file.
         label_dropout, guidance, augment: see `TrainedWith`.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
         weights: files elsewhere that hold the rest of the weights, as `Reference.record` gives them; () for none.
     """
 
@@ -65,6 +67,8 @@ class ModelRecord(TrainedWith):
     images: int
     sha256: str
     autoencoder: record.Node | None = None
+    text: record.Node | None = None
+    prompts: tuple[str, ...] = ()
     weights: tuple[dict[str, str], ...] = ()
 
     @property
@@ -104,6 +108,8 @@ def save_denoiser(
     images: int = 0,
     trained_with: TrainedWith | None = None,
     autoencoder: record.Node | None = None,
+    text: record.Node | None = None,
+    prompts: Sequence[str] = (),
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
 
@@ -119,6 +125,8 @@ def save_denoiser(
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
 
     Returns:
         The path of the weights.
@@ -148,6 +156,8 @@ def save_denoiser(
         images=images,
         sha256=digest,
         autoencoder=autoencoder,
+        text=text,
+        prompts=tuple(prompts),
         **asdict(trained_with or TrainedWith()),
     )
     record.write(folder / RECORD, asdict(described), _format(described))
@@ -162,7 +172,7 @@ def _takes_scale(net: record.Node) -> bool:
 
 
 def _format(described: ModelRecord) -> int:
-    if described.autoencoder is not None or described.weights:
+    if described.autoencoder is not None or described.text is not None or described.weights:
         return FORMAT
     first = described.time in ("edm", "trigflow") and described.prediction in (None, described.time)
     return FIRST_FORMAT if first else SECOND_FORMAT

@@ -56,7 +56,6 @@ class Contents:
         pipeline: its class; None of a network alone.
         network: folder of the network.
         network_class: of `NETWORKS`.
-        is_of_before: whether the files call it by the name it had in older versions of the library.
         network_config: its config.json without the keys that diffusers adds.
         scheduler: content of scheduler_config.json with the class that the pipeline names; None without one.
         autoencoder: folder of the autoencoder; None without one.
@@ -70,7 +69,6 @@ class Contents:
     pipeline: str | None = None
     network: Path
     network_class: str
-    is_of_before: bool = False
     network_config: dict[str, Any]
     scheduler: dict[str, Any] | None = None
     autoencoder: Path | None = None
@@ -110,7 +108,7 @@ def is_one(folder: Path) -> bool:
 def _network(folder: Path) -> Contents:
     config = _json(folder / CONFIG)
     named = config.get("_class_name")
-    found = modern(str(named), config)
+    found, given = modern(str(named), config)
     if found not in NETWORKS:
         raise UserError(
             f"{folder / CONFIG}: _class_name: {named!r} is no network that is known here; known: {', '.join(NETWORKS)}"
@@ -119,8 +117,7 @@ def _network(folder: Path) -> Contents:
         folder=folder,
         network=folder,
         network_class=found,
-        is_of_before=named == OF_BEFORE,
-        network_config=_plain(config),
+        network_config=given,
     )
 
 
@@ -136,7 +133,8 @@ def _pipeline(index: Path) -> Contents:
     if classes.get(key) not in (wanted, OF_BEFORE):
         raise UserError(f"{index}: {key}: {pipeline} needs a {wanted}, found {classes.get(key) or 'none'}")
     config = _json(folder / key / CONFIG)
-    if modern(str(named := config.get("_class_name", wanted)), config) != wanted:
+    found, given = modern(str(named := config.get("_class_name", wanted)), config)
+    if found != wanted:
         raise UserError(
             f"{folder / key / CONFIG}: _class_name: is {named!r}, and {INDEX} says {wanted}; one of them is another's"
         )
@@ -146,8 +144,7 @@ def _pipeline(index: Path) -> Contents:
         pipeline=pipeline,
         network=folder / key,
         network_class=wanted,
-        is_of_before=named == OF_BEFORE,
-        network_config=_plain(config),
+        network_config=given,
         scheduler=_scheduler(folder, classes),
         autoencoder=folder / "vae" if vae else None,
         autoencoder_class=vae,
@@ -190,10 +187,6 @@ def _class_names(labels: object) -> tuple[str, ...]:
     if not isinstance(labels, dict) or sorted(labels) != sorted(map(str, range(len(labels)))):
         return ()
     return tuple(str(labels[str(number)]) for number in range(len(labels)))
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def _json(path: Path) -> dict[str, Any]:

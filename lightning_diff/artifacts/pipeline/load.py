@@ -1,6 +1,5 @@
 """A pipeline of diffusers' as what everything here works with: denoiser, autoencoder, text encoder, and how it is sampled."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -100,31 +99,34 @@ class Pipeline:
     @cached_property
     def node(self) -> Node:
         """What builds the network, as a recipe writes it."""
+        return self._node_with(self.condition_shapes)
+
+    @cached_property
+    def condition_shapes(self) -> dict[str, list[int]]:
+        """Names and shapes of what the network is conditioned on beside a class, for one example; the text encoders' where there
+        are any, which encode the empty prompt for it."""
+        return self._shapes_by_config if self.text is None else _listed(self.text.shapes())
+
+    @property
+    def _shapes_by_config(self) -> dict[str, list[int]]:
+        """The same as far as the network's config tells, for as many tokens as the pipeline takes."""
+        tokens = shapes.text_tokens(self.contents)
+        return _listed(FAMILIES[self.contents.network_class].condition_shapes(self.config, tokens))
+
+    def _node_with(self, condition_shapes: dict[str, list[int]]) -> Node:
         node = {
             "_target_": "lightning_diff.nets.Diffusers",
             "class_name": self.contents.network_class,
             "config": self.given,
             "shape": list(self.shape),
         }
-        return node | ({"condition_shapes": known} if (known := self.condition_shapes) else {})
-
-    @cached_property
-    def condition_shapes(self) -> dict[str, list[int]]:
-        """Names and shapes of what the network is conditioned on beside a class, for one example."""
-        known: Mapping[str, Sequence[int]]
-        if self.text is not None:
-            known = self.text.shapes()
-        else:
-            known = FAMILIES[self.contents.network_class].condition_shapes(
-                self.config, shapes.text_tokens(self.contents)
-            )
-        return {name: list(shape) for name, shape in known.items()}
+        return node | ({"condition_shapes": condition_shapes} if condition_shapes else {})
 
     @cached_property
     def denoiser(self) -> Denoiser:
         """On the CPU, in float32 and in eval mode; it knows its null condition where the folder has text encoders."""
         self.refuse_other_weights()
-        built = self._built(torch.device("cpu"))
+        built = self._built(self.node, "cpu")
         fill(built.net, [(file, PREFIX) for file in self.files], only=PREFIX)
         if self.text is not None and isinstance(built.net, TakesCondition):
             built.net.keep_null_condition(self.text.null())
@@ -133,11 +135,12 @@ class Pipeline:
     @cached_property
     def blank(self) -> Denoiser:
         """The denoiser without weights, on the meta device."""
-        return self._built(torch.device("meta"))
+        return self._built(self.node, "meta")
 
     def refuse_other_weights(self) -> None:
         """UserError that names the first weights that are missing or of another name or shape, from the files' headers alone."""
-        own = {name: each for name, each in self.blank.net.state_dict().items() if name.startswith(PREFIX)}
+        built = self._built(self._node_with(self._shapes_by_config), "meta")  # before the text encoders are read
+        own = {name: each for name, each in built.net.state_dict().items() if name.startswith(PREFIX)}
         refuse_unlike(own, safetensors_files.shapes(self.files, PREFIX, own), self.files[0])
 
     @cached_property
@@ -166,11 +169,11 @@ class Pipeline:
         """In order of label; () where there are none."""
         return self.contents.class_names
 
-    def _built(self, device: torch.device) -> Denoiser:
+    def _built(self, node: Node, device: str) -> Denoiser:
         known = self.parametrisation
         try:
-            with undrawn(), device:
-                net = construct(bind(self.node, torch.nn.Module, "net"))
+            with undrawn(), torch.device(device):
+                net = construct(bind(node, torch.nn.Module, "net"))
         except (UserError, ValueError) as error:
             raise UserError(f"{self.contents.network / index.CONFIG}: {error}") from error
         return Denoiser(net, self.sigma_data, bind_time(known.time), known.kind, known.prediction)
@@ -192,11 +195,11 @@ def load_pipeline(folder: Path | str, *, size: int | None = None) -> Pipeline:
 
 
 def _known_config(contents: index.Contents) -> dict[str, Any]:
-    """The network's config without what the installed class does not take and files of other versions have: as the library does,
-    but only where it asks for nothing (null, false), or the class took the place of one of another name."""
-    takes = inspect.signature(building.class_of(FAMILIES[contents.network_class]).__init__).parameters
-    return {
-        name: value
-        for name, value in contents.network_config.items()
-        if name in takes or not (contents.is_of_before or value in (None, False))
-    }
+    """The network's config without what files of other versions have, the installed class does not take, and asks for nothing."""
+    takes = building.arguments(FAMILIES[contents.network_class])
+    given = contents.network_config
+    return {name: value for name, value in given.items() if name in takes or value not in (None, False)}
+
+
+def _listed(given: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    return {name: list(shape) for name, shape in given.items()}
