@@ -98,6 +98,7 @@ def _described(pipeline: Pipeline, folder: Path, references: list[Reference], di
         ema="none",
         images=0,
         sha256=digest,
+        sampling=pipeline.sampling.record(),
         weights=tuple(each.record() for each in references),
         autoencoder=pipeline.autoencoder_node,
         text=None if pipeline.text is None else pipeline.text.node(),

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -51,6 +52,7 @@ class ModelRecord(TrainedWith):
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
         text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
         prompts: texts that samples are drawn for where nobody says.
+        sampling: solver, grid and the grid's arguments that suit it, as `pipeline.Sampling.record` gives them; {} for its kind's.
         weights: files elsewhere that hold the rest of the weights, as `Reference.record` gives them; () for none.
     """
 
@@ -69,6 +71,7 @@ class ModelRecord(TrainedWith):
     autoencoder: record.Node | None = None
     text: record.Node | None = None
     prompts: tuple[str, ...] = ()
+    sampling: dict[str, Any] = field(default_factory=dict)
     weights: tuple[dict[str, str], ...] = ()
 
     @property

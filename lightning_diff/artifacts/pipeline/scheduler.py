@@ -70,6 +70,10 @@ class Sampling:
     arguments: dict[str, float] = field(default_factory=dict)
     levels: dict[int, list[float]] = field(default_factory=dict)
 
+    def record(self) -> dict[str, object]:
+        """As `model.json` holds it."""
+        return {"solver": self.solver, "grid": self.grid, "arguments": self.arguments}
+
     @property
     def node(self) -> Node | None:
         """The grid as a recipe writes it; None without one."""
@@ -140,7 +144,7 @@ def _table(config: Config, source: Path | str) -> Parametrisation:
     clock = table(config, source)
     solver = TABLES[config["_class_name"]]
     if solver == "consistency":
-        sampling = Sampling(solver=solver)
+        sampling = Sampling(solver=solver, arguments={"sigma_max": clock.sigmas[-1].item()})
     elif clock.ends_in_noise:
         sampling = Sampling(
             solver=solver, grid="flow", arguments={"sigma_min": clock.sigmas[0].item(), "sigma_max": math.inf}

@@ -1,6 +1,7 @@
 """A diffusers folder imported as a model: what the run folder refers to, and what is refused in a sentence."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from lightning_diff.artifacts import import_pipeline, load_denoiser, load_pipeli
 from lightning_diff.artifacts.pipeline import hub
 from lightning_diff.cli import main
 from lightning_diff.foundation.errors import UserError
+from lightning_diff.runs.sampler_settings import SamplerSettings
+from lightning_diff.schedules import GRIDS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -328,3 +331,15 @@ def test_a_name_on_the_hub_without_a_network_is_one_line(monkeypatch, tmp_path, 
     assert tells(capsys.readouterr().err, "error: stabilityai/sdxl: ... check the name")
     assert main(["import", "no/such/folder", "run"]) == 2
     assert tells(capsys.readouterr().err, "error: no/such/folder: no such folder")
+
+
+def test_it_is_sampled_as_its_scheduler_would_unless_asked_otherwise(saved, tmp_path):
+    import_pipeline(saved / "sd3", tmp_path / "flow")
+    import_pipeline(saved / "dit", tmp_path / "table")
+    flow, table = read_record(tmp_path / "flow"), read_record(tmp_path / "table")
+    own = SamplerSettings(steps=4).sampling(flow)
+    assert (own.solver, own.steps) == ("euler", 4)
+    assert math.isinf(own.sigmas[0])
+    assert float(own.sigmas[1]) == pytest.approx(float(GRIDS["flow"](4, **flow.sampling["arguments"])[1]))
+    assert SamplerSettings(steps=4).sampling(table).sigmas[0] < 160.0  # the table's end, not EDM's 80
+    assert SamplerSettings(steps=4, solver="heun", grid="karras", sigma_max=20.0).sampling(table).sigmas[0] == 20.0

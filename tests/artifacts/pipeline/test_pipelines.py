@@ -15,7 +15,7 @@ from lightning_diff.condition import Condition
 from lightning_diff.samplers import euler, pure_noise
 from lightning_diff.samplers.guidance import guided
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 STEPS = 4
 PIXELS = 64

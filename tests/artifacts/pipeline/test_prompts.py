@@ -15,7 +15,7 @@ from lightning_diff.samplers import euler, pure_noise
 from lightning_diff.samplers.guidance import guided
 from lightning_diff.text import TextEncoder
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 PROMPTS = ["a handwritten seven", "the digit two"]
 STEPS, SCALE, PIXELS = 4, 3.0, 64

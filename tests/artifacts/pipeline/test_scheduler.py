@@ -15,9 +15,7 @@ from lightning_diff.schedules import GRIDS
 
 diffusers = pytest.importorskip("diffusers")
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"
-)  # the library's, with numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # the library's, with numpy 2
 
 SOURCE = "scheduler_config.json"
 SD3 = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
