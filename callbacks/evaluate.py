@@ -1,5 +1,7 @@
 """Quality while training: samples from averaged weights, measured against the data."""
 
+from collections.abc import Sequence
+
 from lightning.pytorch import Trainer
 
 from ..artifacts.metrics_table import MetricsTable
@@ -15,7 +17,7 @@ from ..samplers import SolverName
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, choose_for, refuse_unfit_guidance, say_doubt
+from .sampler import GridName, choose_for, prompts_for, refuse_unfit_guidance, say_doubt
 from .several import Named, refuse_no_name
 from .trackers import log_values
 
@@ -30,6 +32,8 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         n: samples; None for as many as there are held-out images.
         feature: feature space; None for the best that the data allow (see `metrics.feature_extractor`).
         steps, solver, grid, levels: of the sampler; what is left out suits the model (see `sampling.choose`).
+        prompts: of a text-conditional model: a file (see `text.read_prompts`) or a list; None for the data's. Where each has a
+            class, sample i is drawn for one of the class of held-out image i, and so counted by the classifier.
         guidance, seed: of the samples.
         batch: samples at a time on each process.
         name: in trackers, of one of several: eval/frechet_pixels/<name>; None for its sampler, "heun, 18 steps". (metrics.csv has
@@ -50,6 +54,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         solver: SolverName | None = None,
         grid: GridName | None = None,
         levels: list[float] | None = None,
+        prompts: str | Sequence[str] | None = None,
         guidance: float = 1.0,
         seed: int = 0,
         batch: int = 256,
@@ -62,11 +67,12 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
         self.n, self.feature = n, feature
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
         self.guidance, self.seed, self.batch, self.name = guidance, seed, batch, name
-        self.per_class = per_class
+        self.per_class, self.prompts = per_class, prompts
         self._reference: Reference | None = None
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
+        prompts_for("Evaluate", module, data, self.prompts)
         refuse_unfit_guidance("Evaluate", module, data, self.guidance)
         refuse_unfit("Evaluate", self.feature, data.pictured, self.n)
 
@@ -92,6 +98,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
                 module.denoiser,
                 self._reference,
                 self.n,
+                prompts=prompts_for("Evaluate", module, training_data(trainer).data, self.prompts),
                 autoencoder=training_data(trainer).data.autoencoder,
                 sampling=sampling,
                 guidance=self.guidance,

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
+from ..condition import of_batch
 from ..data.stream import Stream
 from ..denoiser import Denoiser
 from ..foundation import rng
@@ -123,7 +124,7 @@ def gradient_square(
         torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
     ):
         with precision:
-            label, augment = batch.get("label"), batch.get("augment")
+            label, augment = of_batch(batch), batch.get("augment")
             loss = denoising_loss(denoiser, batch["image"], batch["sigma"], batch["noise"], label, augment=augment)
         signed = torch.where(positive.to(loss.device), loss, -loss).sum()
         # Not backward(): that would fill .grad and wake DDP's hooks.

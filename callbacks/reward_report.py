@@ -83,7 +83,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         if len(shape) == 3 and shape[0] in (1, 3):
             rows = range(0, len(after), self.columns)
             pairs = torch.cat([part[i : i + self.columns] for i in rows for part in (before, after)])
-            known = training_data(trainer).data.class_names
+            known = training_data(trainer).data.class_names if module.prompts is None else module.prompts.texts
             labels = list(module.classes) or range(len(rows))
             names = [
                 name for i in range(len(rows)) for name in (f"{pictures.caption(labels[i], known)} before", "after")
@@ -136,7 +136,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         weights = averaged(trainer, module) if denoiser is None else nullcontext()
         with weights:
             images = generate(
-                module.denoiser if denoiser is None else denoiser,
+                module.denoiser.told(module.prompts) if denoiser is None else denoiser,
                 module.shape,
                 range(n),  # small numbers; those of rollouts have 63 bits
                 label if classes else None,

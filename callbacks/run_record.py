@@ -1,7 +1,8 @@
 """The training loss in the run's tables, and the finished model in its folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypedDict, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -129,6 +130,7 @@ class RunRecord(StepCallback[CountedModule]):
                 ema=profile or "none",
                 images=module.images_seen,
                 trained_with=module.trained_with(training_data(trainer).data.augment),
+                **_text(training_data(trainer).data),
                 autoencoder=self._autoencoder(training_data(trainer).data),
             )
 
@@ -137,6 +139,18 @@ class RunRecord(StepCallback[CountedModule]):
         if data.autoencoder is None or self.recipe is None:
             return None
         return node_in(self.recipe["data"])
+
+
+class _Text(TypedDict):
+    """What a model's record says of prompts."""
+
+    text: dict[str, Any] | None
+    prompts: Sequence[str]
+
+
+def _text(data: Data) -> _Text:
+    encoder, told = data.text, data.prompts
+    return _Text(text=None if encoder is None else encoder.node(), prompts=() if told is None else told.texts)
 
 
 def _tables(trainer: Trainer) -> list[MetricsTable]:

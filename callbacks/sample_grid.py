@@ -1,5 +1,6 @@
 """Pictures of what the model draws, from the same noise every time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from lightning.pytorch import Trainer
 
 from ..artifacts import pictures
 from ..autoencoders import as_images
+from ..condition import takes_condition
 from ..data import Data
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -17,13 +19,15 @@ from ..samplers.generate import generate
 from .base import PeriodicCallback
 from .cadence import refuse_nonpositive
 from .ema import averaged
-from .sampler import GridName, choose_for, refuse_unfit_guidance, say_doubt
+from .sampler import GridName, choose_for, prompts_for, refuse_unfit_guidance, say_doubt
 from .several import Named, name_of, refuse_no_name
 from .trackers import log_picture
 
 
 class SampleGrid(PeriodicCallback[TrainingModule], Named):
     """Write `samples/<images seen>.png`: a row for each class, with its name, the same noise every time, averaged weights.
+
+    Of a text-conditional model there is a column for each prompt, with the prompt below.
 
     Of several in a run, each with a sampler of its own, the second and later ones write into a folder of their name in `samples/`.
 
@@ -32,6 +36,8 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
         columns: pictures in a row.
         rows: rows where there are no classes; with classes, at most this many classes are shown.
         steps, solver, grid, levels: of the sampler; what is left out suits the model (see `sampling.choose`).
+        prompts: of a text-conditional model, at most `columns` of them: a file (see `text.read_prompts`) or a list; None for the
+            data's.
         guidance: classifier-free guidance scale; 1 for none.
         seed: of the initial noise.
         name: of the folder in `samples/`, and in trackers; None for none, or of several a number, "2" and so on.
@@ -50,6 +56,7 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
         solver: SolverName | None = None,
         grid: GridName | None = None,
         levels: list[float] | None = None,
+        prompts: str | Sequence[str] | None = None,
         guidance: float = 1.0,
         seed: int = 0,
         name: str | None = None,
@@ -59,13 +66,14 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
         super().__init__(every)
         self.columns, self.rows = columns, rows
         self.sampler = {"solver": solver, "steps": steps, "grid": grid, "levels": levels}
-        self.guidance, self.seed, self.name = guidance, seed, name
+        self.guidance, self.seed, self.name, self.prompts = guidance, seed, name, prompts
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
         shape = data.shape if data.autoencoder is None else data.autoencoder.image_shape(data.shape)
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {shape}; leave it out")
         choose_for("SampleGrid", module.denoiser, self.sampler)  # refuses what does not go together
+        prompts_for("SampleGrid", module, data, self.prompts)
         refuse_unfit_guidance("SampleGrid", module, data, self.guidance)
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
@@ -73,15 +81,20 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
 
     def act(self, trainer: Trainer, module: TrainingModule) -> None:
         data = training_data(trainer).data
-        rows = min(self.rows, data.num_classes) if data.num_classes else self.rows
-        labels = torch.arange(rows).repeat_interleave(self.columns) if data.num_classes else None
+        told = prompts_for("SampleGrid", module, data, self.prompts)
+        classes = 0 if takes_condition(module.denoiser.net) else data.num_classes
+        rows = min(self.rows, classes) if classes else self.rows
+        columns = self.columns if told is None else min(self.columns, len(told))
+        labels = torch.arange(rows).repeat_interleave(columns) if classes else None
+        if told is not None:
+            labels = torch.arange(rows * columns) % columns
         sampling = choose_for("SampleGrid", module.denoiser, self.sampler)
         # Every process draws the whole picture: it is small, and a sharded network needs all of them.
         with averaged(trainer, module):
             samples = generate(
-                module.denoiser,
+                module.denoiser if told is None else module.denoiser.told(told.to(module.device)),
                 data.shape,
-                range(rows * self.columns),
+                range(rows * columns),
                 labels,
                 sigmas=sampling.sigmas,
                 solver=sampling.solver,
@@ -94,6 +107,11 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
             images = as_images(samples, data.autoencoder, module.device)
             own = name_of(self, SampleGrid, trainer)
             path = Path(trainer.default_root_dir) / "samples" / own / f"{module.images_seen:012d}.png"
-            names = [pictures.caption(label, data.class_names) for label in range(rows)] if data.class_names else []
-            pictures.save_grid(path, images, columns=self.columns, row_names=names)
+            names = (
+                [pictures.caption(label, data.class_names) for label in range(rows)]
+                if data.class_names and classes
+                else []
+            )
+            below = [] if told is None else [told.texts[i % columns] for i in range(rows * columns)]
+            pictures.save_grid(path, images, columns=columns, row_names=names, captions=below)
             log_picture(trainer, f"samples/{own}" if own else "samples", path)

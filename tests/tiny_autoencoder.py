@@ -50,3 +50,14 @@ def saved(folder: Path, kind: str = "AutoencoderKL", **config: object) -> Path:
     torch.manual_seed(0)
     getattr(diffusers, kind)(**({"AutoencoderKL": KL, "AutoencoderDC": DC}[kind] | config)).save_pretrained(folder)
     return folder
+
+
+class Sized:
+    """A reward that takes images of one size alone."""
+
+    def __init__(self, side: int):
+        self.side = side
+
+    def __call__(self, images, label):
+        assert images.shape[2:] == (self.side, self.side)
+        return images.mean((1, 2, 3))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from .pipeline import Pipeline, load_pipeline
     from .schedule import load_schedule, save_schedule
+    from .text_encoder import encoded_prompts, load_text
     from .weights import in_words, load_weights, unlike
 
 _HOME = {
@@ -34,6 +35,7 @@ _HOME = {
     "Pipeline": "pipeline",
     "TrainedWith": "conditions",
     "bind_time": "model",
+    "encoded_prompts": "text_encoder",
     "import_edm_pickle": "import_model",
     "import_pipeline": "import_model",
     "in_words": "weights",
@@ -43,6 +45,7 @@ _HOME = {
     "load_edm_pickle": "edm_pickle",
     "load_pipeline": "pipeline",
     "load_schedule": "schedule",
+    "load_text": "text_encoder",
     "load_weights": "weights",
     "read_record": "model",
     "save_denoiser": "model",
@@ -58,6 +61,7 @@ __all__ = [
     "Pipeline",
     "TrainedWith",
     "bind_time",
+    "encoded_prompts",
     "import_edm_pickle",
     "import_pipeline",
     "in_words",
@@ -67,6 +71,7 @@ __all__ = [
     "load_edm_pickle",
     "load_pipeline",
     "load_schedule",
+    "load_text",
     "load_weights",
     "read_record",
     "save_denoiser",

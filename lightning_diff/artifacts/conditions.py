@@ -41,8 +41,12 @@ class Conditions:
         """Whether there is anything to be conditioned on."""
         return self.num_classes > 0 or self.takes_condition
 
+    @property
+    def _what(self) -> str:
+        return "prompt" if self.takes_condition else "label"
+
     def fault(self, guidance: float, *, labelled: bool = True, has_guide: bool = False) -> tuple[str, str] | None:
-        """What is wrong ("guidance", "guide" or "labels") and why, of samples that the model cannot give; None for others.
+        """What is wrong ("guidance", "guide", "labels", "prompts") and why, of samples that the model cannot give; None for others.
 
         Args:
             guidance: scale; 1 is none.
@@ -54,14 +58,15 @@ class Conditions:
         if guidance != 1 and (fault := self._guidance_fault(guidance, labelled, has_guide)) is not None:
             return "guidance", fault
         if not labelled and self._has_any and self.trained_with.label_dropout == 0:
-            return "labels", "this model was trained with the label of every image and has no output without one"
+            what = self._what
+            return f"{what}s", f"this model was trained with the {what} of every image and has no output without one"
         return None
 
     def _guidance_fault(self, guidance: float, labelled: bool, has_guide: bool) -> str | None:
         if not has_guide and not self._has_any:
             return "this model has no classes to be guided by"
         if not has_guide and not labelled:
-            return "needs --labels, so that the model without them can be the guide, or a --guide"
+            return f"needs --{self._what}s, so that the model without them can be the guide, or a --guide"
         if self.takes_scale:
             low, high = self.trained_with.guidance or (guidance, guidance)
             known = f"this model was distilled for the scales {low:g} to {high:g}, not for {guidance:g}"
@@ -70,8 +75,8 @@ class Conditions:
             return "this consistency model was distilled without; model.guidance of its recipe says with what"
         if not has_guide and self.trained_with.label_dropout == 0:
             return (
-                "this model was trained with the label of every image (model.label_dropout: 0), so that there is no unconditional "
-                "output to be guided by; train one with label dropout, or guide by another model"
+                f"this model was trained with the {self._what} of every image (model.condition_dropout: 0), so that there is no "
+                "unconditional output to be guided by; train one with label dropout, or guide by another model"
             )
         return None
 
@@ -87,5 +92,5 @@ class Conditions:
             return None if low <= guidance <= high else f"this model was distilled for the scales {low:g} to {high:g}"
         needs_no_label = not labelled or (guidance != 1 and not has_guide)
         if needs_no_label and self._has_any and trained.label_dropout is None:
-            return "whether this model was trained without labels too (label_dropout) is not recorded; if not, this is nonsense"
+            return "whether this model was trained without labels too (condition_dropout) is not recorded; if not, this is nonsense"
         return None

@@ -21,6 +21,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 SEPARATOR = (70, 100, 150)  # blue, so that a white stroke at the edge of a grey image does not run into the next one
 
 WIDEST = 160  # pixels, of a row's name
+WIDTH_WITH_CAPTION = 96  # pixels, of an image with a caption, at least
+LINE_HEIGHT, MOST_LINES = 12, 4  # of a caption
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
@@ -44,6 +46,7 @@ def save_grid(
     *,
     row_names: Sequence[str] = (),
     column_names: Sequence[str] = (),
+    captions: Sequence[str] = (),
 ) -> None:
     """All images in one PNG, row by row, a thin line between them.
 
@@ -55,8 +58,10 @@ def save_grid(
             pixels wide.
         row_names, column_names: captions to the left and above, from the first on; may be fewer than rows or
             columns. What is wider than its place is cut.
+        captions: a text for each image, to stand below it in up to four lines; where all of a column have the same, once below the
+            column.
     """
-    canvas = grid(images, columns, scale, row_names=row_names, column_names=column_names)
+    canvas = grid(images, columns, scale, row_names=row_names, column_names=column_names, captions=captions)
     with _writing(path) as temporary:
         canvas.save(temporary, "PNG")
 
@@ -68,25 +73,32 @@ def grid(
     *,
     row_names: Sequence[str] = (),
     column_names: Sequence[str] = (),
+    captions: Sequence[str] = (),
 ) -> Image.Image:
     """The picture that `save_grid` writes; arguments as there."""
     n, _, h, w = images.shape
     if n == 0:
         raise ValueError("save_grid: there is no image to show")
     columns = math.ceil(math.sqrt(n)) if columns is None else columns
-    scale = math.ceil(64 / w) if scale is None else scale
+    scale = math.ceil((WIDTH_WITH_CAPTION if captions else 64) / w) if scale is None else scale
     if columns < 1 or scale < 1:
         raise ValueError(f"save_grid: columns and scale must be at least 1, got {columns} and {scale}")
     rows = math.ceil(n / columns)
     line = max(1, w * scale // 16)
     step_y, step_x = h * scale + line, w * scale + line
 
-    font = _font([*row_names, *column_names]) or _plain_font()
+    font = _font([*row_names, *column_names, *captions]) or _plain_font()
+    below = [wrapped(text, font, w * scale - 6) for text in captions]
+    room = LINE_HEIGHT * max(map(len, below), default=0) + (6 if below else 0)  # for captions
+    once = bool(below) and all(below[i] == below[i % columns] for i in range(n))
+    step_y += 0 if once else room
     row_names = [_shortened(name, font, WIDEST) for name in row_names]
     column_names = [_shortened(name, font, step_x - 2) for name in column_names]
     text_width = max((math.ceil(font.getlength(name)) for name in row_names), default=-6) + 6
     text_height = 16 if column_names else 0
-    canvas = Image.new("RGB", (text_width + columns * step_x + line, text_height + rows * step_y + line), SEPARATOR)
+    canvas = Image.new(
+        "RGB", (text_width + columns * step_x + line, text_height + rows * step_y + line + room * once), SEPARATOR
+    )
     draw = ImageDraw.Draw(canvas)
     if row_names:
         draw.rectangle((0, 0, text_width - 1, canvas.height), fill="white")
@@ -101,7 +113,34 @@ def grid(
     for i, picture in enumerate(_pictures(images)):
         place = (text_width + line + i % columns * step_x, text_height + line + i // columns * step_y)
         canvas.paste(picture.resize((w * scale, h * scale), Image.Resampling.NEAREST), place)
+    for i, lines in enumerate(below[: columns if once else n]):
+        left, top = text_width + line + i % columns * step_x, text_height + line + h * scale + i // columns * step_y
+        _write_below(draw, lines, font, (left, top + (rows - 1) * step_y * once, w * scale, room))
     return canvas
+
+
+def wrapped(text: str, font: Font, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, `MOST_LINES` of them; what does not fit is cut."""
+    lines: list[str] = []
+    words = text.split()
+    while words and len(lines) < MOST_LINES:
+        count = 1
+        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+            count += 1
+        if len(lines) == MOST_LINES - 1:
+            count = len(words)
+        lines.append(_shortened(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return lines
+
+
+def _write_below(draw: ImageDraw.ImageDraw, lines: Sequence[str], font: Font, place: tuple[int, int, int, int]) -> None:
+    """Lines in the middle of a white field, given by left, top, width and height."""
+    left, top, width, height = place
+    draw.rectangle((left, top, left + width - 1, top + height - 1), fill="white")
+    for number, text in enumerate(lines):
+        middle = (left + width // 2, top + 3 + LINE_HEIGHT * number + LINE_HEIGHT // 2)
+        draw.text(middle, text, "black", font, anchor="mm")
 
 
 def caption(label: int, names: Sequence[str]) -> str:

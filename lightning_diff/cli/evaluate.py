@@ -8,7 +8,7 @@ import typer
 from ..foundation.errors import UserError
 from ..runs import choices
 from . import completion
-from .options import SamplerOptions, choice, spread
+from .options import PromptFile, SamplerOptions, choice, spread
 
 
 @spread
@@ -51,6 +51,7 @@ def evaluate(
             "--feature", lambda: [*choices.features(), "inception"], "Feature space: {features}; default by the data."
         ),
     ] = None,
+    prompts: PromptFile = None,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="By the classifier, figures for each class, too.")
     ] = False,
@@ -70,18 +71,25 @@ def evaluate(
     Every figure of a model goes to the run's metrics.csv with its protocol. Several processes measure what one does:
     torchrun --nproc-per-node 2 -m lightning_diff evaluate RUN -n 1000.
     """
-    _refuse_what_does_not_go_together(sampler, folder, images, out, search=search, writes=write_reference is not None)
+    _refuse_what_does_not_go_together(
+        sampler, folder, images, out, prompts, search=search, writes=write_reference is not None
+    )
     from ..runs.against import Against
     from ..runs.console import say
     from ..runs.evaluate import evaluate as measure
     from ..runs.evaluate_images import evaluate_images
     from ..runs.evaluate_images import write_reference as write
     from ..runs.process_group import joined
+    from ..runs.prompts import given
 
     against = Against(data=data, moments=reference, feature=feature, write=write_reference)
     with joined(sampler.device) as device:
         if folder is not None:
-            say(str(measure(folder, sampler.settings(device), n, against=against, search=search, per_class=per_class)))
+            measured = measure(
+                folder, sampler.settings(device), n,
+                against=against, prompts=given(prompts), search=search, per_class=per_class,
+            )  # fmt: skip
+            say(str(measured))
         elif images is not None:
             seed = sampler.seed
             say(str(evaluate_images(images, against, n, seed=seed, device=device, out=out, per_class=per_class)))
@@ -90,7 +98,14 @@ def evaluate(
 
 
 def _refuse_what_does_not_go_together(
-    sampler: SamplerOptions, folder: Path | None, images: Path | None, out: Path | None, *, search: bool, writes: bool
+    sampler: SamplerOptions,
+    folder: Path | None,
+    images: Path | None,
+    out: Path | None,
+    prompts: Path | None,
+    *,
+    search: bool,
+    writes: bool,
 ) -> None:
     if folder is None and images is None and not writes:
         raise UserError("evaluate: name a RUN, or images by --images")
@@ -98,6 +113,8 @@ def _refuse_what_does_not_go_together(
         raise UserError(f"--images: is in place of a RUN; leave {folder} out, or --images")
     if images is None and out is not None:
         raise UserError("--out: is for --images; figures of a model go to its run's metrics.csv")
+    if folder is None and prompts is not None:
+        raise UserError("--prompts: is for the samples of a RUN; leave it out")
     if folder is None:
         what = "the images of --images are drawn already" if images is not None else "without a RUN nothing is drawn"
         sampler.refuse_given(what, but=("seed", "batch", "device"))

@@ -82,6 +82,19 @@ def noise_levels(text: str | None) -> tuple[float, ...] | None:
         raise UserError(f"--levels: expected noise levels with commas, got {text!r}") from None
 
 
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Prompts, cycled through: .txt, one a line, or .jsonl with prompt and perhaps label; default the model's.",
+    ),
+]
+PromptTexts = Annotated[
+    list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt; repeat it for several.")
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:
     """The options of a sampler, as they were typed."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Run, SamplerOptions, spread
+from .options import PromptFile, PromptTexts, Run, SamplerOptions, spread
 
 
 @spread
@@ -15,6 +15,8 @@ def sample(
     labels: Annotated[
         str, typer.Option(metavar="LIST", help="Classes, cycled through: cat,dog or 0,1,2 or all or none.")
     ] = "all",
+    prompts: PromptFile = None,
+    prompt: PromptTexts = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -34,10 +36,12 @@ def sample(
     """
     from ..runs.console import say
     from ..runs.process_group import joined
+    from ..runs.prompts import given
     from ..runs.sample import sample as draw
 
+    told = given(prompts, prompt or ())
     with joined(sampler.device) as device:
-        drawn = draw(folder, sampler.settings(device), n, labels=labels, out=out, latents=latents)
+        drawn = draw(folder, sampler.settings(device), n, labels=labels, prompts=told, out=out, latents=latents)
     if drawn.cost is not None:
         say(drawn.cost)
     say(f"{drawn.n} samples in {drawn.target}")

@@ -7,7 +7,7 @@ import typer
 
 from ..foundation.errors import UserError
 from ..runs import choices
-from .options import Device, Guidance, Run, choice
+from .options import Device, Guidance, PromptFile, Run, choice
 
 
 def schedule(
@@ -19,6 +19,7 @@ def schedule(
     ] = "heun",
     trajectories: Annotated[int | None, typer.Option(min=2, metavar="N", help="To learn from; default 256.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of their noise.")] = 0,
+    prompts: PromptFile = None,
     guidance: Guidance = 1.0,
     sigma_min: Annotated[float, typer.Option(metavar="X", help="Smallest noise level that is looked at.")] = 0.002,
     sigma_max: Annotated[float, typer.Option(metavar="X", help="Largest noise level, where sampling starts.")] = 80.0,
@@ -32,12 +33,14 @@ def schedule(
     """
     from ..artifacts.schedule import save_schedule
     from ..runs import find_schedule, run_trackers, trained
+    from ..runs.prompts import asked, given
     from ..runs.schedule_figure import save_picture
 
     model = trained.model(folder)
     find_schedule.refuse_unfit(model, method, solver, guidance=guidance, sigma_min=sigma_min, sigma_max=sigma_max)
     if out is not None and out.suffix != ".json":
         raise UserError(f"--out: {out} does not end in .json")
+    wish = asked(model, prompts=given(prompts))
     found = find_schedule.find(
         model.path,
         model.load(device),
@@ -45,6 +48,7 @@ def schedule(
         steps,
         solver,
         trajectories=trajectories,
+        prompts=wish.prompts,
         seed=seed,
         guidance=guidance,
         sigma_min=sigma_min,

@@ -6,9 +6,8 @@ from pathlib import Path, PurePosixPath
 from jaxtyping import Int64
 from torch import Tensor
 
-from ..foundation.binding import nearest
 from ..foundation.errors import UserError
-from ..text.prompt_files import object_of, read_lines, text_of
+from ..text.prompt_files import class_of, object_of, read_lines, text_of
 from .class_names import is_label
 from .decode import shown
 from .image_files import UNREADABLE, ImageFiles
@@ -49,15 +48,6 @@ def by_class(
     if missing := [name for label, name in enumerate(called) if label not in wordings]:
         raise UserError(f"{key}: {len(missing)} of {count} classes have no wording, {missing[0]!r} the first of them")
     return [wordings[label] for label in range(count)]
-
-
-def class_of(name: str | int, called: Sequence[str], where: str) -> int:
-    """The number of a class that is named, or given by its number. UserError where there is none."""
-    if name in called:
-        return called.index(str(name))
-    if str(name).isdecimal() and int(name) < len(called):
-        return int(name)
-    raise UserError(f"{where}: there is no class {name!r}; {nearest(str(name), called, 'the classes are')}")
 
 
 def of_classes(wordings: Wordings, labels: Int64[Tensor, " n"]) -> Wordings:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..condition import Condition, Prompts
 from ..foundation import rng
 from ..foundation.errors import UserError
-from ..text import Embedded, PromptList, TextEncoder, embedded, read_prompts
+from ..text import Embedded, PromptList, TextEncoder, class_of, embedded, read_prompts
 from . import caption_texts
 from .augment import Augment
 from .caption_texts import BESIDE, Wordings
@@ -72,10 +72,6 @@ class Captions(Data):
         self.autoencoder = source.autoencoder  # type: ignore[misc]  # likewise
         self._asked = prompts
 
-    @property
-    def pictured(self) -> Data:
-        return self.source.pictured
-
     def load(self) -> tuple["CaptionedImages", Examples | None]:
         wordings = self._wordings(self.source.train)
         every = {text for texts in wordings for text in texts}
@@ -84,8 +80,17 @@ class Captions(Data):
         made = embedded(self.text, sorted(every))
         return CaptionedImages(self.source.train, wordings, made, self.text.fingerprint()), self.source.test
 
+    @property
+    def pictured(self) -> Data:
+        """The captioned images that the source's latents are of; these data themselves where it has none."""
+        images = self.source.pictured
+        if images is self.source:
+            return self
+        given = {"captions": self.captions, "text": self.text, "prompts": self._asked, "held_out": self.held_out}
+        return Captions(self.batch_size, source=images, conditional=self.conditional, **given)  # type: ignore[arg-type]
+
     @cached_property
-    def prompts(self) -> Prompts | None:  # type: ignore[override]
+    def prompts(self) -> Prompts | None:
         """Those asked for, or of held-out wordings, or of captions, with the class of each where all are known."""
         found = self._prompts()
         made = embedded(self.text, found.texts)
@@ -117,7 +122,7 @@ class Captions(Data):
         return given._replace(labels=tuple(labels)) if len(labels) == len(given.texts) else given
 
     def _class_of(self, label: int | str, where: str) -> int:
-        return caption_texts.class_of(label, self._called, where)
+        return class_of(label, self._called, where)
 
     @property
     def _called(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Blank examples with a stream of noise and labels: for runs that learn from a model's own trajectories."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -8,31 +8,67 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..artifacts import ModelRecord, load_autoencoder, places, read_record
+from ..artifacts import ModelRecord, encoded_prompts, load_autoencoder, places, read_record
 from ..autoencoders import Autoencoder
+from ..condition import Prompts
 from ..foundation.errors import NotHereError, UserError
+from ..text import PromptList, read_prompts
+from .augment import Augment
 from .image_set import Indices
 from .source import Data, Facts
 
 N = 8192  # examples in an epoch, each class equally often where they divide it
 
 
-@dataclass(eq=False, kw_only=True)
 class Noise(Data):
     """The noise and the labels of the training stream for a trained model, beside blank images.
 
     Args:
+        batch_size: trajectories per optimiser step.
         model: run folder, name of one in runs/, or model file, for shape, number of classes and sigma_data.
+        prompts: of a text-conditional model, whose numbers are the labels: a file (see `text.read_prompts`) or a list;
+            None for those of its record.
+        flip, augment, workers, conditional: see `Data`; there is nothing to flip or augment.
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("model",)  # the module compares the hash of its weights
 
-    model: str
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        model: str,
+        prompts: str | Sequence[str] | None = None,
+        flip: bool = False,
+        augment: Augment | None = None,
+        workers: int = 0,
+        conditional: bool = True,
+    ):
+        super().__init__(batch_size, flip=flip, augment=augment, workers=workers, conditional=conditional)
+        self.model, self._asked = model, prompts
 
     def load(self) -> tuple["_Blank", None]:
         if self.flip or self.augment:
             raise UserError("Noise: there are no images to flip or augment; leave it out")
-        return _Blank(self._record.shape, self._record.num_classes, self._record.class_names), None
+        record = self._record
+        if (told := self.prompts) is not None:
+            return _Blank(record.shape, len(told), told.texts, has_prompts=True), None
+        if record.conditions.takes_condition:  # and so its null condition alone
+            return _Blank(record.shape, 0, ()), None
+        return _Blank(record.shape, record.num_classes, record.class_names), None
+
+    @cached_property
+    def prompts(self) -> Prompts | None:
+        record, asked = self._record, self._asked
+        if not record.conditions.takes_condition:
+            if asked is not None:
+                raise UserError(f"data.prompts: {self.model} is conditioned on no text; leave it out")
+            return None
+        if asked is None or isinstance(asked, str):
+            return encoded_prompts(places.find(self.model), record, None if asked is None else read_prompts(asked))
+        if not asked:
+            raise UserError("data.prompts: there are none; leave it out for those of the model")
+        return encoded_prompts(places.find(self.model), record, PromptList(tuple(asked), source="data.prompts"))
 
     @property
     def _record(self) -> ModelRecord:
@@ -52,8 +88,10 @@ class Noise(Data):
 class _Blank:
     """Examples of zeros."""
 
-    def __init__(self, shape: tuple[int, ...], num_classes: int, class_names: tuple[str, ...]):
-        self.class_names = class_names
+    def __init__(
+        self, shape: tuple[int, ...], num_classes: int, class_names: tuple[str, ...], *, has_prompts: bool = False
+    ):
+        self.class_names, self.has_prompts = class_names, has_prompts
         self.name, self.shape, self.num_classes, self.labelled = "noise", shape, num_classes, num_classes > 0
 
     def __len__(self) -> int:
@@ -72,4 +110,5 @@ class _Blank:
         return 1.0
 
     def fingerprint(self) -> str:
-        return f"noise {self.shape} {self.num_classes}"
+        texts = f" {self.class_names}" if self.has_prompts else ""
+        return f"noise {self.shape} {self.num_classes}{texts}"

@@ -97,15 +97,22 @@ _ALIGNMENT = {
     "options": "loss.options",
     "spread": "advantages.spread",
 }
+_DIFFUSION = {"label_dropout": "condition_dropout"}
 ARGUMENTS: dict[str, dict[str, str]] = {
     f"{PACKAGE}.AlignmentModule": _ALIGNMENT,
     f"{PACKAGE}.modules.AlignmentModule": _ALIGNMENT,
     f"{PACKAGE}.modules.alignment.AlignmentModule": _ALIGNMENT,
+    f"{PACKAGE}.DiffusionModule": _DIFFUSION,
+    f"{PACKAGE}.modules.DiffusionModule": _DIFFUSION,
+    f"{PACKAGE}.modules.diffusion.DiffusionModule": _DIFFUSION,
     f"{PACKAGE}.schedules.StepPolicy": {"tries": "group_size"},
     f"{PACKAGE}.schedules.StickBreaking": {"game": "environment"},
     f"{PACKAGE}.schedules.step_policy.StepPolicy": {"tries": "group_size"},
     f"{PACKAGE}.schedules.stick_breaking.StickBreaking": {"game": "environment"},
 }
+
+# Of these, names that stay right, of which nothing is said.
+ALIASES = {"label_dropout"}
 
 # The `_target_` of such a node, where the recipe has no node yet: import path of the outer target -> argument -> import path.
 _ALIGNMENT_NODES = {"advantages": f"{PACKAGE}.rollouts.Advantages", "loss": f"{PACKAGE}.rollouts.RewardLoss"}
@@ -145,7 +152,8 @@ def modern(value: Any, key: str = "") -> tuple[Any, list[str]]:
             remarks.append(f"{key}._target_: {target} is now {node['_target_']}")
         for old, new in ARGUMENTS.get(node["_target_"], {}).items():
             if old in node:
-                remarks.append(f"{key}.{old}: is now called {new}")
+                if old not in ALIASES:
+                    remarks.append(f"{key}.{old}: is now called {new}")
                 _place(node, new, node.pop(old))
     for name, item in node.items():
         node[name], more = modern(item, f"{key}.{name}" if key else str(name))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..artifacts.pictures import to_uint8
 from ..autoencoders import Autoencoder, as_images
-from ..data import Data
+from ..condition import Prompts
 from ..foundation.processes import rank_and_world, rows_of_all
 from ..samplers.generate import device_of, generate
 from ..samplers.guidance import takes_scale
@@ -19,6 +19,7 @@ from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling, choose
 from .evaluate import FLOOR, Reference, Row, evaluate
 from .protocol import EVERYWHERE, Drawing, protocol
+from .requested import requested, texts_hash, told
 
 
 def evaluate_denoiser(
@@ -26,6 +27,7 @@ def evaluate_denoiser(
     reference: Reference,
     n: int | None = None,
     *,
+    prompts: Prompts | None = None,
     autoencoder: Autoencoder | None = None,
     sampling: Sampling | PolicySampling | None = None,
     guidance: float = 1.0,
@@ -41,13 +43,15 @@ def evaluate_denoiser(
 ) -> list[Row]:
     """n samples, and every metric of them with its protocol and floor (see `evaluate`).
 
-    Sample i is conditioned on the label of held-out image i, so that samples and floor have the same classes. Under a
+    Sample i is conditioned on the label of held-out image i, so that samples and floor have the same classes; of a
+    text-conditional model on a prompt of that class, or where the prompts have none, on the prompts in turn. Under a
     process group every process calls this, draws its share, and gets the figures of all.
 
     Args:
         denoiser: the model.
         reference: what to measure against.
         n: samples; None for as many as there are held-out images, which puts figures and floors at the same n.
+        prompts: of a text-conditional model; None for those of the reference's data.
         autoencoder: of a model of latents: what is measured are decoded samples, against the reference's images.
         sampling: solver and noise levels; None for what suits the model (see `schedules.sampling.choose`). A step policy
             instead adds the figures steps_mean and steps_std; nfe is then the mean over the samples, where they are guided in an
@@ -56,6 +60,10 @@ def evaluate_denoiser(
         ema: name of the weight average in place, for the protocol.
         per_class: see `evaluate`.
     """
+    data = reference.data
+    device = device_of(denoiser) if device is None else torch.device(device)
+    prompts = data.prompts if prompts is None else prompts
+    denoiser, guide = told(denoiser, prompts, device), guide and told(guide, prompts, device)
     drawing = Drawing(
         sampling=choose(denoiser) if sampling is None else sampling,
         seed=seed,
@@ -64,26 +72,27 @@ def evaluate_denoiser(
         interval=interval,
         options=solver_options,
     )
-    data = reference.data
     if n is None:
         n = len(data.test if data.test is not None else data.train)
     rank, world = rank_and_world()
     # All processes draw equally many, because a sharded network runs on all or none; what is beyond n is dropped.
     most = -(-n // world)
-    labels = requested_labels(data, most * world)
-    device = device_of(denoiser) if device is None else torch.device(device)
+    wanted = requested(denoiser, data, prompts, most * world)
+    labels = wanted.given
     numbers, own = range(rank, most * world, world), None if labels is None else labels[rank::world]
     shape = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
     samples, taken = _samples(drawing, denoiser, shape, numbers, own, batch=batch, device=device, progress=progress)
     images = _as_saved(as_images(samples, autoencoder, device))
     mine = range(rank, n, world)
     measured = replace(protocol(drawing, denoiser, None if labels is None else labels[:n], device), ema=ema)
+    if wanted.texts is not None:
+        measured = replace(measured, labels=texts_hash(wanted.texts[:n]))
     figures: dict[str, float] = {}
     if taken is not None:
         steps, calls = (rows_of_all(each[: len(mine)], mine, n, reference.device).double() for each in taken)
         figures = {"steps_mean": steps.mean().item(), "steps_std": steps.std(correction=0).item()}
         measured = replace(measured, nfe=calls.mean().item())
-    own = None if labels is None else labels[rank:n:world]
+    own = None if wanted.classes is None else wanted.classes[rank:n:world]
     rows = evaluate(images[: len(mine)], reference, own, measured, per_class=per_class)
     return rows + [Row(metric, value, rows[0].protocol) for metric, value in figures.items()]
 
@@ -144,6 +153,7 @@ def search_levels(
     reference: Reference,
     n: int | None = None,
     *,
+    prompts: Prompts | None = None,
     autoencoder: Autoencoder | None = None,
     steps: int = 2,
     sigma_max: float = 80.0,
@@ -161,7 +171,7 @@ def search_levels(
     distance. All are tried with the same noise. Report figures from another seed than the one searched with.
 
     Args:
-        denoiser, reference, n, autoencoder, guidance, interval, seed, batch, device, progress: see `evaluate_denoiser`.
+        denoiser, reference, n, prompts, autoencoder, guidance, interval, seed, batch, device, progress: see `evaluate_denoiser`.
         steps: of the sampler, >= 1; there are steps - 1 levels.
         sigma_max: the first level.
     """
@@ -175,6 +185,7 @@ def search_levels(
             denoiser,
             reference,
             n,
+            prompts=prompts,
             autoencoder=autoencoder,
             sampling=sampling,
             guidance=guidance,
@@ -196,14 +207,6 @@ def search_levels(
         above = min(tried, key=tried.__getitem__)
         angles.append(above)
     return [sigma_data * math.tan(t) for t in angles]
-
-
-def requested_labels(data: Data, n: int) -> Int64[Tensor, " n"] | None:
-    """Label of held-out image i for sample i, over and over; None for unlabelled data."""
-    if not data.num_classes:
-        return None
-    real = data.test if data.test is not None else data.train
-    return real.label(torch.arange(n) % len(real))
 
 
 def table(rows: Sequence[Row]) -> str:

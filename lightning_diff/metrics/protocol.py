@@ -162,15 +162,15 @@ def precision(denoiser: Callable[..., Tensor], device: torch.device) -> str:
 
 def labels_hash(labels: Int64[Tensor, " n"] | None) -> str:
     """A hash of the labels that images are conditioned on, "none" without."""
-    return "none" if labels is None else _short(labels.cpu().numpy().tobytes())
+    return "none" if labels is None else short_hash(labels.cpu().numpy().tobytes())
 
 
 def _levels(sampling: Sampling | PolicySampling) -> str:
     if isinstance(sampling, PolicySampling):
         state = {name: value.detach().cpu() for name, value in sampling.policy.state_dict().items()}
-        return _short(f"{sorted(sampling.policy.arguments.items())} {digest(state)}".encode())
+        return short_hash(f"{sorted(sampling.policy.arguments.items())} {digest(state)}".encode())
     nodes = sampling.sigmas.double()
-    return f"{float(nodes[0]):g}-{float(nodes[-2]):g} {_short(nodes.numpy(force=True).tobytes())}"
+    return f"{float(nodes[0]):g}-{float(nodes[-2]):g} {short_hash(nodes.numpy(force=True).tobytes())}"
 
 
 def _name(guide: Callable[..., Tensor]) -> str:
@@ -183,12 +183,13 @@ def _name(guide: Callable[..., Tensor]) -> str:
         else type(guide).__qualname__
     )
     state = {name: value.detach().cpu() for name, value in guide.state_dict().items()}
-    return _short(f"{settings} {digest(state)}".encode())
+    return short_hash(f"{settings} {digest(state)}".encode())
 
 
 def _parametrisation(denoiser: Denoiser) -> str:
     return f"{denoiser.time}" + (f" {denoiser.prediction}" if denoiser.prediction != denoiser.time else "")
 
 
-def _short(content: bytes) -> str:
+def short_hash(content: bytes) -> str:
+    """Eight hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()[:8]

@@ -10,7 +10,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ..artifacts import TrainedWith
-from ..data import Augment
+from ..condition import Prompts, takes_condition
+from ..data import Augment, Data
 from ..denoiser import Denoiser, Prediction, Time, TimeName
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
@@ -18,13 +19,13 @@ from ..nets.frozen import Frozen
 from ..nets.lora import LoRA
 from ..noise import sigma_to_log_snr
 from ..precision import quantized_copy
-from ..rewards import Reward, as_one, networks
+from ..rewards import Reward, as_one, for_prompts, networks
 from ..rollouts import Advantages, Plan, RewardLoss, Rollout
 from ..rollouts.examples import TrainingSet, examples, training_set
 from ..rollouts.old_policy import OldPolicy, Ramp
 from ..rollouts.policies import Policies
 from ..rollouts.scoring import refuse_unfit
-from . import pretrained
+from . import conditioning, pretrained
 from .alignment_state import Stored, plan_of, refuse_other_model, rollout_of, stored
 from .compiling import Compile
 from .denoiser_module import Optimizer, TrainingModule
@@ -42,15 +43,15 @@ class AlignmentModule(TrainingModule):
     which prompts, seeds, levels and noise does not depend on the number of processes, nor on interruptions; checkpoints hold the
     epoch's images where one is under way. Every process holds all images of the epoch, on the host.
 
-    Of the data, the number of classes counts; images serve comparisons only. Dropout is off throughout: theta at theta_old has to
+    Of the data, the number of classes counts, or the prompts of a model that is conditioned on text; images serve comparisons only. Dropout is off throughout: theta at theta_old has to
     give what theta_old gives.
 
     Args:
         model: run folder or model file to start from, which is also the reference; its averaged weights are what is there. A
             checkpoint names it by its file's hash; resuming with another one is refused.
         net: the network; None for the model's.
-        reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), or several, which count equally (see
-            `rewards.WeightedSum`, each standardised within the group).
+        reward: callable (images (B, C, H, W) in [-1, 1], label (B,)) -> (B,), with a parameter `prompts` also told the texts (see
+            `rewards.for_prompts`); or several, which count equally (see `rewards.WeightedSum`, each standardised within the group).
         loss: what trains on the images that were kept, and at how many noise levels.
         plan: of the rollouts.
         advantages: from which rewards advantages are counted, and in what unit.
@@ -58,7 +59,7 @@ class AlignmentModule(TrainingModule):
             partial of it with other `rest`, `kernel`, `smallest` or `keep`.
         lora: train adapters instead of the weights.
         old_policy: optimiser steps taken -> share of itself that the old policy keeps at the end of an epoch.
-        classes: the classes to be prompts; None for all.
+        classes: the classes to be prompts, or numbers of the data's prompts; None for all.
         optimizer: default AdamW at 3e-4 with weight decay 1e-4, Sol-RL's for adapters.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         sigma_data: the model's.
@@ -111,7 +112,9 @@ class AlignmentModule(TrainingModule):
         self.model_path, self.loss, self.advantages, self.old_policy = Path(model), loss, advantages, old_policy
         self.copy, self._reward = copy, Frozen(as_one(reward))
         self._reward_networks = [Frozen(network) for network in networks(self.reward)]
+        self.recipe_classes = classes
         self.classes: Sequence[int] = range(num_classes) if classes is None else classes
+        self._prompts: Frozen[Prompts] | None = None  # of a model that takes conditions
         self.recipe_plan = self.plan = plan  # the second may change between epochs, but not how many images it keeps
         self.trained_levels = loss.trained_levels(plan)
         self._refuse_unfit()
@@ -124,13 +127,27 @@ class AlignmentModule(TrainingModule):
         """What does not go together."""
         if "kind" in getattr(self.copy, "keywords", {}):
             raise ValueError("AlignmentModule: copy: its kind is plan.precision; leave it out")
+        self.advantages.refuse_meaningless(self.reward, self.plan)
+        if takes_condition(self.denoiser.net):  # whose prompts the data have
+            return
         if any(not 0 <= label < self.num_classes for label in self.classes):
             raise ValueError(
                 f"AlignmentModule: classes must lie in 0..{self.num_classes - 1}, got {list(self.classes)}"
             )
         has_classes = len(self.classes) > 0 and getattr(self.denoiser.net, "num_classes", self.num_classes) > 0
         refuse_unfit(self.reward, has_classes)
-        self.advantages.refuse_meaningless(self.reward, self.plan)
+
+    def _take_prompts(self, data: Data) -> None:
+        """Those of the data, for a model that takes conditions. UserError where there are none, or fewer than are named."""
+        if not takes_condition(self.denoiser.net):
+            return
+        found = conditioning.prompts(self.denoiser.net, data)
+        self.classes = range(len(found)) if self.recipe_classes is None else self.recipe_classes
+        if wrong := [number for number in self.classes if not 0 <= number < len(found)]:
+            raise UserError(f"model.classes: there are {len(found)} prompts, 0 to {len(found) - 1}, and no {wrong[0]}")
+        refuse_unfit(self.reward, has_classes=True)
+        self._prompts = Frozen(found)
+        self._reward = Frozen(for_prompts(self.reward, found.texts, found.labels))
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,9 +160,11 @@ class AlignmentModule(TrainingModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.shape: tuple[int, ...] = tuple(training_data(self.trainer).data.shape)
+        data = training_data(self.trainer).data
+        self.shape: tuple[int, ...] = tuple(data.shape)
         if self._start is not None:
             return
+        self._take_prompts(data)
         if self.epoch_images % self.batch_size:
             raise UserError(
                 f"data.batch_size: an epoch is {self.plan.prompts} prompts x {self.plan.keep} images x {self.trained_levels} "
@@ -173,7 +192,14 @@ class AlignmentModule(TrainingModule):
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._start.to(self.device, self.memory_format)
-        self.policies = Policies(self.denoiser, self._start.value, self.copy)
+        for net in (self.denoiser.net, self._start.value.net):
+            self.keep_null_condition(net)
+        prompts = None
+        if self._prompts is not None:
+            self._prompts.to(self.device)
+            prompts = self._prompts.value
+        # Beside the network that trains: what all processes have need not be sent by DDP at every step.
+        self.policies = Policies(self.denoiser.told(prompts), self._start.value.told(prompts), self.copy)
         self.reward_epoch = RewardEpoch(
             policies=self.policies,
             reward=self.reward,
@@ -201,6 +227,11 @@ class AlignmentModule(TrainingModule):
     @property
     def reward(self) -> Reward:
         return self._reward.value
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """Of a model that takes conditions: what the numbers in `classes` stand for."""
+        return None if self._prompts is None else self._prompts.value
 
     @property
     def rollout(self) -> Rollout | None:
@@ -234,10 +265,11 @@ class AlignmentModule(TrainingModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, sigma, label = self._laid_out(batch["x"]), batch["sigma"], batch.get("label")
+        given = label if self._prompts is None or label is None else self._prompts.value(label)
         with torch.no_grad():
-            reference = self.policies.reference(x, sigma.to(x.dtype), label) if self.loss.kl else None
-            old = None if self.loss.is_chain else self.policies.old(x, sigma.to(x.dtype), label)
-        x_hat = self.denoiser(x, sigma.to(x.dtype), label)  # last: see `compiling`, of calls without gradients
+            reference = self.policies.reference(x, sigma.to(x.dtype), given) if self.loss.kl else None
+            old = None if self.loss.is_chain else self.policies.old(x, sigma.to(x.dtype), given)
+        x_hat = self.denoiser(x, sigma.to(x.dtype), given)  # last: see `compiling`, of calls without gradients
         result = self.loss(batch | {"x": x}, x_hat, old, reference, self.advantages.clip)
         return {
             "loss": result.loss.mean(),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..condition import TakesCondition, refuse_unlike, takes_condition
+from ..condition import Condition, Prompts, TakesCondition, refuse_unlike, takes_condition
 from ..data import Data
 from ..foundation.errors import UserError
 
@@ -80,6 +80,28 @@ def keep_null_condition(net: nn.Module, data: Data) -> None:
             raise UserError(
                 f"data: the null condition (of the empty prompt) differs from the model's in {name}: other text encoders"
             )
+
+
+def null_condition(net: nn.Module, key: str) -> Condition:
+    """What a network takes as no condition. UserError that names what needs it where none is known."""
+    assert isinstance(net, TakesCondition)
+    if (found := net.null_condition) is None:
+        raise UserError(
+            f"{key}: neither the data nor the model know what no condition is; the empty prompt's embedding"
+        )
+    return found
+
+
+def prompts(net: nn.Module, data: Data) -> Prompts:
+    """The data's prompts, for a network that takes conditions. UserError where there are none, or of another kind."""
+    assert isinstance(net, TakesCondition)
+    if (found := getattr(data, "prompts", None)) is None:
+        raise UserError(f"data: have no prompts, and the model is conditioned on {', '.join(net.condition_shapes)}")
+    try:
+        refuse_unlike(net.condition_shapes, found.condition.shapes, "the model and the prompts of the data")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return found
 
 
 def remarks(net: nn.Module, data: Data, num_classes: int) -> Iterator[str]:

@@ -22,7 +22,7 @@ from ..noise import InfoNoise, LogNormal, NoiseLaw
 from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight
-from . import pretrained
+from . import conditioning, pretrained
 from .compiling import Compile
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
@@ -58,7 +58,7 @@ class ConsistencyModule(TrainingModule):
             sharded or checkpoints its activations takes two passes in any case.
         guidance: (low, high) of the scale of the teacher's classifier-free guidance, drawn uniformly for each example. The network
             receives it as an input: sampling with guidance then costs no second evaluation. Distillation only, and only from a
-            teacher that was trained with label_dropout.
+            teacher that was trained with condition_dropout.
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time, prediction: the teacher's.
@@ -195,6 +195,9 @@ class ConsistencyModule(TrainingModule):
         super().on_fit_start()
         if self._teacher is not None:
             self._teacher.to(self.device, self.memory_format)
+            self.keep_null_condition(self._teacher.value.net)
+            if self.guidance is not None and takes_condition(self._teacher.value.net):
+                conditioning.null_condition(self._teacher.value.net, "model.guidance")
 
     def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
         if self.derivative in ("jvp", "two_pass"):

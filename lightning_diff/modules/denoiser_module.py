@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..artifacts import Conditions, TrainedWith
-from ..condition import Condition, TakesCondition, takes_condition, without
+from ..condition import Condition, takes_condition, without
 from ..data import Augment, Data
 from ..denoiser import Denoiser
 from ..foundation import devices, rng
@@ -127,7 +127,6 @@ class TrainingModule(CountedModule):
         data = training_data(self.trainer).data
         self.refuse_unfit_network(data.shape, self.trainer.strategy.root_device)
         self.refuse_unfit_data(data)
-        conditioning.keep_null_condition(self.denoiser.net, data)
         said = list(conditioning.remarks(self.denoiser.net, data, self.num_classes))
         if not self.trains_on_images:
             said += conditioning.unused_remarks(data)
@@ -157,7 +156,13 @@ class TrainingModule(CountedModule):
     def configure_model(self) -> None:
         sharding.configure(self)
 
+    def keep_null_condition(self, net: nn.Module) -> None:
+        """Give a network, whose weights are in place, the data's null condition. UserError where it has another one."""
+        if isinstance(source := internals.datamodule(self.trainer), TrainingData):
+            conditioning.keep_null_condition(net, source.data)
+
     def on_fit_start(self) -> None:
+        self.keep_null_condition(self.denoiser.net)
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled is not None and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
@@ -206,12 +211,8 @@ class TrainingModule(CountedModule):
 
     def _null_on_host(self) -> Condition:
         """The network's null condition, in the host's memory. UserError where none is known."""
-        net = self.denoiser.net
         if self._null is None:
-            assert isinstance(net, TakesCondition)
-            if (found := net.null_condition) is None:
-                raise UserError("model.label_dropout: neither the data nor the model know what no condition is")
-            self._null = found.to("cpu")
+            self._null = conditioning.null_condition(self.denoiser.net, "model.condition_dropout").to("cpu")
         return self._null
 
     def _laid_out(self, image: Tensor) -> Tensor:

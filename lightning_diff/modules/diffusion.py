@@ -54,11 +54,12 @@ class DiffusionModule(TrainingModule):
             ("v_prediction", or "flow", eps - x0) or the image ("sample"). The loss is that of F whichever it is, so that weightings
             mean the same: the network's own error counts with the square of its factor in F. None for that of `start`, or the
             one that is called as `time` is.
-        label_dropout: share of examples trained without their label or condition, for classifier-free guidance, in [0, 1). What
+        condition_dropout: share of examples trained without their label or condition, for classifier-free guidance, in [0, 1). What
             takes its place is "no label", or the null condition of the data: the empty prompt's embedding.
         compile: compile the network's blocks in place, or what a `Compile` says; checkpoints do not change.
         channels_last: keep weights and activations in NHWC, which is faster for convolutions on most GPUs. Measured on a CPU, the
             time of a step: 0.93 in float32 at 32x32, 1.01 at 8x8, 1.3 to 1.5 in bfloat16.
+        label_dropout: another name of condition_dropout.
     """
 
     def __init__(
@@ -76,12 +77,17 @@ class DiffusionModule(TrainingModule):
         num_classes: int | None = None,
         time: TimeName | Time | None = None,
         prediction: Prediction | None = None,
-        label_dropout: float = 0.0,
+        condition_dropout: float = 0.0,
         compile: bool | Compile = False,
         channels_last: bool = False,
+        label_dropout: float | None = None,
     ):
-        if not 0 <= label_dropout < 1:
-            raise ValueError(f"DiffusionModule: label_dropout must lie in [0, 1), got {label_dropout}")
+        if label_dropout is not None:
+            if condition_dropout:
+                raise ValueError("DiffusionModule: label_dropout is another name of condition_dropout; leave one out")
+            condition_dropout = label_dropout
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(f"DiffusionModule: condition_dropout must lie in [0, 1), got {condition_dropout}")
         _refuse_without_start(start, net, fresh, lora)
         if start is None:
             assert isinstance(net, nn.Module)
@@ -95,8 +101,8 @@ class DiffusionModule(TrainingModule):
             )
             if num_classes is None:
                 num_classes = int(getattr(denoiser.net, "num_classes", 0))
-        if label_dropout and not num_classes and not takes_condition(denoiser.net):
-            raise ValueError("DiffusionModule: label_dropout needs labelled data; this data has no classes")
+        if condition_dropout and not num_classes and not takes_condition(denoiser.net):
+            raise ValueError("DiffusionModule: condition_dropout needs labelled data; this data has no classes")
         if lora is not None:
             lora.adapt(denoiser.net, pretrained.fresh_names(denoiser.net, fresh))
         super().__init__(
@@ -109,7 +115,7 @@ class DiffusionModule(TrainingModule):
             compile=compile,
             channels_last=channels_last,
         )
-        self.label_dropout, self.lora = label_dropout, lora
+        self.condition_dropout, self.lora = condition_dropout, lora
         self.start_path, self.fresh = None if start is None else Path(start), tuple(fresh)
         self._start_is_due = start is not None
         self._started: pretrained.Started | None = None
@@ -150,7 +156,7 @@ class DiffusionModule(TrainingModule):
         super().on_train_start()
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
-        return replace(super().trained_with(augment), label_dropout=self.label_dropout)
+        return replace(super().trained_with(augment), label_dropout=self.condition_dropout)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         self._rekey_dropout(batch_idx)
@@ -163,10 +169,11 @@ class DiffusionModule(TrainingModule):
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves: drop a share of the conditions by position; `num_classes` stands for "no label"."""
         batch = super().prepare_batch(batch)
-        if not self.label_dropout:
+        if not self.condition_dropout:
             return batch
         given = of_batch(batch)
-        drop = torch.from_numpy(rng.uniform(self.seed, "label_dropout", batch["position"].numpy()) < self.label_dropout)
+        u = rng.uniform(self.seed, "label_dropout", batch["position"].numpy())
+        drop = torch.from_numpy(u < self.condition_dropout)
         if isinstance(given, Condition):
             return without(batch) | into_batch(given.where(~drop, self._null_on_host()))
         assert given is not None

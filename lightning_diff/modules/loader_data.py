@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from ..condition import AnyCondition, Condition, TakesCondition, into_batch, refuse_unlike, takes_condition
 from ..data import Data, drawn
 from ..foundation.devices import pinned
 from ..foundation.errors import UserError
@@ -19,6 +20,7 @@ from .training_data import TrainingData, module_of
 
 IMAGE = ("image", "images", "img", "pixel_values", "x")  # keys of a batch, the first that is there
 LABEL = ("label", "labels", "fine_label", "class", "y")
+CONDITION = "condition"
 
 
 def adopt(trainer: Trainer, module: LightningModule) -> None:
@@ -46,8 +48,9 @@ def adopt(trainer: Trainer, module: LightningModule) -> None:
 class LoaderData(LightningDataModule):
     """Batches of anybody's loader as training examples: noise and noise level are a function of seed and position.
 
-    A batch is (image, label), an image alone, or a mapping with one of the keys in `IMAGE` and perhaps one of those in `LABEL`;
-    images float (B, C, H, W) in [-1, 1] or uint8, labels int64 (B,). Positions are counted as the batches come, over all processes,
+    A batch is (image, label), an image alone, or a mapping with one of the keys in `IMAGE` and perhaps one of those in `LABEL`, or
+    `CONDITION` with a mapping of tensors (B, ...), what a network takes beside (embeddings of prompts); images float (B, C, H, W)
+    in [-1, 1] or uint8, labels int64 (B,). Positions are counted as the batches come, over all processes,
     which must have equally many. The noise of a resumed training goes on where it was; which images come is the loader's affair,
     so that an exact resume is not promised.
 
@@ -109,7 +112,8 @@ class LoaderData(LightningDataModule):
         ):  # of `lightning_diff.data.loader`
             return pinned(module.prepare_batch(dict(batch)), trainer.strategy.root_device)
         image, label = parts(batch)
-        _refuse_unfit(image, label, trainer.lightning_module)
+        given = condition_in(batch, len(image))
+        _refuse_unfit(image, label if given is None else given, trainer.lightning_module)
         if module.images_seen != self._step:
             self._step, self._taken = module.images_seen, 0
         first = self._step + self._taken + trainer.global_rank
@@ -118,7 +122,7 @@ class LoaderData(LightningDataModule):
         module.batch_size = self._taken  # the last batch of an epoch may be smaller
         self._strata = self._strata or self._taken * trainer.accumulate_grad_batches
         made = {"image": image, **drawn(self.seed, p, self._strata, image.shape[1:])}
-        batch = module.prepare_batch(made if label is None else made | {"label": label})
+        batch = module.prepare_batch(made | into_batch(label if given is None else given))
         return pinned(batch, trainer.strategy.root_device)
 
     def _trained_by(self) -> Trainer:
@@ -150,6 +154,22 @@ def parts(batch: object) -> tuple[Float32[Tensor, "b ..."], Int64[Tensor, " b"] 
     return _in_range(image.detach().cpu()), None if label is None else _whole(label, len(image))
 
 
+def condition_in(batch: object, count: int) -> Condition | None:
+    """What a loader's batch of so many images has under `CONDITION`. UserError for what is no mapping of tensors."""
+    given = batch.get(CONDITION) if isinstance(batch, Mapping) else None
+    if given is None or isinstance(given, Condition):
+        return given
+    if not isinstance(given, Mapping) or not given or not all(isinstance(each, Tensor) for each in given.values()):
+        raise UserError(
+            f"the loader's {CONDITION} is a {type(given).__name__}; give tensors by name, {{name: (B, ...)}}"
+        )
+    if wrong := [name for name, each in given.items() if each.ndim < 1 or len(each) != count]:
+        raise UserError(
+            f"the loader's {CONDITION}.{wrong[0]} has shape {tuple(given[wrong[0]].shape)} for {count} images"
+        )
+    return Condition({str(name): each.detach().cpu() for name, each in given.items()})
+
+
 def _in_range(image: Tensor) -> Float32[Tensor, "b ..."]:
     if image.dtype == torch.uint8:
         return image.float() / 127.5 - 1
@@ -172,11 +192,25 @@ def _whole(label: object, count: int) -> Int64[Tensor, " b"]:
     return label.long()
 
 
-def _refuse_unfit(image: Tensor, label: Tensor | None, module: LightningModule) -> None:
+def _refuse_unfit(image: Tensor, label: AnyCondition | None, module: LightningModule) -> None:
     """UserError for a batch that the network is not for."""
     shape = getattr(getattr(getattr(module, "denoiser", None), "net", None), "shape", None)
     if shape is not None and tuple(shape) != tuple(image.shape[1:]):
         raise UserError(f"the network is for {tuple(shape)}, the loader's images are {tuple(image.shape[1:])}")
+    net = getattr(getattr(module, "denoiser", None), "net", None)
+    if takes_condition(net):
+        assert isinstance(net, TakesCondition)
+        if not isinstance(label, Condition):
+            raise UserError(
+                f"the network is conditioned on {', '.join(net.condition_shapes)}, and the loader's batches have no {CONDITION!r}"
+            )
+        try:
+            refuse_unlike(net.condition_shapes, label.shapes, "the network and the loader's condition")
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return
+    if isinstance(label, Condition):
+        raise UserError(f"the loader's batches have {CONDITION!r}, and the network takes none")
     classes = getattr(module, "num_classes", 0)
     if classes and label is None:
         raise UserError(f"the module has num_classes={classes}, and the loader's batches have no labels")

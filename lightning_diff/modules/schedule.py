@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ..artifacts import ModelRecord, load_denoiser
 from ..artifacts.schedule import Schedule, save_schedule
 from ..artifacts.step_policy import LearnedPolicy, save_step_policy
+from ..condition import AnyCondition, of_batch, takes_condition, without
+from ..data import Data
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -24,7 +26,7 @@ from ..schedules.actor_critic import ActorCritic
 from ..schedules.environments import EndPoint
 from ..schedules.step_policy import StepPolicy
 from ..schedules.stick_breaking import StickBreaking
-from . import pretrained
+from . import conditioning, pretrained
 from .base import CountedModule, Optimizer
 from .sharding import ShardedStrategy
 from .training_data import training_data
@@ -87,6 +89,7 @@ class ScheduleModule(CountedModule):
         self.calls = 0  # evaluations of the model by one sample, over all processes, in finished steps
         self._details: dict[str, Tensor] = {}  # of the last step
         self._model: Frozen[Denoiser] | None = None
+        self._prompts = 0  # how many, of a model that takes conditions
         self._record: ModelRecord
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []  # of the step under way
         self._calls = 0
@@ -101,27 +104,38 @@ class ScheduleModule(CountedModule):
         data = training_data(self.trainer).data
         if self._record.shape != tuple(data.shape):
             raise UserError(f"model.model: the model is for {self._record.shape}, the data are {data.shape}")
-        self._refuse_unfit_conditions(data.num_classes)
+        self._refuse_unfit_conditions(data)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if type(callback).__name__ in AVERAGING:
                 raise UserError(
                     f"callbacks: {type(callback).__name__} watches a denoiser that is trained; leave it out"
                 )
         if self._model is None:
-            self._model = Frozen(load_denoiser(self.model_path))
+            self._model = Frozen(self._loaded(data))
 
-    def _refuse_unfit_conditions(self, num_classes: int) -> None:
-        """UserError for labels or guidance that the model cannot be called with; a remark where that is not known.
+    def _loaded(self, data: Data) -> Denoiser:
+        """The model, which understands what the data say of an example: a label, a condition, or the number of a prompt."""
+        model = load_denoiser(self.model_path)
+        if not takes_condition(model.net):
+            return model
+        conditioning.keep_null_condition(model.net, data)
+        if self.guidance != 1:
+            conditioning.null_condition(model.net, "model.guidance")
+        if data.condition_shapes is None or getattr(data, "prompts", None) is not None:
+            prompts = conditioning.prompts(model.net, data)
+            self._prompts = len(prompts)
+            return model.told(prompts)
+        conditioning.refuse_unlike_condition(model.net, data)
+        return model
 
-        Args:
-            num_classes: of the data, which give the labels.
-        """
-        conditions, where = self._record.conditions, self.model_path
+    def _refuse_unfit_conditions(self, data: Data) -> None:
+        """UserError for labels or guidance that the model cannot be called with; a remark where that is not known."""
+        conditions, where, num_classes = self._record.conditions, self.model_path, data.num_classes
         if conditions.num_classes and num_classes > conditions.num_classes:
             raise UserError(
                 f"data: {num_classes} classes, {where} has {conditions.num_classes}; take data.model={where}"
             )
-        labelled = num_classes > 0 or not conditions.num_classes
+        labelled = num_classes > 0 or not conditions.num_classes or conditions.takes_condition
         if (fault := conditions.fault(self.guidance, labelled=labelled)) is not None:
             raise UserError(f"{'data' if fault[0] == 'labels' else 'model.guidance'}: of {where}: {fault[1]}")
         if (doubt := conditions.doubt(self.guidance, labelled=labelled)) is not None and self.trainer.is_global_zero:
@@ -136,15 +150,18 @@ class ScheduleModule(CountedModule):
             self._model.to(self.device)
 
     def prepare_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """On the CPU, before the batch moves: the exploration noise of each trajectory, by position."""
+        """On the CPU, before the batch moves: the exploration noise of each trajectory, by position, and its prompt."""
         batch.pop("image", None)
-        if not self._record.num_classes:
+        if self._prompts:
+            batch = without(batch) | {"label": batch["position"] % self._prompts}
+        elif not self._record.conditions.takes_condition and not self._record.num_classes:
             batch.pop("label", None)
         batch["exploration_noise"] = self.learner.exploration_noise(self.seed, batch["position"].tolist())
         return batch
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        loss, details = self.learner(self._denoise, batch["noise"], batch["exploration_noise"], batch.get("label"))
+        given = of_batch({name: value for name, value in batch.items() if isinstance(value, Tensor)})
+        loss, details = self.learner(self._denoise, batch["noise"], batch["exploration_noise"], given)
         details = {name: value.detach() for name, value in details.items()}
         self._seen.append((batch["position"], details))
         start = torch.full_like(loss, self.learner.sigma_max)
@@ -155,7 +172,7 @@ class ScheduleModule(CountedModule):
             "position": batch["position"],
         }
 
-    def _denoise(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def _denoise(self, x: Tensor, sigma: Tensor, label: AnyCondition | None = None) -> Tensor:
         self._calls += len(x) * (1 if self.guidance == 1 else 2)
         assert self._model is not None
         return guided(self._model.value, label, scale=self.guidance)(x, sigma)

@@ -10,6 +10,7 @@ called without gradients. `scored` calls one and checks what it returns. Those h
 
 from .classes import ClassLogProbability, ReferenceDistance
 from .clip import ClipReward
+from .of_prompts import for_prompts
 from .pictures import Brightness, Ink, JPEGCompressibility, Sharpness, Symmetry
 from .protocol import Reward, name_of, needs_label, scored
 from .weighted import WeightedSum, as_one, networks
@@ -26,6 +27,7 @@ __all__ = [
     "Symmetry",
     "WeightedSum",
     "as_one",
+    "for_prompts",
     "name_of",
     "needs_label",
     "networks",

@@ -14,7 +14,7 @@ from ..precision import quantized_copy, refresh
 class Policies:
     """theta_old, theta_ref, and what samples with the weights of theta_old; none of them has gradients or dropout.
 
-    Weights that do not train, such as those under adapters, are shared by all. Not a module itself, and so in no other's parameters
+    Weights that do not train, such as those under adapters, and prompts are shared by all. Not a module itself, and so in no other's parameters
     and state.
 
     Args:
@@ -24,12 +24,16 @@ class Policies:
     """
 
     def __init__(self, trained: Denoiser, reference: Denoiser, make_copy: Callable[..., nn.Module] = quantized_copy):
-        shared = {id(weight): weight for weight in trained.net.parameters() if not weight.requires_grad}
+        shared: dict[int, nn.Module | nn.Parameter] = {
+            id(weight): weight for weight in trained.net.parameters() if not weight.requires_grad
+        }
+        if trained.prompts is not None:
+            shared[id(trained.prompts)] = trained.prompts
         self.trained = trained
-        self.old = copy.deepcopy(trained, shared).eval().requires_grad_(False)
+        self.old = copy.deepcopy(trained, dict(shared)).eval().requires_grad_(False)
         self.reference = reference.eval().requires_grad_(False)
         self._is_adapted = lora.merged(trained.net.state_dict()).keys() != trained.net.state_dict().keys()
-        self._plain = copy.deepcopy(reference) if self._is_adapted else self.old
+        self._plain = copy.deepcopy(reference, dict(shared)) if self._is_adapted else self.old
         self.make_copy = make_copy
         self._copies: dict[str, Denoiser] = {}
         self._compile: Callable[[nn.Module], None] | None = None

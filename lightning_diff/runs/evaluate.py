@@ -6,6 +6,7 @@ from pathlib import Path
 from ..artifacts import ModelRecord, keep_levels
 from ..artifacts.metrics_table import MetricsTable
 from ..autoencoders import Autoencoder
+from ..condition import Prompts
 from ..data import Data
 from ..denoiser import Denoiser
 from ..foundation import garbage
@@ -16,11 +17,13 @@ from ..metrics.evaluate import Row
 from ..metrics.evaluate_denoiser import evaluate_denoiser, search_levels, table
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.sampling import Sampling
+from ..text import PromptList
 from . import recipe, trained
 from .against import Against, data_of
 from .build import build_images
 from .console import say
 from .output import refuse_unwritable
+from .prompts import asked, labelled
 from .run_trackers import send_picture
 from .sampler_settings import SamplerSettings
 from .schedule_figure import save_picture
@@ -51,6 +54,7 @@ def evaluate(
     n: int | None = None,
     *,
     against: Against | None = None,
+    prompts: PromptList | None = None,
     search: bool = False,
     per_class: bool = False,
 ) -> Evaluation:
@@ -63,6 +67,7 @@ def evaluate(
         settings: of the sampler.
         n: samples; None for as many as there are held-out images.
         against: the reference; None for the run's own data in the feature space that suits them.
+        prompts: that samples of a text-conditional model are drawn for; None for those of the data, or of its record.
         search: first find the levels of a consistency model with the least Fréchet distance, and keep them.
         per_class: figures for each class, too (see `metrics.evaluate`).
 
@@ -73,6 +78,7 @@ def evaluate(
     model = trained.model(run)
     record, home = model.record, model.home
     sampling = _sampling(settings, record, search)
+    wish = asked(model, prompts=prompts)
     settings.refuse_unfit_guidance(record)
     refuse_unwritable(home / "metrics.csv")
     against.check()
@@ -82,14 +88,16 @@ def evaluate(
     settings.say_doubt(record)
     denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
     device = next(denoiser.parameters()).device
+    told = labelled(wish.prompts, prompts, data) if prompts is not None else data.prompts or wish.prompts
     garbage.take_up()
     reference = chosen.reference(device)
     if search:
-        sampling = _searched(model, denoiser, reference, settings, sampling, n, autoencoder)
+        sampling = _searched(model, denoiser, reference, settings, sampling, n, told, autoencoder)
     rows = evaluate_denoiser(
         denoiser,
         reference,
         n,
+        prompts=told,
         autoencoder=autoencoder,
         sampling=sampling,
         guidance=settings.guidance,
@@ -149,6 +157,7 @@ def _searched(
     settings: SamplerSettings,
     sampling: Sampling | PolicySampling,
     n: int | None,
+    prompts: Prompts | None,
     autoencoder: Autoencoder | None,
 ) -> Sampling | PolicySampling:
     """The levels of least Fréchet distance; kept in model.json where samples without guidance would use them."""
@@ -158,6 +167,7 @@ def _searched(
         denoiser,
         reference,
         n,
+        prompts=prompts,
         autoencoder=autoencoder,
         steps=sampling.steps,
         sigma_max=sigma_max,

@@ -7,6 +7,8 @@
 What was found on other weights or by another protocol is found again; a measurement that was interrupted resumes.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from torch import Tensor
 from ..artifacts import ModelRecord, read_record
 from ..artifacts.estimate import Measurement, resumed_measurement, save_measurement
 from ..artifacts.schedule import Schedule, load_schedule, save_schedule
+from ..condition import Prompts
 from ..denoiser import Denoiser
 from ..foundation import garbage, rng
 from ..foundation.errors import UserError
@@ -47,12 +50,14 @@ class Protocol:
     Args:
         seed: of the noise.
         guidance: scale that the model is used with; 1 is none.
+        prompts: hash of the texts that a text-conditional model is called with; None of others.
         sigma_min, sigma_max: of the grid.
         trajectories: to learn from; None for a method that draws them as it learns.
     """
 
     seed: int
     guidance: float
+    prompts: str | None = None
     sigma_min: float
     sigma_max: float
     trajectories: int | None = None
@@ -70,6 +75,7 @@ def find(
     solver: str = "heun",
     *,
     trajectories: int | None = None,
+    prompts: Prompts | None = None,
     seed: int = 0,
     guidance: float = 1.0,
     sigma_min: float = 0.002,
@@ -85,6 +91,7 @@ def find(
         method: name in `schedules.search.METHODS` or in `TRAINED`.
         solver: name in `samplers.ODE_SOLVERS`; what asks for one is made for it.
         trajectories: to learn from, each from its own noise; labels are cycled through. Default 256; not for `TRAINED`.
+        prompts: of a text-conditional model, cycled through; None for its null condition.
         seed: of the noise, which no sample has.
         guidance: scale that the model is used with; 1 is none.
         sigma_min, sigma_max, batch, progress: see `schedules.search`.
@@ -95,6 +102,7 @@ def find(
     protocol = Protocol(
         seed=seed,
         guidance=guidance,
+        prompts=None if prompts is None else hashlib.sha256(json.dumps(prompts.texts).encode()).hexdigest()[:16],
         sigma_min=sigma_min,
         sigma_max=sigma_max,
         trajectories=None if method in TRAINED else trajectories or TRAJECTORIES,
@@ -105,10 +113,10 @@ def find(
     if found is None:
         garbage.take_up()
         SamplerSettings(guidance=guidance).say_doubt(record)
-        problem = _Problem(denoiser, record, protocol)
+        problem = _Problem(denoiser, record, protocol, prompts)
         with evaluating(denoiser):
             if method in TRAINED:
-                found = _trained(path, denoiser, wanted, protocol, steps)
+                found = _trained(path, denoiser, wanted, protocol, steps, prompts)
             else:
                 sigmas, costs = _found(home, problem, method, steps, solver, batch, progress)
                 found = replace(wanted, sigmas=sigmas.tolist(), costs=costs)
@@ -164,10 +172,13 @@ def _found(
 class _Problem:
     """The model as the methods take it, with its evaluations counted, and the noise and labels to learn from."""
 
-    def __init__(self, denoiser: Denoiser, record: ModelRecord, protocol: Protocol):
-        self.denoiser, self.record, self.protocol = denoiser, record, protocol
-        self.trajectories = protocol.trajectories or TRAJECTORIES
+    def __init__(self, denoiser: Denoiser, record: ModelRecord, protocol: Protocol, prompts: Prompts | None = None):
         self.device = next(denoiser.parameters()).device
+        self.denoiser = denoiser if prompts is None else denoiser.told(prompts.to(self.device))
+        self.record, self.protocol = record, protocol
+        self.trajectories = protocol.trajectories or TRAJECTORIES
+        classes = 0 if record.conditions.takes_condition else record.num_classes
+        self.classes = classes if prompts is None else len(prompts)
         self.calls = 0
 
     def model(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -179,8 +190,7 @@ class _Problem:
         return rng.normal(self.protocol.seed, "schedule", range(start, stop), shape).to(self.device)
 
     def labels(self, start: int, stop: int) -> Tensor | None:
-        classes = self.record.num_classes
-        return (torch.arange(start, stop) % classes).to(self.device) if classes else None
+        return (torch.arange(start, stop) % self.classes).to(self.device) if self.classes else None
 
 
 def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: bool) -> Measurement:
@@ -188,6 +198,7 @@ def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: 
     ode_solver(solver)  # refuses what has no local error
     protocol, total = problem.protocol, problem.trajectories
     key = {name: getattr(protocol, name) for name in ("seed", "sigma_min", "sigma_max", "guidance")}
+    key |= {} if protocol.prompts is None else {"prompts": protocol.prompts}
     key |= {"model": problem.record.identity, "solver": solver, "nodes": NODES}
     measured = resumed_measurement(path, key, total)
     done = 0 if measured is None else measured.estimate.trajectories
@@ -230,7 +241,9 @@ def _kept(path: Path, wanted: Schedule, steps: int) -> Schedule | None:
     return found if same and found.steps == steps else None
 
 
-def _trained(path: Path, denoiser: Denoiser, wanted: Schedule, protocol: Protocol, steps: int) -> Schedule:
+def _trained(
+    path: Path, denoiser: Denoiser, wanted: Schedule, protocol: Protocol, steps: int, prompts: Prompts | None
+) -> Schedule:
     """By a run of its own beside the others' files."""
     if steps == 1:
         return replace(wanted, sigmas=[protocol.sigma_max, 0.0])
@@ -245,6 +258,7 @@ def _trained(path: Path, denoiser: Denoiser, wanted: Schedule, protocol: Protoco
         guidance=protocol.guidance,
         sigma_min=protocol.sigma_min,
         sigma_max=protocol.sigma_max,
+        overrides=[] if prompts is None else [f"data.prompts={json.dumps(list(prompts.texts), ensure_ascii=False)}"],
         accelerator="gpu" if next(denoiser.parameters()).is_cuda else "cpu",
     )
     return replace(found, protocol=found.protocol | wanted.protocol)

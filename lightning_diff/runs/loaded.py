@@ -16,8 +16,10 @@ from ..artifacts import ModelRecord, pictures
 from ..autoencoders import Autoencoder
 from ..denoiser import Denoiser
 from ..foundation.errors import UserError
+from ..text import PromptList, read_prompts
 from . import trained
-from .sample import column_names, draw
+from .prompts import Shown, given
+from .sample import draw
 from .sampler_settings import SamplerSettings
 
 Labels = str | int | Sequence[int | str] | Int64[Tensor, " labels"] | None
@@ -42,7 +44,7 @@ class Model:
         self._trained = trained.model(Path(run))
         self.denoiser: Denoiser = self._trained.load(device)
         self._device = device
-        self._last: tuple[Float32[Tensor, "n ..."], list[str]] | None = None
+        self._last: tuple[Float32[Tensor, "n ..."], Shown] | None = None
 
     @cached_property
     def autoencoder(self) -> Autoencoder | None:
@@ -64,6 +66,7 @@ class Model:
         n: int = 16,
         *,
         labels: Labels = "all",
+        prompts: Sequence[str] | str | Path | None = None,
         steps: int | None = None,
         solver: str | None = None,
         grid: str | None = None,
@@ -84,6 +87,8 @@ class Model:
         Args:
             n: how many.
             labels: classes, cycled through, as a number, several, or "0,1,2"; "all", or None for samples without a label.
+            prompts: of a text-conditional model, cycled through: one, several, or a `Path` of a file (see `text.read_prompts`);
+                None for those of its record.
             steps, solver, grid, levels, schedule, sigma_min, sigma_max, churn, guidance, guide, interval, seed, batch: see
                 `SamplerSettings`; what is None suits the model.
             latents: of a model of latents, keep them, and decode nothing.
@@ -112,8 +117,11 @@ class Model:
         )
         with _arguments_named():
             autoencoder = None if latents else self.autoencoder
-            drawn = draw(self._trained, settings, n, _words(labels), denoiser=self.denoiser, autoencoder=autoencoder)
-        self._last = drawn.samples, column_names(drawn.classes, self._trained.record.class_names)
+            told = _prompts(prompts)
+            drawn = draw(
+                self._trained, settings, n, _words(labels), told, denoiser=self.denoiser, autoencoder=autoencoder
+            )
+        self._last = drawn.samples, drawn.asked.shown(n)
         return drawn.samples
 
     def grid(self, samples: Float32[Tensor, "n c h w"] | None = None, columns: int | None = None) -> Image.Image:
@@ -128,15 +136,15 @@ class Model:
         """
         if samples is None and self._last is None:
             self.sample()
-        names: list[str] = []
+        shown = Shown(columns=None, column_names=[], captions=[])
         if samples is None:
             assert self._last is not None
-            samples, names = self._last
+            samples, shown = self._last
         if not _are_images(samples):
             raise UserError(f"grid: draws grey or RGB images, not samples of shape {tuple(samples.shape[1:])}")
-        if columns is not None and columns != len(names):
-            names = []
-        return pictures.grid(samples, columns or min(len(names), len(samples)) or None, column_names=names)
+        if columns is not None and columns != shown["columns"]:
+            shown = Shown(columns=columns, column_names=[], captions=shown["captions"])
+        return pictures.grid(samples, **shown)
 
     def _repr_png_(self) -> bytes | None:
         """For Jupyter: the samples drawn last; None, and then the text, where there are none or no pictures."""
@@ -157,6 +165,14 @@ class Model:
 def load(run: Path | str, device: str = "auto") -> Model:
     """The trained model of a run, ready to sample from; for arguments and errors see `Model`."""
     return Model(run, device)
+
+
+def _prompts(prompts: Sequence[str] | str | Path | None) -> PromptList | None:
+    if prompts is None:
+        return None
+    if isinstance(prompts, Path):
+        return read_prompts(prompts)
+    return given(None, [prompts] if isinstance(prompts, str) else prompts)
 
 
 def _words(labels: Labels) -> str:

@@ -1,12 +1,10 @@
 """Samples of a trained model, drawn and written."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
@@ -20,12 +18,11 @@ from ..samplers.generate import generate
 from ..samplers.guidance import takes_scale
 from ..schedules.adaptive_sampling import PolicySampling, sample_with_policy
 from ..schedules.sampling import Sampling
+from ..text import PromptList
 from . import trained
-from .labels import classes_of
 from .output import writable
+from .prompts import Asked, asked
 from .sampler_settings import SamplerSettings
-
-MOST_NAMED = 20  # classes that are written over the columns of a picture
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ def sample(
     n: int = 64,
     *,
     labels: str = "all",
+    prompts: PromptList | None = None,
     out: Path | None = None,
     latents: bool = False,
 ) -> Drawn:
@@ -61,6 +59,7 @@ def sample(
         settings: of the sampler.
         n: how many.
         labels: classes, cycled through: names or numbers with commas, or "all" or "none".
+        prompts: of a text-conditional model, cycled through; None for those of its record.
         out: PICTURE.png (a grid), FILE.npz or a folder of PNGs; None for one in the run folder.
         latents: keep what a model of latents draws, and decode nothing.
 
@@ -73,15 +72,14 @@ def sample(
     shape = model.record.shape if autoencoder is None else autoencoder.image_shape(model.record.shape)
     if latents and model.record.autoencoder is None:
         raise UserError(f"--latents: {run} has no autoencoder: its samples are what they are; leave it out")
-    target = writable(out, _default_target(model, settings, sampling, labels, latents=latents), shape)
-    made = draw(model, settings, n, labels, autoencoder=autoencoder, shared=True)
+    target = writable(out, _default_target(model, settings, sampling, labels, prompts, latents=latents), shape)
+    made = draw(model, settings, n, labels, prompts, autoencoder=autoencoder, shared=True)
     if not is_first_process():
         return Drawn(n, target, made.cost)
     if target.suffix == ".npz":
         pictures.save_npz(target, made.samples, made.labels)
     elif target.suffix == ".png":
-        shown = column_names(made.classes, model.record.class_names)
-        pictures.save_grid(target, made.samples, columns=min(len(shown), n) or None, column_names=shown)
+        pictures.save_grid(target, made.samples, **made.asked.shown(n))
     else:
         pictures.save_folder(target, made.samples)
     return Drawn(n, target, made.cost)
@@ -94,13 +92,13 @@ class Made:
     Args:
         samples: (n, ...) on the CPU; of a model of latents, decoded if there was an autoencoder for it.
         labels: (n,), or None.
-        classes: those that were cycled through, or None.
+        asked: what was cycled through.
         cost: in words, where each sample took steps of its own.
     """
 
     samples: Float32[Tensor, "n ..."]
     labels: Int64[Tensor, " n"] | None
-    classes: Int64[Tensor, " classes"] | None
+    asked: Asked
     cost: str | None
 
 
@@ -109,6 +107,7 @@ def draw(
     settings: SamplerSettings,
     n: int,
     labels: str = "all",
+    prompts: PromptList | None = None,
     *,
     denoiser: Denoiser | None = None,
     autoencoder: Autoencoder | None = None,
@@ -127,30 +126,24 @@ def draw(
     if n < 1:
         raise UserError(f"--n: expected at least 1, got {n}")
     sampling = settings.sampling(model.record)
-    classes = classes_of(labels, model.record.num_classes, model.record.class_names)
-    settings.refuse_unfit_guidance(model.record, labelled=classes is not None)
-    settings.say_doubt(model.record, labelled=classes is not None)
+    wish = asked(model, labels, prompts)
+    settings.refuse_unfit_guidance(model.record, labelled=wish.numbers is not None)
+    settings.say_doubt(model.record, labelled=wish.numbers is not None)
     denoiser = model.load(settings.device) if denoiser is None else denoiser
-    guide = model.guide(settings.guide, settings.device)
+    guide, place = model.guide(settings.guide, settings.device), next(denoiser.parameters()).device
+    denoiser, guide = wish.told(denoiser, place), guide and wish.told(guide, place)
     garbage.take_up()
-    wanted = None if classes is None else classes[torch.arange(n) % len(classes)]
+    wanted = wish.of(n)
     rank, world = rank_and_world() if shared else (0, 1)
     mine = range(rank, n, world)
     own = None if wanted is None else wanted[rank::world]
     samples, steps = _drawn(denoiser, guide, model.record.shape, settings, sampling, mine, own)
-    device = next(denoiser.parameters()).device
-    samples = as_images(samples, autoencoder, device)
+    samples = as_images(samples, autoencoder, place)
     if world > 1:
-        samples = rows_of_all(samples, mine, n, device)
-        steps = None if steps is None else rows_of_all(steps, mine, n, device)
+        samples = rows_of_all(samples, mine, n, place)
+        steps = None if steps is None else rows_of_all(steps, mine, n, place)
     cost = None if steps is None else _cost(denoiser, settings, sampling, steps)
-    return Made(samples, wanted, classes, cost)
-
-
-def column_names(classes: Int64[Tensor, " classes"] | None, names: Sequence[str] = ()) -> list[str]:
-    """What stands over the columns of a picture with a column for each class; nothing for too many."""
-    few = [] if classes is None or len(classes) > MOST_NAMED else classes.tolist()
-    return [pictures.caption(label, names) for label in few]
+    return Made(samples, wanted, wish, cost)
 
 
 class _How(TypedDict):
@@ -208,12 +201,18 @@ def _default_target(
     settings: SamplerSettings,
     sampling: Sampling | PolicySampling,
     labels: str,
+    prompts: PromptList | None,
     *,
     latents: bool,
 ) -> Path:
     """A name that says how the samples were drawn, so that others do not overwrite them; without its suffix."""
     grid = "" if settings.schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
     drawn = "".join(f"{each}_" for each in settings.departures)
-    drawn += "" if labels == "all" else f"{re.sub(r'[^A-Za-z0-9,.-]+', '-', labels)[:60]}_"
+    told = "" if prompts is None else "_".join(prompts.texts)
+    drawn += "".join(
+        f"{re.sub(r'[^A-Za-z0-9,.-]+', '-', words)[:60]}_"
+        for words in (labels if labels != "all" else "", told)
+        if words
+    )
     drawn += "latents_" if latents else ""
     return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}{drawn}seed{settings.seed}"

@@ -50,6 +50,10 @@ class Trained:
             raise UserError(f"--guide: {run} makes samples of another shape than {self.path}")
         if other.num_classes not in (0, own.num_classes):
             raise UserError(f"--guide: {run} has {other.num_classes} classes, {self.path} {own.num_classes}")
+        if other.takes_condition != own.takes_condition or guide.record.text != self.record.text:
+            raise UserError(
+                f"--guide: {run} and {self.path} are not conditioned on the same: they need one text encoder"
+            )
         if other.kind != own.kind:
             raise UserError(f"--guide: {run} is a {other.kind} model, {self.path} a {own.kind} model")
         return guide.load(device)

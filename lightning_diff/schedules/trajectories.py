@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
+from ..condition import AnyCondition
 from ..samplers import Denoise, Node
 from .costs import heun_step
 
 Model = Callable[..., Tensor]
-Labels = Int64[Tensor, " b"] | None
+Labels = AnyCondition | None
 
 
 def parts(

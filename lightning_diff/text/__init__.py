@@ -2,7 +2,7 @@
 
 from .embeddings import Embedded, embedded
 from .pipeline_text import PipelineText
-from .prompt_files import PromptList, read_prompts
+from .prompt_files import PromptList, class_of, classes_in, read_prompts
 from .protocol import Parts, TextEncoder
 from .random_encoders import RandomEncoders
 
@@ -13,6 +13,8 @@ __all__ = [
     "PromptList",
     "RandomEncoders",
     "TextEncoder",
+    "class_of",
+    "classes_in",
     "embedded",
     "read_prompts",
 ]

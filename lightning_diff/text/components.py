@@ -26,6 +26,7 @@ ENCODERS = (
     "Gemma2ForCausalLM",
 )
 TOKENIZERS = (*CLIP, *T5, *GEMMA)
+WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")  # files of a tokenizer
 # Of each pipeline the numbers at the end of tokenizer and text_encoder that it has, and those that it can do without.
 PIPELINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "LatentConsistencyModelPipeline": (("",), ()),
@@ -86,6 +87,9 @@ class Components:
             raise UserError(f"{self.folder / name}: no such folder; {INDEX} names it")
         if kind in ENCODERS and not list((self.folder / name).glob("*.safetensors")):
             raise UserError(f"{self.folder / name}: has no weights in safetensors, and other formats are not read")
+        if kind in TOKENIZERS and not any((self.folder / name / file).is_file() for file in WORDS):
+            # Of which transformers makes a tokenizer that knows no word.
+            raise UserError(f"{self.folder / name}: has no words for a {kind}; expected one of {', '.join(WORDS)}")
         self.parts[name] = (str(library), str(kind))
 
     def config(self, part: str) -> dict[str, Any]:

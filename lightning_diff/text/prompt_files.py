@@ -1,10 +1,11 @@
 """Files of prompts: a .txt with one a line, or a .jsonl with perhaps a class for each."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from ..foundation.binding import nearest
 from ..foundation.errors import NotHereError, UserError
 
 T = TypeVar("T")
@@ -45,6 +46,23 @@ def read_prompts(path: Path | str) -> PromptList:
     return PromptList(
         tuple(text for text, _ in found), tuple(label for label in labels if label is not None) or None, str(path)
     )
+
+
+def class_of(name: str | int, called: Sequence[str], where: str) -> int:
+    """The number of a class that is named, or given by its number. UserError where there is none."""
+    if name in called:
+        return called.index(str(name))
+    if str(name).isdecimal() and int(name) < len(called):
+        return int(name)
+    raise UserError(f"{where}: there is no class {name!r}; {nearest(str(name), called, 'the classes are')}")
+
+
+def classes_in(prompts: PromptList, names: Sequence[str], count: int) -> list[int] | None:
+    """The number of each prompt's class; None where the file says none, or there are no classes. UserError for an unknown one."""
+    if prompts.labels is None or not count:
+        return None
+    called = [names[i] if i < len(names) else str(i) for i in range(count)]
+    return [class_of(label, called, prompts.source) for label in prompts.labels]
 
 
 def read_lines(path: Path, parse: Callable[[str], T]) -> list[T]:
@@ -89,7 +107,7 @@ def _prompt(line: str) -> tuple[str, int | str | None]:
     entry = object_of(line)
     text, label = text_of(entry), entry.get("label")
     if not isinstance(text, str):
-        raise ValueError(f"the prompt is a {type(text).__name__}, expected text")
+        raise ValueError(f"the prompt is of type {type(text).__name__}, expected text")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
         raise ValueError(f"label: expected the number or the name of a class, got {label!r}")
     return text, label

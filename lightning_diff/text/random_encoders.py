@@ -155,7 +155,7 @@ class RandomEncoders:
     def _drawn(self, kind: Any, config: Any, name: str) -> nn.Module:
         """The encoder, each weight a function of seed and name; activations keep a size of about one."""
         with torch.random.fork_rng(devices=[]):  # its own initial weights are overwritten
-            encoder = kind(config).eval().requires_grad_(False)
+            encoder: nn.Module = kind(config).eval().requires_grad_(False)
         for key, weight in encoder.named_parameters():
             if weight.ndim == 1:
                 weight.fill_(1.0 if "norm" in key and key.endswith("weight") else 0.0)
@@ -171,5 +171,6 @@ def _scale(key: str, weight: torch.Tensor) -> float:
         return 0.3
     if "embed" in key or key.startswith("shared"):
         return 1.0
-    scale = float(weight.shape[1]) ** -0.5
-    return scale * (float(weight.shape[0]) / 4) ** -0.5 if key.endswith(".q.weight") else scale  # T5 divides by no root
+    scale: float = weight.shape[1] ** -0.5
+    per_head: float = (weight.shape[0] / 4) ** -0.5
+    return scale * per_head if key.endswith(".q.weight") else scale  # T5 divides by no root
