@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
+from torch import Tensor, nn
 
 from lightning_diff.artifacts import save_denoiser
 from lightning_diff.denoiser import Denoiser
@@ -73,6 +75,11 @@ PROCESSES = {
     "two": ["trainer.devices=2"],
     "sharded": ["trainer.devices=2", "trainer.strategy=model_parallel"],
 }
+LATENTS = (
+    "data={{_target_: lightning_diff.data.Latents, source: {{_target_: lightning_diff.data.Digits, batch_size: 1}}, flip: true, "
+    "autoencoder: {{_target_: lightning_diff.autoencoders.Pair, module: {{_target_: benchmarks.fault_kinds.TinyAutoencoder}}, "
+    "weights: ../autoencoder.safetensors, scale: 1.4}}, encode: {encode}, batch_size: 32}}"
+)
 SOURCES = {
     "digits": [],
     "folder": ["data={_target_: lightning_diff.data.Images, path: ../pictures, test_fraction: 0.5, batch_size: 32}"],
@@ -81,6 +88,8 @@ SOURCES = {
         "data={_target_: lightning_diff.data.MapDataset, dataset: {_target_: benchmarks.fault_kinds.Pictures}, "
         "test_dataset: {_target_: benchmarks.fault_kinds.Pictures, first: 200}, batch_size: 32}"
     ],
+    "latents": [LATENTS.format(encode="cache")],
+    "latents_on_the_fly": [LATENTS.format(encode="fly")],
 }
 
 
@@ -113,6 +122,8 @@ KINDS = [
     *(Kind("edm", "one", source, workers) for source in ("folder", "zip", "map") for workers in (0, 2)),
     *(Kind("edm", "two", source) for source in ("folder", "zip", "map")),
     *(Kind(module, "one", workers=2) for module in ("edm", "scd")),
+    *(Kind("edm", processes, source) for processes in ("one", "two") for source in ("latents", "latents_on_the_fly")),
+    *(Kind("edm", "one", source, 2) for source in ("latents", "latents_on_the_fly")),
 ]
 
 
@@ -132,6 +143,22 @@ class Pictures:
         return {"image": image[None], "label": int(self.digits.target[self.first + i])}
 
 
+class TinyAutoencoder(nn.Module):
+    """Latents (1, 4, 4) of digits, with a mean and a standard deviation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, 2, 2, 2), nn.ConvTranspose2d(1, 1, 2, 2)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.down(images).chunk(2, dim=1)
+        return mean, (log_std - 2).exp()
+
+    def decode(self, z: Tensor) -> Tensor:
+        decoded: Tensor = self.up(z)
+        return decoded
+
+
 def new_folder(folder: Path, steps: int) -> Path:
     """With the recipe in it, its cadences in proportion to the number of steps."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +175,7 @@ def new_folder(folder: Path, steps: int) -> Path:
 
 
 def prepare(root: Path) -> None:
-    """What trainings start from, beside their folders: a teacher, and pictures in a folder and in a zip."""
+    """What trainings start from, beside their folders: a teacher, an autoencoder, and pictures in a folder and in a zip."""
     if (root / "prepared.json").exists():
         return
     root.mkdir(parents=True, exist_ok=True)
@@ -157,6 +184,7 @@ def prepare(root: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         denoiser = Denoiser(UNet(**net, **facts), 0.75)
+        save_file(TinyAutoencoder().state_dict(), root / "autoencoder.safetensors")
     save_denoiser(root / "teacher", denoiser, {"_target_": "lightning_diff.nets.UNet", **net, **facts}, **facts)
     digits = load_digits()
     with zipfile.ZipFile(root / "pictures.zip", "w") as archive:

@@ -43,7 +43,7 @@ from typing import Any
 import torch
 
 from .fault_compare import differences
-from .fault_kinds import KINDS, MODULES, Kind, new_folder, prepare
+from .fault_kinds import KINDS, MODULES, SOURCES, Kind, new_folder, prepare
 from .fault_ledger import LOST, lines, report, said
 from .fault_runs import Ended, Fault, attempt
 
@@ -260,7 +260,7 @@ def main() -> int:
     parser.add_argument(
         "--processes", choices=["one", "two", "sharded"], default="one", help="with --at and --operations"
     )
-    parser.add_argument("--source", choices=["digits", "folder", "zip", "map"], default="digits", help="likewise")
+    parser.add_argument("--source", choices=SOURCES, default="digits", help="likewise")
     parser.add_argument("--at", nargs="+", help="places of one run: 'step 9', 'saving 20', 'exploring 3', ending")
     parser.add_argument(
         "--operations", nargs="?", type=int, const=1, metavar="FIRST", help="a run for each operation on files"

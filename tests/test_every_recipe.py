@@ -11,6 +11,7 @@ import forked
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_autoencoder import write_latents
 
 from lightning_diff.artifacts import load_denoiser
 from lightning_diff.artifacts.metrics_table import read
@@ -28,6 +29,12 @@ EDM2 = [
     "model.net.channel_mult=[1, 1, 1, 1]",
     "model.net.num_blocks=1",
     "model.net.head_width=16",
+]
+LATENTS = [
+    "data.path=latents",
+    "data.batch_size=8",
+    "data.workers=0",
+    "data.autoencoder={_target_: lightning_diff.autoencoders.Pair, module: {_target_: tiny_autoencoder.Eighths}}",
 ]
 CLASSES = ["model.num_classes=4", "model.net.num_classes=4"]
 ALONE = ["trainer.devices=1", "trainer.strategy=auto"]
@@ -67,18 +74,21 @@ SMALL = {
         None,
         [*PICTURES, *EDM2, *ALONE, "data.path=large", "model.compile=false"],
     ),
+    "imagenet512_edm2_s": (None, [*LATENTS, *EDM2, *ALONE, "model.compile=false"]),
+    "imagenet512_scd": ("imagenet512_edm2_s", [*LATENTS, *ALONE]),
     "imagenet64_scd": ("imagenet64_dit_1b", [*PICTURES, *ALONE, "data.path=large"]),
 }
 
 
 def draw_pictures(folder: Path) -> None:
-    """Noise of 32x32 in `pictures`, of 64x64 in `large`, each in four folders of classes."""
+    """Noise of 32x32 in `pictures`, of 64x64 in `large`, each in four folders of classes; latents of 64x64 in `latents`."""
     random = np.random.default_rng(0)
     for name, side in (("pictures", 32), ("large", 64)):
         for i in range(24):
             path = folder / name / f"class{i % 4}" / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+    write_latents(folder / "latents", 24, (4, 8, 8), classes=4)
 
 
 @pytest.fixture(scope="module")

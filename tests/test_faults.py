@@ -11,7 +11,9 @@ KILLS = {
     "both": ("12", "step 6", "saving 9", "ending"),
     "schedule": ("12", "step 6", "saving 9", "ending"),
     "reward": ("8", "exploring 3", "regenerating 5", "measuring 7", "step 8"),
+    "edm": ("12", "step 6", "saving 9"),
 }
+SOURCES = {"edm": "latents"}
 
 
 def faults(folder: Path, *words: str) -> str:
@@ -24,7 +26,8 @@ def faults(folder: Path, *words: str) -> str:
 def test_a_run_killed_while_training_saving_and_ending_leaves_the_same_folder(tmp_path, module):
     """Drawn faults, and every operation on files: benchmarks/faults.py with other options."""
     steps, *places = KILLS[module]
-    said = faults(tmp_path, "--module", module, "--steps", steps, "--at", *places)
+    source = SOURCES.get(module, "digits")
+    said = faults(tmp_path, "--module", module, "--source", source, "--steps", steps, "--at", *places)
     assert "identical" in said
     assert ", ".join(f"SIGKILL at {place}" for place in places) in said
 

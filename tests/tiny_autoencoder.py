@@ -1,9 +1,13 @@
 """Autoencoders of a few hundred weights: one of ours, and folders as diffusers writes them."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+
+from lightning_diff.autoencoders import EDM2_NORMALISATION
 
 KL = {
     "down_block_types": ["DownEncoderBlock2D"] * 2,
@@ -49,6 +53,35 @@ def saved(folder: Path, kind: str = "AutoencoderKL", **config: object) -> Path:
 
     torch.manual_seed(0)
     getattr(diffusers, kind)(**({"AutoencoderKL": KL, "AutoencoderDC": DC}[kind] | config)).save_pretrained(folder)
+    return folder
+
+
+class Eighths(nn.Module):
+    """Latents of four channels, an eighth of the size: Stable Diffusion's shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 8, 8), nn.ConvTranspose2d(4, 3, 8, 8)
+
+    def encode(self, images):
+        return self.down(images)
+
+    def decode(self, z):
+        return self.up(z)
+
+
+def write_latents(folder: Path, count: int, shape: tuple[int, int, int], classes: int = 0) -> Path:
+    """Raw means and standard deviations as EDM2's dataset tool names and stores them."""
+    random, labels = np.random.default_rng(0), []
+    normal = EDM2_NORMALISATION
+    for i in range(count):
+        name = f"{i:08d}"[:5] + f"/img-mean-std-{i:08d}.npy"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        mean = normal.undo(torch.from_numpy(random.standard_normal((1, *shape)) * 0.5))[0].numpy()
+        std = random.random(shape) * 0.1
+        np.save(folder / name, np.concatenate([mean, std]).astype(np.float32))
+        labels.append([name, i % classes] if classes else None)
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels if classes else None}))
     return folder
 
 

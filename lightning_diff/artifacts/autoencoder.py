@@ -1,5 +1,6 @@
 """The autoencoder that a model's record names: what makes images of the samples of a latent model."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def node_in(settings: Mapping[str, Any]) -> Node | None:
     if found is None:
         model = settings.get("model")
         return read_record(model).autoencoder if isinstance(model, str | Path) else None
-    there = {name: str(Path(found[name]).expanduser().absolute()) for name in FILES if isinstance(found.get(name), str)}
+    there = {
+        name: os.path.abspath(Path(found[name]).expanduser()) for name in FILES if isinstance(found.get(name), str)
+    }
     return found | there
 
 
@@ -80,7 +83,7 @@ def _refuse_all_but_autoencoders(value: object, key: str, *, is_outermost: bool 
     if is_node(value):
         target = locate(value["_target_"], f"{key}._target_")
         is_network = isinstance(target, type) and issubclass(target, nn.Module)
-        is_ours = is_outermost and target in (autoencoders.Diffusers, autoencoders.Pair)
+        is_ours = is_outermost and target in (autoencoders.Diffusers, autoencoders.EDM2, autoencoders.Pair)
         if not (is_network or is_ours):
             raise UserError(
                 f"{key}._target_: {value['_target_']} is no autoencoder of this project and no network; a model's file may name no "

@@ -2,8 +2,9 @@
 
 from .decoding import as_images
 from .diffusers import Diffusers
+from .edm2 import EDM2, EDM2_NORMALISATION
 from .normalisation import Normalisation
 from .pair import Pair
 from .protocol import Autoencoder
 
-__all__ = ["Autoencoder", "Diffusers", "Normalisation", "Pair", "as_images"]
+__all__ = ["EDM2", "EDM2_NORMALISATION", "Autoencoder", "Diffusers", "Normalisation", "Pair", "as_images"]

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..foundation.errors import UserError
+
 Factor = int | float | Sequence[int | float]  # one for all channels, or one for each
 
 
@@ -54,10 +56,10 @@ class Normalisation:
         return float((variances.mean() + means.var(correction=0)).sqrt())
 
     def refuse_unfit(self, channels: int, where: str) -> None:
-        """ValueError where there is a number for each of another number of channels."""
+        """UserError where there is a number for each of another number of channels."""
         for name, values in (("scale", self.scale), ("shift", self.shift)):
             if len(numbers := _numbers(values)) not in (1, channels):
-                raise ValueError(f"{where}: {len(numbers)} numbers for {name}, and latents of {channels} channels")
+                raise UserError(f"{where}: {len(numbers)} numbers for {name}, and latents of {channels} channels")
 
     def __str__(self) -> str:
         return f"scale {_shown(self.scale)}, shift {_shown(self.shift)}"

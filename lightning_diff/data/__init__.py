@@ -3,6 +3,7 @@
 from .augment import Augment
 from .captions import Captions
 from .digits import Digits
+from .edm2_latents import EDM2Latents
 from .hugging_face import HuggingFace
 from .image_set import Examples, ImageSet
 from .images import Images
@@ -19,6 +20,7 @@ __all__ = [
     "Captions",
     "Data",
     "Digits",
+    "EDM2Latents",
     "Examples",
     "Facts",
     "HuggingFace",

@@ -62,7 +62,7 @@ class Images(ImageSource):
     def load(self) -> tuple[ImageSet, ImageSet | None]:
         files = ImageFiles(self.path)
         labels = self._labelled(files)
-        held_out = np.array([_hash(name) < self.test_fraction for name in files.names])
+        held_out = np.array([share_of(name) < self.test_fraction for name in files.names])
         if held_out.all():
             raise UserError(f"{files.where}: test_fraction={self.test_fraction} leaves no image to train with")
         chosen = np.flatnonzero(~held_out)
@@ -92,6 +92,6 @@ class Images(ImageSource):
         return labelled(files, self.labels, self.classes, relabel=self.relabel, training=training)
 
 
-def _hash(name: str) -> float:
+def share_of(name: str) -> float:
     """Uniform in [0, 1), a function of the name."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48

@@ -35,6 +35,8 @@ PACKAGED = {
     "imagenet64_dit_1b": {"learning_rate.warmup": 10_000_000},
     "imagenet64_edm2_s": {"learning_rate.warmup": 9_985_799},
     "imagenet64_scd": {"warmup": 20_480_000},
+    "imagenet512_edm2_s": {"learning_rate.warmup": 10_007_274},
+    "imagenet512_scd": {"warmup": 20_480_000},
 }
 
 
