@@ -27,7 +27,8 @@ class SamplerSettings:
     """How to sample from a model. What is None suits the model.
 
     Args:
-        solver: name in `samplers.SOLVERS`. A denoiser's default is heun, a consistency model's is consistency.
+        solver: name in `samplers.SOLVERS`. A denoiser's default is heun, a consistency model's is consistency, an imported model's
+            its scheduler's; likewise the grid and its ends.
         steps: of the solver, >= 1; default 18, of a consistency model 2.
         grid: name in `schedules.GRIDS`.
         levels: of the solver consistency after the first, decreasing; instead of a grid. Default: those in the model's record.
@@ -102,11 +103,23 @@ class SamplerSettings:
             refuse_unknown("--solver", self.solver, SOLVERS)
         if self.grid is not None:
             refuse_unknown("--grid", self.grid, GRIDS)
-        sigma_min = 0.002 if self.sigma_min is None else self.sigma_min
-        sigma_max = 80.0 if self.sigma_max is None else self.sigma_max
+        own = dict(record.sampling.get("arguments", {}))  # of an imported model's grid
+        sigma_min, sigma_max = own.pop("sigma_min", 0.002), own.pop("sigma_max", 80.0)
+        sigma_min = sigma_min if self.sigma_min is None else self.sigma_min
+        sigma_max = sigma_max if self.sigma_max is None else self.sigma_max
+        solver = self.solver or record.sampling.get("solver")
+        is_own = self.grid is None and self.levels is None and solver != "consistency"
+        grid, options = (record.sampling.get("grid"), own) if is_own else (self.grid, {})
         try:
             chosen = choose(
-                record, self.solver, self.steps, self.grid, self.levels, sigma_min=sigma_min, sigma_max=sigma_max
+                record,
+                solver,
+                self.steps,
+                grid,
+                self.levels,
+                sigma_min=sigma_min,
+                sigma_max=sigma_max,
+                options=options,
             )
             kept = record.levels.get(chosen.steps)
             if chosen.name == "consistency" and kept is not None:
@@ -132,7 +145,7 @@ class SamplerSettings:
         found = load_schedule(where)
         if self.solver is not None:
             refuse_unknown("--solver", self.solver, ODE_SOLVERS)
-        if record.sha256 != found.model:
+        if record.identity != found.model:
             warnings.warn(f"{path}: was learned on another model; the grid may serve this one less well", stacklevel=2)
         solver, sigmas = self.solver or found.solver, found.grid()
         name = f"{solver}/{found.method}"
@@ -151,7 +164,7 @@ class SamplerSettings:
         if record.kind == "consistency":
             raise UserError(f"--schedule: {path} is a step policy for denoisers, and this is a consistency model")
         found = load_step_policy(path)
-        if record.sha256 != found.model:
+        if record.identity != found.model:
             warnings.warn(
                 f"{path}: was learned on another model; the policy may serve this one less well", stacklevel=2
             )

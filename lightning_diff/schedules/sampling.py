@@ -1,6 +1,6 @@
 """Sampler settings (solver and noise levels), with defaults by kind of model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,7 @@ def choose(
     *,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
+    options: Mapping[str, float] | None = None,
 ) -> Sampling:
     """Heun on Karras's grid with 18 steps for a denoiser; for a consistency model its own sampler with two.
 
@@ -50,6 +51,7 @@ def choose(
         grid: name in `schedules.GRIDS`.
         levels: for the sampler "consistency", its noise levels after the first, decreasing; instead of a grid.
         sigma_min, sigma_max: of the grid.
+        options: further arguments of that grid.
 
     Raises:
         ValueError: levels that do not go with the other choices, or do not decrease from sigma_max.
@@ -62,7 +64,7 @@ def choose(
         sigma_data = getattr(denoiser, "sigma_data", 0.5)
         return Sampling(solver, schedules.consistency(steps or CONSISTENCY_STEPS, sigma_max, sigma_data), solver)
     steps = steps or (CONSISTENCY_STEPS if solver == "consistency" else DENOISER_STEPS)
-    sigmas = schedules.GRIDS[grid or "karras"](steps, sigma_min=sigma_min, sigma_max=sigma_max)
+    sigmas = schedules.GRIDS[grid or "karras"](steps, sigma_min=sigma_min, sigma_max=sigma_max, **(options or {}))
     return Sampling(
         solver, sigmas, solver if grid in (None, "karras") and solver != "consistency" else f"{solver}/{grid}"
     )
