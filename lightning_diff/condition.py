@@ -228,10 +228,14 @@ class Prompts(nn.Module):
     Args:
         texts: the prompts themselves, for pictures and reports.
         condition: a row for each.
+        labels: the class that images of each belong to, for rewards and figures by class; None where that is not known.
     """
 
-    def __init__(self, texts: Sequence[str], condition: Condition):
+    def __init__(self, texts: Sequence[str], condition: Condition, labels: Sequence[int] | None = None):
         super().__init__()
+        if labels is not None and len(labels) != len(texts):
+            raise ValueError(f"Prompts: {len(texts)} texts and {len(labels)} labels")
+        self.labels = None if labels is None else tuple(labels)
         if len(texts) != len(condition):
             raise ValueError(f"Prompts: {len(texts)} texts and {len(condition)} rows")
         self.texts, self.names = tuple(texts), tuple(condition.tensors)

@@ -1,6 +1,7 @@
 """Sources of training and held-out examples, and the stream that training reads; no networks, no figures."""
 
 from .augment import Augment
+from .captions import Captions
 from .digits import Digits
 from .hugging_face import HuggingFace
 from .image_set import Examples, ImageSet
@@ -14,6 +15,7 @@ from .toy import Toy
 
 __all__ = [
     "Augment",
+    "Captions",
     "Data",
     "Digits",
     "Examples",

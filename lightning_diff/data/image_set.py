@@ -61,6 +61,7 @@ class ImageSet:
         num_classes: 0 counts the labels: the greatest + 1.
         origin: where they come from.
         class_names: in order of label, as far as they are known.
+        names: of the files that they are from, relative to `origin.where`; () where there are none.
 
     Raises:
         UserError: no examples, pixels that are not finite, labels out of range; the first index is named.
@@ -74,6 +75,7 @@ class ImageSet:
         num_classes: int = 0,
         origin: Origin = NOWHERE,
         class_names: Sequence[str] = (),
+        names: Sequence[str] = (),
     ):
         if len(pixels) == 0:
             raise UserError(f"{name}: there are no images")
@@ -81,7 +83,7 @@ class ImageSet:
             raise UserError(f"{name}: image {int((~finite).nonzero()[0])} holds NaN or infinite values")
         self.pixels, self.labels, self.name, self.origin = pixels.contiguous(), labels, name, origin
         self.shape, self.class_names = tuple(pixels.shape[1:]), tuple(class_names)
-        self.labelled = labels is not None
+        self.labelled, self.names = labels is not None, tuple(names)
         self.num_classes = 0
         if labels is not None:
             self.num_classes = num_classes or counted(name, labels.tolist())

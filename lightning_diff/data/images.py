@@ -84,7 +84,9 @@ class Images(ImageSource):
         pixels, notes = decode(files.where, names, files.bytes, self.reading(channels, self.size))
         classes = None if labels.classes is None else torch.tensor([labels.classes[i] for i in chosen.tolist()])
         origin = Origin(files.where, labels.source, (*labels.notes, *notes, *files.listing.notes()))
-        return ImageSet(pixels, classes, f"{shown(files.path.name)} {split}", labels.count, origin, labels.class_names)
+        return ImageSet(
+            pixels, classes, f"{shown(files.path.name)} {split}", labels.count, origin, labels.class_names, names
+        )
 
     def _labelled(self, files: ImageFiles, training: Labelled | None = None) -> Labelled:
         return labelled(files, self.labels, self.classes, relabel=self.relabel, training=training)

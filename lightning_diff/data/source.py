@@ -5,8 +5,9 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import ClassVar, TypedDict
 
-from ..condition import Condition, Shapes
+from ..condition import Condition, Prompts, Shapes
 from ..foundation.errors import UserError
+from ..text import TextEncoder
 from . import class_names
 from .augment import Augment
 from .image_set import NOWHERE, Examples, Origin
@@ -39,6 +40,7 @@ class Data:
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("workers", "test_*")
+    text: ClassVar[TextEncoder | None] = None  # of data with prompts: what encodes them
 
     batch_size: int
     _: KW_ONLY
@@ -101,6 +103,11 @@ class Data:
         """One row that stands for "no condition": of the empty prompt, for instance; None where there is none."""
         null: Condition | None = getattr(self.train, "null_condition", None)
         return null
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """What a text-conditional model of these data is sampled with where nobody says; None where there are no texts."""
+        return None
 
     @property
     def class_names(self) -> tuple[str, ...]:
