@@ -47,7 +47,15 @@ def run(folder, node=MLP, **denoiser):
     shape = tuple(node["shape"])
     save_denoiser(folder, made, node, shape=shape, num_classes=classes, class_names=names, ema="slow", images=1280)
     (folder / "recipe.yaml").write_text(RECIPE)
-    figure = {"step": 10, "images": 1280, "metric": "fd_inception", "value": 3.25, "n": 1000, "solver": "heun", "steps": 18}
+    figure = {
+        "step": 10,
+        "images": 1280,
+        "metric": "fd_inception",
+        "value": 3.25,
+        "n": 1000,
+        "solver": "heun",
+        "steps": 18,
+    }
     row = dict.fromkeys(HEADER, "") | figure | {"nfe": 35, "reference": "c0ffee"}
     (folder / "metrics.csv").write_text(",".join(HEADER) + "\n" + ",".join(str(row[name]) for name in HEADER) + "\n")
     (folder / "samples").mkdir()

@@ -62,7 +62,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
 def delete(path: Path) -> None:
     """Delete a file or a folder, if it is there; a folder is out of the way before the first file in it is gone."""
     if path.is_dir():
-        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.gone.tmp")  # not the name of what replaces it
         path.rename(doomed)
         shutil.rmtree(doomed)
     else:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +46,26 @@ class Source:
     def network_name(self) -> str:
         """Of the class, for messages and cards."""
         return str(getattr(self.net, "class_name", type(self.net).__name__))
+
+    @cached_property
+    def autoencoder(self) -> Any:
+        """What the model's latents are decoded by; None where it works on its data as they are."""
+        node = getattr(self.record, "autoencoder", None)
+        return None if node is None else construct(bind(dict(node), object, "autoencoder"))
+
+    @cached_property
+    def text(self) -> Any:
+        """What encodes the model's prompts; None where it is conditioned on no text."""
+        node = getattr(self.record, "text", None)
+        return None if node is None else construct(bind(dict(node), object, "text"))
+
+    def pixels(self, factor: int) -> tuple[int, int]:
+        """Height and width as a pipeline takes them, which is `factor` pixels for a latent where there is no autoencoder."""
+        shape = self.record.shape
+        if self.autoencoder is not None:
+            shape = self.autoencoder.image_shape(shape)
+            factor = 1
+        return factor * shape[1], factor * shape[2]
 
     @cached_property
     def schedule(self) -> Schedule | None:

@@ -24,7 +24,9 @@ def model(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Without tracing, which takes seconds and is not what these tests are of."""
-    monkeypatch.setattr("lightning_diff.runs.export.graph.traced", lambda _: torch.export.export(Plain(), (torch.ones(2),)))
+    monkeypatch.setattr(
+        "lightning_diff.runs.export.graph.traced", lambda _: torch.export.export(Plain(), (torch.ones(2),))
+    )
     monkeypatch.setattr("lightning_diff.runs.export.graph.difference", lambda *_: 1e-7)
 
 
