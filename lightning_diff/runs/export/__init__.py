@@ -1,4 +1,4 @@
-"""A trained model as files that other programs load: one file for each target, what is common to them, the model card. No training."""
+"""A trained model as files that other programs load: a file for each target, what they share, the card. No training."""
 
 from .safetensors import export
 from .targets import TARGETS, write

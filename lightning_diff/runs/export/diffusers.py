@@ -13,7 +13,7 @@ from .source import Source
 from .target import Written
 
 INDEX, SAMPLING = "model_index.json", "sampling.json"
-STEPS = 28  # of a denoiser's example call
+STEPS = 25  # of a denoiser's example call; divides the usual tables of 1,000
 Parts = dict[str, tuple[str | None, str | None]]  # component -> (library, class)
 
 
@@ -84,10 +84,13 @@ def _call(source: Source, made: Stock, chosen: Scheduler) -> dict[str, Any]:
     is_asked = source.schedule is not None or source.record.kind == "consistency"
     if chosen.grid is not None and is_asked:
         arguments = chosen.grid(sigmas)
-        if made.pipeline == "SanaSprintPipeline":
-            arguments["num_inference_steps"] = len(sigmas) - 1
-    if "timesteps" not in arguments and "sigmas" not in arguments:
-        arguments["num_inference_steps"] = len(sigmas) - 1 if is_asked else STEPS
+    is_given = bool(arguments)
+    if not is_given:
+        steps = len(sigmas) - 1
+        fits = chosen.name != "DDIMScheduler" or chosen.config["num_train_timesteps"] % steps == 0
+        arguments["num_inference_steps"] = steps if is_asked and fits else STEPS
+    elif made.pipeline == "ConsistencyModelPipeline":
+        arguments["num_inference_steps"] = None  # which is 1 there where nobody says
     if made.text:
         arguments |= {"guidance_scale": 1.0}
         arguments |= {} if source.text is None else dict(source.text.call_arguments())
@@ -97,7 +100,6 @@ def _call(source: Source, made: Stock, chosen: Scheduler) -> dict[str, Any]:
         arguments["use_resolution_binning"] = False
     if made.vae is not None and source.autoencoder is None:
         arguments["output_type"] = "latent"
-    is_given = "timesteps" in arguments or "sigmas" in arguments
     start = chosen.start(sigmas[0] if is_given else chosen.first)
     return {"arguments": arguments, "start": start, "solver": solver, "sigmas": sigmas, "note": chosen.note}
 

@@ -87,11 +87,19 @@ def _sprint() -> Scheduler:
     return Scheduler(
         "SCMScheduler",
         {"sigma_data": 0.5},
-        lambda sigmas: {"timesteps": own_time.angles(sigmas), "max_timesteps": None, "intermediate_timesteps": None},
+        _sprint_grid,
         _of_variance_one,
         math.inf,
-        "timesteps= are angles t = arctan(sigma), and a 0 at the end; use_resolution_binning=False but for 1,024 pixels",
+        "max_timesteps= and intermediate_timesteps= are angles t = arctan(sigma) of the first and the second step; with three "
+        "steps or more the angles are even",
     )
+
+
+def _sprint_grid(sigmas: Sequence[float]) -> Arguments:
+    """Its pipeline cannot hand `timesteps=` to its scheduler (diffusers 0.42), which has two angles of one's own beside them."""
+    first, *later = own_time.angles(sigmas)[:-1]
+    second = later[0] if len(later) == 1 else None
+    return {"num_inference_steps": 1 + len(later), "max_timesteps": first, "intermediate_timesteps": second}
 
 
 def _table(source: Source, stock: Stock, clock: TableTime, prediction: str) -> Scheduler:
@@ -104,6 +112,7 @@ def _table(source: Source, stock: Stock, clock: TableTime, prediction: str) -> S
         "beta_end": clock.beta_end,
         "prediction_type": prediction,
         "timestep_spacing": "trailing",
+        "steps_offset": 1,  # of no effect here, but the pipelines warn of others
         **given,
     }
     whole = lambda sigmas: {"timesteps": own_time.table_timesteps(sigmas, clock)}  # noqa: E731

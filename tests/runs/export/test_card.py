@@ -53,8 +53,15 @@ def test_the_card_says_what_the_model_is_and_no_path_of_this_machine(model, quic
 
 @pytest.mark.parametrize(
     ("given", "shown"),
-    [("/a/b/c.zip", "c.zip"), ("~/x/y", "y"), ("C:\\a\\b", "b"), ("lightning_diff.nets.DiT", None), ("a/b", None), ("https://a.b/c/d", None)],
-)  # fmt: skip
+    [
+        ("/a/b/c.zip", "c.zip"),
+        ("~/x/y", "y"),
+        ("C:\\a\\b", "b"),
+        ("lightning_diff.nets.DiT", None),
+        ("a/b", None),
+        ("https://a.b/c/d", None),
+    ],
+)
 def test_paths_of_a_machine_are_cut(given, shown):
     assert card.without_paths({"key": [given]}) == {"key": [given if shown is None else shown]}
 

@@ -1,5 +1,6 @@
 """Exported folders: the stock pipeline loads them and draws, from the same noise, what our sampler draws."""
 
+import copy
 import json
 import math
 
@@ -8,14 +9,17 @@ import pytest
 import torch
 from diffusers_models import MODELS, condition, make, shapes
 
-from lightning_diff.artifacts import keep_levels, save_denoiser
+from lightning_diff.artifacts import keep_levels, read_record, save_denoiser
 from lightning_diff.artifacts.schedule import Schedule, save_schedule
 from lightning_diff.condition import Condition
-from lightning_diff.denoiser import Denoiser, TableTime
+from lightning_diff.denoiser import Denoiser, FlowTime, TableTime
+from lightning_diff.nets import lora
 from lightning_diff.runs.export import write
 from lightning_diff.runs.export.families import FLUX, PIXART, SANA, SD, SD3, SDXL
+from lightning_diff.runs.export.source import Source
 from lightning_diff.samplers import consistency, euler, pure_noise
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the library's
 LATENT = TableTime(betas="scaled_linear", beta_start=0.00085, beta_end=0.012)
 STOCKS = {"sd15": SD, "sdxl": SDXL, "sd3": SD3, "flux": FLUX, "sana": SANA, "sana_guided": SANA, "pixart": PIXART}
 INPUTS = {name: stock.inputs for name, stock in STOCKS.items()}
@@ -169,9 +173,11 @@ def test_a_u_net_of_pixels_with_classes(tmp_path, schedule):
     eps = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     pipeline, *call = opened(write(tmp_path / "run", "diffusers").path)
     label = torch.tensor([2])
-    theirs = pipeline(class_labels=2, latents=call[1] * eps, output_type="latent", **call[0]).images
+    noise = torch.Generator().manual_seed(3)
+    theirs = pipeline(class_labels=2, generator=noise, output_type="pt", **call[0]).images
+    assert call[1] == 1
     sigmas = pipeline.scheduler.sigmas.double()
-    assert close(ours(denoiser, eps, sigmas, label), theirs)
+    assert close((ours(denoiser, eps, sigmas, label) / 2 + 0.5).clamp(0, 1), theirs)
     if schedule is not None:
         assert torch.allclose(sigmas, torch.tensor(schedule, dtype=torch.float64), rtol=0.02)
 
@@ -226,3 +232,43 @@ def test_a_consistency_model_of_a_table(tmp_path, eps):
     torch.manual_seed(5)
     start = call[1] * (1 + sigmas[0] ** 2).sqrt().item() * eps
     assert close(ours(denoiser, eps, sigmas, label, solver=consistency, start=start), theirs)
+
+
+# --- adapters ---
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("sd3", "*attn.to_*"), ("sd15", "*"), ("flux", "*attn.to_*"), ("sana", "*attn1.to_*")]
+)
+def test_adapters_are_read_by_the_stock_pipeline(tmp_path, name, layers, eps, monkeypatch):
+    base = saved(tmp_path / "base", name, **({"time": LATENT} if name == "sd15" else {}))
+    pipeline, *call = opened(write(tmp_path / "base", "diffusers").path)
+    label = condition(base.net)
+    plain = drawn(pipeline, *call, name, label, eps)
+    denoiser = adapted(base, layers)
+    monkeypatch.setattr(
+        "lightning_diff.runs.export.targets.of_run", lambda *_, **__: as_source(tmp_path / "base", denoiser)
+    )
+    made = write(tmp_path / "base", "lora")
+    pipeline.load_lora_weights(made.path)
+    theirs = drawn(pipeline, *call, name, label, eps)
+    s = pipeline.scheduler.sigmas.double()
+    sigmas = s if name == "sd15" else s / (1 - s)
+    assert close(ours(denoiser, eps, sigmas, label), theirs)
+    assert not close(plain, theirs)
+
+
+def adapted(base, layers):
+    """The denoiser with adapters that change it."""
+    net = copy.deepcopy(base.net)
+    torch.manual_seed(1)
+    lora.LoRA(rank=3, alpha=5.0, layers=[f"model.{layers}"]).adapt(net)
+    for part_name, parameter in net.named_parameters():
+        if part_name.endswith(".B"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return base.around(net).eval()
+
+
+def as_source(folder, denoiser):
+    """As of a run whose checkpoint has adapters."""
+    return Source(folder, read_record(folder), denoiser, denoiser.net.state_dict())
