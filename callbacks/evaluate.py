@@ -68,11 +68,11 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
         choose_for("Evaluate", module.denoiser, self.sampler)  # refuses what does not go together
         refuse_unfit_guidance("Evaluate", module, data, self.guidance)
-        refuse_unfit("Evaluate", self.feature, data, self.n)
+        refuse_unfit("Evaluate", self.feature, data.pictured, self.n)
 
     def on_run_start(self, trainer: Trainer, module: TrainingModule) -> None:
         say_doubt("Evaluate", trainer, module, self.guidance)
-        data = training_data(trainer).data
+        data = training_data(trainer).data.pictured
         self._reference = Reference(data, self.feature, device=module.device)
         self._reference.floor(self.n or len(data.test or data.train))  # kept for later
 
@@ -92,6 +92,7 @@ class Evaluate(PeriodicCallback[TrainingModule], Named):
                 module.denoiser,
                 self._reference,
                 self.n,
+                autoencoder=training_data(trainer).data.autoencoder,
                 sampling=sampling,
                 guidance=self.guidance,
                 seed=rng.alike(self.seed, module.seed),

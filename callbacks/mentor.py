@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from ..autoencoders import as_images
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
@@ -134,7 +135,7 @@ class Mentor(StepCallback[AlignmentModule]):
             "reward/kept_spread": steering.within(drawn.raw_reward),
             "reward/pool": float(drawn.raw_preview.mean()),
             "reward/pool_spread": steering.within(drawn.raw_preview),
-            "rollout/diversity": steering.diversity(drawn.images),
+            "rollout/diversity": _diversity(module, drawn.images),
             "rollout/pool": drawn.seeds.shape[1],
             "rollout/preview_steps": plan.preview_steps or plan.steps,
         }
@@ -190,7 +191,7 @@ class Mentor(StepCallback[AlignmentModule]):
                 self._choose(module, chosen.option, chosen.agreement)
         return self._described(present, present_plan, previews[now[1:]], true) | {
             "reward/unselected": float(raw.mean()),
-            "rollout/diversity_unselected": steering.diversity(images),
+            "rollout/diversity_unselected": _diversity(module, images),
             **_spent(added(counts)),
         }
 
@@ -232,6 +233,12 @@ class Mentor(StepCallback[AlignmentModule]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epoch, self.history = state_dict["epoch"], [dict(entry) for entry in state_dict["history"]]
         self._window = state_dict["window"]
+
+
+def _diversity(module: AlignmentModule, samples: Tensor) -> float:
+    """Of what is seen: decoded, where samples are latents."""
+    images = as_images(samples.flatten(0, 1), module.reward_epoch.autoencoder, module.device)
+    return steering.diversity(images.unflatten(0, samples.shape[:2]))
 
 
 def _spent(counts: Iterable[Count]) -> dict[str, float]:

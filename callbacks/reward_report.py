@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..artifacts import metrics_table, pictures
+from ..autoencoders import as_images
 from ..denoiser import Denoiser
 from ..foundation import rng
 from ..foundation.atomic import replacing
@@ -96,7 +97,7 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
         """Every process draws and scores all of it: it is little, and a reward may have to be set up by all together."""
         images, label = self._drawn(trainer, module, self.n)
         several = module.reward if isinstance(module.reward, WeightedSum) else None
-        parts = score_parts(module.reward, images, label, self.batch, module.device)
+        parts = score_parts(module.reward, images, label, self.batch, module.device, module.reward_epoch.autoencoder)
         rewards = parts if several is None else {"": several.raw(parts)} | parts
         values: dict[str, float] = {}
         for name, reward in rewards.items():
@@ -109,7 +110,8 @@ class RewardReport(PeriodicCallback[AlignmentModule]):
     ) -> Float[Tensor, "n *s"]:
         rows = min(self.rows, len(module.classes)) if len(module.classes) else self.rows
         label = torch.tensor(list(module.classes)[:rows] or [0] * rows).repeat_interleave(self.columns)
-        return self._drawn(trainer, module, rows * self.columns, denoiser, label)[0]
+        samples = self._drawn(trainer, module, rows * self.columns, denoiser, label)[0]
+        return as_images(samples, module.reward_epoch.autoencoder, module.device)
 
     def _drawn(
         self,

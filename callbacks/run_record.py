@@ -7,7 +7,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from ..artifacts import checkpoints, save_denoiser
+from ..artifacts.autoencoder import node_in
 from ..artifacts.metrics_table import MetricsTable
+from ..data import Data
 from ..foundation import rng
 from ..foundation.processes import from_all
 from ..modules import lightning_internals as internals
@@ -127,7 +129,14 @@ class RunRecord(StepCallback[CountedModule]):
                 ema=profile or "none",
                 images=module.images_seen,
                 trained_with=module.trained_with(training_data(trainer).data.augment),
+                autoencoder=self._autoencoder(training_data(trainer).data),
             )
+
+    def _autoencoder(self, data: Data) -> dict[str, Any] | None:
+        """The recipe's node of what makes images of the model's samples."""
+        if data.autoencoder is None or self.recipe is None:
+            return None
+        return node_in(self.recipe["data"])
 
 
 def _tables(trainer: Trainer) -> list[MetricsTable]:

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ..artifacts import pictures
+from ..autoencoders import as_images
 from ..data import Data
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -61,8 +62,9 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
         self.guidance, self.seed, self.name = guidance, seed, name
 
     def refuse_unfit(self, module: TrainingModule, data: Data) -> None:
-        if len(data.shape) != 3 or data.shape[0] not in (1, 3):
-            raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {data.shape}; leave it out")
+        shape = data.shape if data.autoencoder is None else data.autoencoder.image_shape(data.shape)
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise UserError(f"SampleGrid: draws grey or RGB images, not examples of shape {shape}; leave it out")
         choose_for("SampleGrid", module.denoiser, self.sampler)  # refuses what does not go together
         refuse_unfit_guidance("SampleGrid", module, data, self.guidance)
 
@@ -76,7 +78,7 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
         sampling = choose_for("SampleGrid", module.denoiser, self.sampler)
         # Every process draws the whole picture: it is small, and a sharded network needs all of them.
         with averaged(trainer, module):
-            images = generate(
+            samples = generate(
                 module.denoiser,
                 data.shape,
                 range(rows * self.columns),
@@ -89,6 +91,7 @@ class SampleGrid(PeriodicCallback[TrainingModule], Named):
                 device=module.device,
             )
         if trainer.is_global_zero:
+            images = as_images(samples, data.autoencoder, module.device)
             own = name_of(self, SampleGrid, trainer)
             path = Path(trainer.default_root_dir) / "samples" / own / f"{module.images_seen:012d}.png"
             names = [pictures.caption(label, data.class_names) for label in range(rows)] if data.class_names else []

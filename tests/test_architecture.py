@@ -13,7 +13,7 @@ WINGS = (
     ("foundation",),
     ("condition",),
     ("samplers", "weighting", "statistics", "denoiser", "nets", "rewards", "tangent", "noise", "ema", "learning_rate"),
-    ("text", "rollouts", "artifacts", "precision", "oracle", "objectives", "schedules"),
+    ("text", "rollouts", "artifacts", "autoencoders", "precision", "oracle", "objectives", "schedules"),
     ("modules", "metrics", "data"),
     ("runs", "callbacks", "recipes"),
     ("cli",),

@@ -92,7 +92,9 @@ def find(folder: Path, stem: str = "diffusion_pytorch_model") -> tuple[Path, ...
         return (whole,)
     if index.is_file():
         return _shards(index)
-    variants = sorted(folder.glob(f"{stem}.*.safetensors"))  # of half precision; an average comes before what it averages
+    variants = sorted(
+        folder.glob(f"{stem}.*.safetensors")
+    )  # of half precision; an average comes before what it averages
     if variants and not any("-of-" in path.name for path in variants):
         return (variants[0],)
     others = sorted([*folder.glob("*.bin"), *folder.glob("*.ckpt"), *folder.glob("*.pt"), *folder.glob("*.msgpack")])
@@ -104,24 +106,33 @@ def find(folder: Path, stem: str = "diffusion_pytorch_model") -> tuple[Path, ...
     raise UserError(f"{whole}: is missing, and so is {index.name}; download the folder again, weights included")
 
 
-def shapes(files: Iterable[Path], prefix: str = "") -> dict[str, Tensor]:
-    """Names and shapes of the tensors in these files, as tensors without content; UserError for a file that cannot be read."""
+def shapes(files: Iterable[Path], prefix: str = "", own: Mapping[str, object] | None = None) -> dict[str, Tensor]:
+    """Names and shapes of the tensors in these files, as tensors without content.
+
+    Args:
+        files: of safetensors.
+        prefix: before their names.
+        own: names of a network, which takes tensors of names that diffusers had before by those of today.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     found: dict[str, Tensor] = {}
     for path in files:
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 (no mapping)
                     shape = file.get_slice(name).get_shape()
-                    found[prefix + name] = torch.empty(shape, device="meta")
+                    found[_modern(prefix + name, own or {})] = torch.empty(shape, device="meta")
         except (SafetensorError, OSError) as error:
             raise unreadable(path, error) from error
     return found
 
 
-def tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a file, mapped rather than read; UserError where that fails."""
+def tensors(path: Path, prefix: str = "", own: Mapping[str, object] | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, mapped rather than read; for arguments and errors see `shapes`."""
     try:
-        return {prefix + name: each for name, each in load_file(path).items()}
+        return {_modern(prefix + name, own or {}): each for name, each in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from error
 
@@ -129,18 +140,18 @@ def tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
 def unreadable(path: Path, error: Exception) -> UserError:
     """Of a file that is cut short, or no safetensors."""
     reason = " ".join(str(error).split())
-    return UserError(f"{path}: cannot be read as safetensors ({reason}); it may be cut short: download or write it again")
+    return UserError(
+        f"{path}: cannot be read as safetensors ({reason}); it may be cut short: download or write it again"
+    )
 
 
-def modern(found: Mapping[str, Tensor], own: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors by the names of today, where the network has those and not the old ones."""
-    return {name if name in own else _renamed(name, own): each for name, each in found.items()}
-
-
-def _renamed(name: str, own: Mapping[str, object]) -> str:
+def _modern(name: str, own: Mapping[str, object]) -> str:
+    """The name of today, where the network has that and not the old one."""
     parent, _, kind = name.rpartition(".")
     module, _, last = parent.rpartition(".")
-    new = f"{module}.{OLD_NAMES[last]}.{kind}" if last in OLD_NAMES else name
+    if name in own or last not in OLD_NAMES:
+        return name
+    new = f"{module}.{OLD_NAMES[last]}.{kind}"
     return new if new in own else name
 
 
@@ -149,7 +160,9 @@ def _shards(index: Path) -> tuple[Path, ...]:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted({str(file) for file in names.values()})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index}: is no index of shards ({type(error).__name__}: {error}); download it again") from error
+        raise UserError(
+            f"{index}: is no index of shards ({type(error).__name__}: {error}); download it again"
+        ) from error
     if outside := [name for name in files if Path(name).name != name or not name.endswith(".safetensors")]:
         raise UserError(f"{index}: names {outside[0]!r}, which is no safetensors file beside it")
     if missing := [name for name in files if not (index.parent / name).is_file()]:

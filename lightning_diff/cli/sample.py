@@ -21,6 +21,9 @@ def sample(
             metavar="PATH", help="PICTURE.png (a grid), FILE.npz or a folder of PNGs; default in the run folder."
         ),
     ] = None,
+    latents: Annotated[
+        bool, typer.Option("--latents", help="Of a model of latents: keep them, and decode nothing.")
+    ] = False,
     *,
     sampler: SamplerOptions,
 ) -> None:
@@ -34,7 +37,7 @@ def sample(
     from ..runs.sample import sample as draw
 
     with joined(sampler.device) as device:
-        drawn = draw(folder, sampler.settings(device), n, labels=labels, out=out)
+        drawn = draw(folder, sampler.settings(device), n, labels=labels, out=out, latents=latents)
     if drawn.cost is not None:
         say(drawn.cost)
     say(f"{drawn.n} samples in {drawn.target}")

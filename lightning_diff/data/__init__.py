@@ -6,6 +6,7 @@ from .digits import Digits
 from .hugging_face import HuggingFace
 from .image_set import Examples, ImageSet
 from .images import Images
+from .latents import Latents
 from .map_dataset import MapDataset
 from .noise import Noise
 from .photo_patches import PhotoPatches
@@ -23,6 +24,7 @@ __all__ = [
     "HuggingFace",
     "ImageSet",
     "Images",
+    "Latents",
     "MapDataset",
     "Noise",
     "PhotoPatches",

@@ -69,7 +69,12 @@ class Captions(Data):
         super().__init__(batch_size, flip=flip, augment=augment, workers=workers, conditional=conditional)
         self.source, self.captions, self.held_out = source, captions, held_out
         self.text: TextEncoder = text  # type: ignore[misc]  # of the class it is None
+        self.autoencoder = source.autoencoder  # type: ignore[misc]  # likewise
         self._asked = prompts
+
+    @property
+    def pictured(self) -> Data:
+        return self.source.pictured
 
     def load(self) -> tuple["CaptionedImages", Examples | None]:
         wordings = self._wordings(self.source.train)
@@ -167,6 +172,7 @@ class CaptionedImages:
             images.num_classes,
         )
         self.class_names: Sequence[str] = getattr(images, "class_names", ())
+        self.mirrors: bool = getattr(images, "mirrors", False)
         origin: Origin = getattr(images, "origin", NOWHERE)
         self._counts = np.array([len(texts) for texts in wordings])
         self._starts = self._counts.cumsum() - self._counts  # of each image's wordings among all

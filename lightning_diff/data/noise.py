@@ -1,13 +1,15 @@
 """Blank examples with a stream of noise and labels: for runs that learn from a model's own trajectories."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..artifacts import ModelRecord, places, read_record
+from ..artifacts import ModelRecord, load_autoencoder, places, read_record
+from ..autoencoders import Autoencoder
 from ..foundation.errors import NotHereError, UserError
 from .image_set import Indices
 from .source import Data, Facts
@@ -37,6 +39,11 @@ class Noise(Data):
         if not places.find(self.model).exists():
             raise NotHereError(f"data.model: {self.model}: no such model; train it first")
         return read_record(self.model)
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:  # type: ignore[override]
+        """The model's own: rewards and pictures see images."""
+        return load_autoencoder(self.model)
 
     def facts(self) -> Facts:
         return super().facts() | {"sigma_data": self._record.sigma_data}

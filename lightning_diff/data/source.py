@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import ClassVar, TypedDict
 
+from ..autoencoders import Autoencoder
 from ..condition import Condition, Prompts, Shapes
 from ..foundation.errors import UserError
 from ..text import TextEncoder
@@ -40,6 +41,7 @@ class Data:
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("workers", "test_*")
+    autoencoder: ClassVar[Autoencoder | None] = None  # of latents: what makes images of them
     text: ClassVar[TextEncoder | None] = None  # of data with prompts: what encodes them
 
     batch_size: int
@@ -105,6 +107,11 @@ class Data:
         return null
 
     @property
+    def pictured(self) -> "Data":
+        """What figures are measured against: of latents, the images that they are of; else these data themselves."""
+        return self
+
+    @property
     def prompts(self) -> Prompts | None:
         """What a text-conditional model of these data is sampled with where nobody says; None where there are no texts."""
         return None
@@ -163,6 +170,8 @@ class Data:
     @cached_property
     def _sets(self) -> tuple[Examples, Examples | None]:
         train, test = self.load()
+        if self.flip and getattr(train, "mirrors", False) and not getattr(train, "flip", False):
+            raise UserError(f"{self.name}: flip would mirror latents; set flip of the Latents, which mirrors images")
         if (self.flip or self.augment) and len(train.shape) != 3:
             raise UserError(f"{self.name}: flip and augment need images (C, H, W), got examples of shape {train.shape}")
         if test is not None:

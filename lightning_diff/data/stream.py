@@ -40,7 +40,8 @@ class Stream(Dataset[Batch]):
     def __init__(self, data: Data, seed: int):
         self.examples = data.train
         self.conditional = data.num_classes > 0 or data.condition_shapes is not None
-        self.batch_size, self.flip, self.augment, self.seed = data.batch_size, data.flip, data.augment, seed
+        self.batch_size, self.augment, self.seed = data.batch_size, data.augment, seed
+        self.flip = data.flip and not getattr(self.examples, "mirrors", False)  # latents mirror what they are of
         self._orders: dict[int, Int64[np.ndarray, " n"]] = {}
 
     def __getitems__(self, positions: Int64[np.ndarray, " b"] | Sequence[int]) -> Batch:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..artifacts.pictures import to_uint8
+from ..autoencoders import Autoencoder, as_images
 from ..data import Data
 from ..foundation.processes import rank_and_world, rows_of_all
 from ..samplers.generate import device_of, generate
@@ -25,6 +26,7 @@ def evaluate_denoiser(
     reference: Reference,
     n: int | None = None,
     *,
+    autoencoder: Autoencoder | None = None,
     sampling: Sampling | PolicySampling | None = None,
     guidance: float = 1.0,
     guide: Callable[..., Tensor] | None = None,
@@ -46,6 +48,7 @@ def evaluate_denoiser(
         denoiser: the model.
         reference: what to measure against.
         n: samples; None for as many as there are held-out images, which puts figures and floors at the same n.
+        autoencoder: of a model of latents: what is measured are decoded samples, against the reference's images.
         sampling: solver and noise levels; None for what suits the model (see `schedules.sampling.choose`). A step policy
             instead adds the figures steps_mean and steps_std; nfe is then the mean over the samples, where they are guided in an
             interval at most that.
@@ -70,7 +73,9 @@ def evaluate_denoiser(
     labels = requested_labels(data, most * world)
     device = device_of(denoiser) if device is None else torch.device(device)
     numbers, own = range(rank, most * world, world), None if labels is None else labels[rank::world]
-    images, taken = _samples(drawing, denoiser, data.shape, numbers, own, batch=batch, device=device, progress=progress)
+    shape = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
+    samples, taken = _samples(drawing, denoiser, shape, numbers, own, batch=batch, device=device, progress=progress)
+    images = _as_saved(as_images(samples, autoencoder, device))
     mine = range(rank, n, world)
     measured = replace(protocol(drawing, denoiser, None if labels is None else labels[:n], device), ema=ema)
     figures: dict[str, float] = {}
@@ -113,9 +118,13 @@ def _samples(
         options: dict[str, Any] = dict(drawing.options)
         sigmas, solver = sampling.sigmas, sampling.solver
         images = generate(denoiser, shape, numbers, labels, sigmas=sigmas, solver=solver, **how, **options)
-    if len(shape) == 3 and shape[0] in (1, 3):
-        images = to_uint8(images).float() / 127.5 - 1  # pictures: as they would be saved, and as the real ones were
     return images, taken
+
+
+def _as_saved(images: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+    """Pictures as they would be saved, and as the real ones were; anything else as it is."""
+    is_picture = images.ndim == 4 and images.shape[1] in (1, 3)
+    return to_uint8(images).float() / 127.5 - 1 if is_picture else images
 
 
 class _How(TypedDict):
@@ -135,6 +144,7 @@ def search_levels(
     reference: Reference,
     n: int | None = None,
     *,
+    autoencoder: Autoencoder | None = None,
     steps: int = 2,
     sigma_max: float = 80.0,
     guidance: float = 1.0,
@@ -151,7 +161,7 @@ def search_levels(
     distance. All are tried with the same noise. Report figures from another seed than the one searched with.
 
     Args:
-        denoiser, reference, n, guidance, interval, seed, batch, device, progress: see `evaluate_denoiser`.
+        denoiser, reference, n, autoencoder, guidance, interval, seed, batch, device, progress: see `evaluate_denoiser`.
         steps: of the sampler, >= 1; there are steps - 1 levels.
         sigma_max: the first level.
     """
@@ -165,6 +175,7 @@ def search_levels(
             denoiser,
             reference,
             n,
+            autoencoder=autoencoder,
             sampling=sampling,
             guidance=guidance,
             interval=interval,

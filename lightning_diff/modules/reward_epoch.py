@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..autoencoders import Autoencoder
 from ..denoiser import Denoiser
 from ..foundation import stopping
 from ..foundation.processes import from_all, rows_of_all
@@ -42,6 +43,7 @@ class RewardEpoch:
         shape: of one image.
         seed: the run's.
         eta: noise of the stochastic sampler in what is kept; None for the plan's solver.
+        autoencoder: of a model of latents: the reward sees decoded images.
         device: where to compute.
         rank, world: number of this process, and how many there are.
         autocast: context in which networks compute.
@@ -54,6 +56,7 @@ class RewardEpoch:
     shape: tuple[int, ...]
     seed: int
     eta: float | None = None
+    autoencoder: Autoencoder | None = None
     device: torch.device | str = "cpu"
     rank: int = 0
     world: int = 1
@@ -90,6 +93,7 @@ class RewardEpoch:
                 preview=self._sampler(plan.precision) if explores_with_another else None,
                 eta=self.eta,
                 device=self.device,
+                autoencoder=self.autoencoder,
             )
 
     def measure(
@@ -109,6 +113,7 @@ class RewardEpoch:
         drawn = partial(
             draw, self._sampler(precision), reward=self.reward, plan=plan, steps=steps, shape=self.shape, seed=self.seed,
             phase="measure", precision=precision, eta=self.eta if is_final else None, device=self.device,
+            autoencoder=self.autoencoder,
         )  # fmt: skip
         parts = []
         for row in rows or [0]:

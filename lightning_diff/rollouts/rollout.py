@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..autoencoders import Autoencoder
 from ..foundation import rng
 from ..foundation.devices import moved
 from ..objectives import Chain, sample_chain
@@ -99,6 +100,7 @@ def rollout(
     preview: Callable[..., Tensor] | None = None,
     eta: float | None = None,
     device: torch.device | str | None = None,
+    autoencoder: Autoencoder | None = None,
 ) -> Rollout:
     """Explore, score, select; regenerate, score, select: the images that some groups train on, and their rewards.
 
@@ -115,9 +117,12 @@ def rollout(
         preview: the old policy in low precision; None explores with `policy`.
         eta: draw what is kept with the stochastic sampler (see `draw`).
         device: where to compute.
+        autoencoder: of a model of latents: the reward sees decoded images.
     """
     seeds, keys = pool_seeds(seed, groups, plan.pool), [rng.key(seed, "select", group) for group in groups]
-    scored = partial(draw, reward=reward, label=label, plan=plan, shape=shape, seed=seed, device=device)
+    scored = partial(
+        draw, reward=reward, label=label, plan=plan, shape=shape, seed=seed, device=device, autoencoder=autoencoder
+    )
     if plan.preview_steps is None:  # nothing is drawn twice
         explored = full = scored(policy, seeds=seeds, steps=plan.steps, phase="full", eta=eta)
         candidates = torch.arange(plan.pool).expand(seeds.shape)
@@ -146,6 +151,7 @@ def draw(
     precision: str = "full",
     eta: float | None = None,
     device: torch.device | str | None = None,
+    autoencoder: Autoencoder | None = None,
 ) -> Drawn:
     """Draw and score an image for each seed.
 
@@ -162,6 +168,7 @@ def draw(
         phase, precision: for the count.
         eta: noise of the stochastic sampler (see `objectives.sample_chain`) in place of the plan's solver; None for the plan's.
         device: where to compute (see `generate`).
+        autoencoder: of a model of latents: the reward sees decoded images.
     """
     start = time.perf_counter()
     groups_and_n, numbers = tuple(seeds.shape), seeds.flatten().numpy()
@@ -176,7 +183,7 @@ def draw(
     else:
         chain = _chains(denoiser, shape, numbers, labels, sampling, eta, seed=seed, batch=batch, device=device)
         images, calls = chain.states[-1], sampling.steps
-    score, raw = score_groups(reward, images, labels, seeds.shape[1], batch, device)
+    score, raw = score_groups(reward, images, labels, seeds.shape[1], batch, device, autoencoder)
     count = Count(phase, precision, len(images), calls * len(images), time.perf_counter() - start)
     raw = None if raw is None else raw.unflatten(0, groups_and_n)
     return Drawn(images.unflatten(0, groups_and_n), score.unflatten(0, groups_and_n), raw, chain, count)

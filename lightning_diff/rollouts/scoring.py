@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from ..autoencoders import Autoencoder, as_images
 from ..rewards import Reward, WeightedSum, name_of, needs_label, scored
 
 
@@ -41,16 +42,18 @@ def score_groups(
     group: int,
     batch: int,
     device: torch.device | str | None,
+    autoencoder: Autoencoder | None = None,
 ) -> Scores:
     """Rewards in float64; a sum of several is formed in each group for itself.
 
     Args:
-        reward, images, label, batch, device: see `score_parts`; images are group after group, labels 0 where there are none.
+        reward, images, label, batch, device, autoencoder: see `score_parts`; images are group after group,
+            labels 0 where there are none.
         group: images of one group.
     """
     refuse_unfit(reward, label is not None)
     label = torch.zeros(len(images), dtype=torch.int64) if label is None else label
-    parts = score_parts(reward, images, label, batch, device)
+    parts = score_parts(reward, images, label, batch, device, autoencoder)
     if not isinstance(reward, WeightedSum):
         return Scores(parts[""], None)
     score = reward.combine(parts, torch.arange(len(images)) // group).double()
@@ -63,19 +66,22 @@ def score_parts(
     label: Int64[Tensor, " n"],
     batch: int,
     device: torch.device | str | None,
+    autoencoder: Autoencoder | None = None,
 ) -> dict[str, Float64[Tensor, " n"]]:
     """Rewards on the CPU: of a `WeightedSum` those of its parts by name, and of any other reward its own, under "".
 
     Args:
         reward: called with the images clipped.
-        images: neither clipped nor rounded.
+        images: neither clipped nor rounded; with an autoencoder, latents, which it decodes.
         label: their classes.
         batch: images at a time.
-        device: where the reward is computed.
+        device: where images are decoded and the reward is computed.
+        autoencoder: of a model of latents.
     """
     found: dict[str, list[Tensor]] = {}
     for some, classes in zip(images.split(batch), label.split(batch), strict=True):
-        inputs = some.clamp(-1, 1).to(device), classes.to(device)
+        decoded = as_images(some.to(device), autoencoder)
+        inputs = decoded.clamp(-1, 1), classes.to(device)
         parts = reward.parts(*inputs) if isinstance(reward, WeightedSum) else {"": scored(reward, *inputs)}
         for name, values in parts.items():
             found.setdefault(name, []).append(values.to("cpu", torch.float64))

@@ -14,7 +14,7 @@ from ..foundation.processes import is_first_process
 from ..metrics import MomentsReference, Reference
 from ..metrics.features import FeatureName, dim, refuse_unfit
 from . import recipe
-from .build import build_data
+from .build import build_images
 from .choices import refuse_unknown
 from .console import say
 from .output import refuse_unwritable
@@ -128,8 +128,8 @@ def data_of(where: str) -> Data:
     except UserError as error:
         raise UserError(f"--data: {error}; or give a folder or zip of images") from error
     if recipe.run_folder(source) is not None:
-        return build_data(recipe.read_yaml(source, "data"), source)
-    return build_data(recipe.load(where), source)
+        return build_images(recipe.read_yaml(source, "data"), source)
+    return build_images(recipe.load(where), source)
 
 
 def _of_file(path: Path, feature: FeatureName | None) -> tuple[FeatureName, FeatureMoments]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..artifacts import ModelRecord, keep_levels
 from ..artifacts.metrics_table import MetricsTable
+from ..autoencoders import Autoencoder
 from ..data import Data
 from ..denoiser import Denoiser
 from ..foundation import garbage
@@ -17,7 +18,7 @@ from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.sampling import Sampling
 from . import recipe, trained
 from .against import Against, data_of
-from .build import build_data
+from .build import build_images
 from .console import say
 from .output import refuse_unwritable
 from .run_trackers import send_picture
@@ -75,7 +76,8 @@ def evaluate(
     settings.refuse_unfit_guidance(record)
     refuse_unwritable(home / "metrics.csv")
     against.check()
-    data = _data(home, record, against.data)
+    autoencoder = model.autoencoder()
+    data = _data(home, record, against.data, autoencoder)
     chosen = against.open(data, n)
     settings.say_doubt(record)
     denoiser, guide = model.load(settings.device), model.guide(settings.guide, settings.device)
@@ -83,11 +85,12 @@ def evaluate(
     garbage.take_up()
     reference = chosen.reference(device)
     if search:
-        sampling = _searched(model, denoiser, reference, settings, sampling, n)
+        sampling = _searched(model, denoiser, reference, settings, sampling, n, autoencoder)
     rows = evaluate_denoiser(
         denoiser,
         reference,
         n,
+        autoencoder=autoencoder,
         sampling=sampling,
         guidance=settings.guidance,
         guide=guide,
@@ -120,16 +123,20 @@ def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> S
     return sampling
 
 
-def _data(home: Path, record: ModelRecord, where: str | None) -> Data:
-    """The data to measure against: of the run's recipe unless others are named. UserError if the model makes something else."""
+def _data(home: Path, record: ModelRecord, where: str | None, autoencoder: Autoencoder | None) -> Data:
+    """The data to measure against: of the run's recipe unless others are named; of latents, their images.
+
+    UserError if the model, or its autoencoder, makes something else.
+    """
     if where is None and not (home / "recipe.yaml").is_file():
         raise UserError(
             f"{home / 'recipe.yaml'}: no such file; evaluate needs the run's recipe to find its data, or --data"
         )
-    data = build_data(recipe.read_yaml(home / "recipe.yaml", "data")) if where is None else data_of(where)
-    if tuple(data.shape) != record.shape or data.num_classes != record.num_classes:
+    data = build_images(recipe.read_yaml(home / "recipe.yaml", "data")) if where is None else data_of(where)
+    shape = record.shape if autoencoder is None else autoencoder.image_shape(record.shape)
+    if tuple(data.shape) != tuple(shape) or data.num_classes != record.num_classes:
         raise UserError(
-            f"{home}: the model makes {list(record.shape)} with {record.num_classes} classes, "
+            f"{home}: the model makes {list(shape)} with {record.num_classes} classes, "
             f"the data have {list(data.shape)} with {data.num_classes}"
         )
     return data
@@ -142,6 +149,7 @@ def _searched(
     settings: SamplerSettings,
     sampling: Sampling | PolicySampling,
     n: int | None,
+    autoencoder: Autoencoder | None,
 ) -> Sampling | PolicySampling:
     """The levels of least Fréchet distance; kept in model.json where samples without guidance would use them."""
     assert isinstance(sampling, Sampling)
@@ -150,6 +158,7 @@ def _searched(
         denoiser,
         reference,
         n,
+        autoencoder=autoencoder,
         steps=sampling.steps,
         sigma_max=sigma_max,
         guidance=settings.guidance,

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..artifacts import ModelRecord, pictures
+from ..autoencoders import Autoencoder
 from ..denoiser import Denoiser
 from ..foundation.errors import UserError
 from . import trained
@@ -42,6 +44,11 @@ class Model:
         self._device = device
         self._last: tuple[Float32[Tensor, "n ..."], list[str]] | None = None
 
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """What makes images of a model of latents' samples; None where they are what they are."""
+        return self._trained.autoencoder()
+
     @property
     def path(self) -> Path:
         """The run folder or model file."""
@@ -70,6 +77,7 @@ class Model:
         interval: tuple[float, float] = (0.0, math.inf),
         seed: int = 0,
         batch: int = 256,
+        latents: bool = False,
     ) -> Float32[Tensor, "n ..."]:
         """Draw samples, the same ones for the same seed, and the same that `lightning-diff sample` draws.
 
@@ -78,6 +86,7 @@ class Model:
             labels: classes, cycled through, as a number, several, or "0,1,2"; "all", or None for samples without a label.
             steps, solver, grid, levels, schedule, sigma_min, sigma_max, churn, guidance, guide, interval, seed, batch: see
                 `SamplerSettings`; what is None suits the model.
+            latents: of a model of latents, keep them, and decode nothing.
 
         Returns:
             (n, ...) float32 on the CPU; images in about [-1, 1], neither clipped nor rounded.
@@ -102,7 +111,8 @@ class Model:
             device=self._device,
         )
         with _arguments_named():
-            drawn = draw(self._trained, settings, n, _words(labels), denoiser=self.denoiser)
+            autoencoder = None if latents else self.autoencoder
+            drawn = draw(self._trained, settings, n, _words(labels), denoiser=self.denoiser, autoencoder=autoencoder)
         self._last = drawn.samples, column_names(drawn.classes, self._trained.record.class_names)
         return drawn.samples
 

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..artifacts import pictures
+from ..autoencoders import Autoencoder, as_images
 from ..denoiser import Denoiser
 from ..foundation import garbage
 from ..foundation.errors import UserError
@@ -42,7 +43,15 @@ class Drawn:
     cost: str | None = None
 
 
-def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "all", out: Path | None = None) -> Drawn:
+def sample(
+    run: Path,
+    settings: SamplerSettings,
+    n: int = 64,
+    *,
+    labels: str = "all",
+    out: Path | None = None,
+    latents: bool = False,
+) -> Drawn:
     """Draw samples and write them: the same ones for the same seed, whatever the batch or device.
 
     Under a process group every process calls this and draws its share; the first writes.
@@ -53,14 +62,19 @@ def sample(run: Path, settings: SamplerSettings, n: int = 64, *, labels: str = "
         n: how many.
         labels: classes, cycled through: names or numbers with commas, or "all" or "none".
         out: PICTURE.png (a grid), FILE.npz or a folder of PNGs; None for one in the run folder.
+        latents: keep what a model of latents draws, and decode nothing.
 
     Raises:
         UserError: before any are drawn, for whatever does not go together.
     """
     model = trained.model(run)
     sampling = settings.sampling(model.record)
-    target = writable(out, _default_target(model, settings, sampling, labels), model.record.shape)
-    made = draw(model, settings, n, labels, shared=True)
+    autoencoder = None if latents else model.autoencoder()
+    shape = model.record.shape if autoencoder is None else autoencoder.image_shape(model.record.shape)
+    if latents and model.record.autoencoder is None:
+        raise UserError(f"--latents: {run} has no autoencoder: its samples are what they are; leave it out")
+    target = writable(out, _default_target(model, settings, sampling, labels, latents=latents), shape)
+    made = draw(model, settings, n, labels, autoencoder=autoencoder, shared=True)
     if not is_first_process():
         return Drawn(n, target, made.cost)
     if target.suffix == ".npz":
@@ -78,7 +92,7 @@ class Made:
     """Samples in memory.
 
     Args:
-        samples: (n, ...) on the CPU.
+        samples: (n, ...) on the CPU; of a model of latents, decoded if there was an autoencoder for it.
         labels: (n,), or None.
         classes: those that were cycled through, or None.
         cost: in words, where each sample took steps of its own.
@@ -97,12 +111,14 @@ def draw(
     labels: str = "all",
     *,
     denoiser: Denoiser | None = None,
+    autoencoder: Autoencoder | None = None,
     shared: bool = False,
 ) -> Made:
     """Samples of a model; arguments as for `sample`.
 
     Args:
         denoiser: the model's own, where it is loaded already.
+        autoencoder: the model's own, to decode with; None for samples as the model draws them.
         shared: under a process group each process, by calling this, draws a share, and gets all; else each draws all of them.
 
     Raises:
@@ -122,8 +138,9 @@ def draw(
     mine = range(rank, n, world)
     own = None if wanted is None else wanted[rank::world]
     samples, steps = _drawn(denoiser, guide, model.record.shape, settings, sampling, mine, own)
+    device = next(denoiser.parameters()).device
+    samples = as_images(samples, autoencoder, device)
     if world > 1:
-        device = next(denoiser.parameters()).device
         samples = rows_of_all(samples, mine, n, device)
         steps = None if steps is None else rows_of_all(steps, mine, n, device)
     cost = None if steps is None else _cost(denoiser, settings, sampling, steps)
@@ -187,10 +204,16 @@ def _cost(
 
 
 def _default_target(
-    model: trained.Trained, settings: SamplerSettings, sampling: Sampling | PolicySampling, labels: str
+    model: trained.Trained,
+    settings: SamplerSettings,
+    sampling: Sampling | PolicySampling,
+    labels: str,
+    *,
+    latents: bool,
 ) -> Path:
     """A name that says how the samples were drawn, so that others do not overwrite them; without its suffix."""
     grid = "" if settings.schedule is None else sampling.name.partition("/")[2].replace("@", "_of_") + "_"
     drawn = "".join(f"{each}_" for each in settings.departures)
     drawn += "" if labels == "all" else f"{re.sub(r'[^A-Za-z0-9,.-]+', '-', labels)[:60]}_"
+    drawn += "latents_" if latents else ""
     return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}{drawn}seed{settings.seed}"

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 from ..artifacts import ModelRecord, load_denoiser, read_record
+from ..artifacts.autoencoder import autoencoder_of
+from ..autoencoders import Autoencoder
 from ..denoiser import Denoiser
 from ..foundation import devices
 from ..foundation.errors import UserError
@@ -33,6 +35,10 @@ class Trained:
         """The denoiser, on the device of that name; "auto" takes a GPU if there is one."""
         denoiser = load_denoiser(self.path)
         return denoiser.to(usable(device))
+
+    def autoencoder(self) -> Autoencoder | None:
+        """What makes images of its samples; None where they are what they are. UserError where it is not to be had."""
+        return autoencoder_of(self.record, self.path)
 
     def guide(self, run: Path | None, device: str) -> Denoiser | None:
         """Another model to guide this one by (autoguidance), loaded; None for none. UserError for one that does not go with it."""

@@ -8,7 +8,13 @@ from ...foundation.extras import required
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED = ("*.json", "*/*.safetensors", "diffusion_pytorch_model*.safetensors", "*/*.model", "*/*.txt")
-UNWANTED = ("*.fp16.*", "*.bf16.*", "*.non_ema.*", "*.fp16-*", "safety_checker/*.safetensors")  # beside the whole weights
+UNWANTED = (
+    "*.fp16.*",
+    "*.bf16.*",
+    "*.non_ema.*",
+    "*.fp16-*",
+    "safety_checker/*.safetensors",
+)  # beside the whole weights
 
 
 def resolve(name: Path | str) -> Path:

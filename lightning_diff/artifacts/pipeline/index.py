@@ -1,7 +1,7 @@
 """What a diffusers folder holds, by its JSON files alone: every class against a list, nothing imported, nothing run.
 
-A folder is a pipeline's (`model_index.json` beside a folder for each component) or one network's (`config.json` beside its weights).
-A component is [library, class]; a library that is a file in the folder, as of custom pipelines, is on no list.
+A folder is a pipeline's (`model_index.json` beside a folder for each component) or one network's (`config.json` beside its
+weights). A component is [library, class]; a library that is a file in the folder, as of custom pipelines, is on no list.
 """
 
 import json
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...foundation.errors import UserError
+from ...nets.diffusers import FAMILIES, modern
+from ...text.components import ENCODERS, TOKENIZERS
 from . import scheduler
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
@@ -30,20 +32,17 @@ PIPELINES = {
     "StableDiffusionPipeline": ("unet", "UNet2DConditionModel"),
     "StableDiffusionXLPipeline": ("unet", "UNet2DConditionModel"),
 }
-NETWORKS = sorted({name for _, name in PIPELINES.values()})
+NETWORKS = sorted(FAMILIES)
+OF_BEFORE = "Transformer2DModel"  # the name of DiT's and PixArt's classes in older files
 AUTOENCODERS = ("AutoencoderDC", "AutoencoderKL")
-TEXT = (
-    *("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model", "Gemma2PreTrainedModel"),
-    *("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"),
-)
 # Named by pipelines, and not used here.
 UNUSED = (
     *("CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPVisionModelWithProjection"),
     *("SiglipImageProcessor", "SiglipVisionModel"),
 )
 LISTS = {
-    "diffusers": (*NETWORKS, *AUTOENCODERS, *scheduler.KNOWN),
-    "transformers": (*TEXT, *UNUSED),
+    "diffusers": (*NETWORKS, OF_BEFORE, *AUTOENCODERS, *scheduler.KNOWN),
+    "transformers": (*ENCODERS, *TOKENIZERS, *UNUSED),
     "stable_diffusion": ("StableDiffusionSafetyChecker",),  # likewise unused
 }
 
@@ -108,31 +107,44 @@ def is_one(folder: Path) -> bool:
 
 def _network(folder: Path) -> Contents:
     config = _json(folder / CONFIG)
-    found = config.get("_class_name")
+    named = config.get("_class_name")
+    found, given = modern(str(named), config)
     if found not in NETWORKS:
-        raise UserError(f"{folder / CONFIG}: _class_name: {found!r} is no network that is known here; known: {', '.join(NETWORKS)}")
-    return Contents(folder=folder, network=folder, network_class=found, network_config=_plain(config))
+        raise UserError(
+            f"{folder / CONFIG}: _class_name: {named!r} is no network that is known here; known: {', '.join(NETWORKS)}"
+        )
+    return Contents(
+        folder=folder,
+        network=folder,
+        network_class=found,
+        network_config=given,
+    )
 
 
 def _pipeline(index: Path) -> Contents:
     folder, content = index.parent, _json(index)
     pipeline = content.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in PIPELINES:
-        raise UserError(f"{index}: _class_name: {pipeline!r} is no pipeline that is known here; known: {', '.join(PIPELINES)}")
+        raise UserError(
+            f"{index}: _class_name: {pipeline!r} is no pipeline that is known here; known: {', '.join(PIPELINES)}"
+        )
     classes = _components(content, index)
     key, wanted = PIPELINES[pipeline]
-    if classes.get(key) != wanted:
+    if classes.get(key) not in (wanted, OF_BEFORE):
         raise UserError(f"{index}: {key}: {pipeline} needs a {wanted}, found {classes.get(key) or 'none'}")
     config = _json(folder / key / CONFIG)
-    if (named := config.get("_class_name", wanted)) != wanted:
-        raise UserError(f"{folder / key / CONFIG}: _class_name: is {named!r}, and {INDEX} says {wanted}; one of them is another's")
+    found, given = modern(str(named := config.get("_class_name", wanted)), config)
+    if found != wanted:
+        raise UserError(
+            f"{folder / key / CONFIG}: _class_name: is {named!r}, and {INDEX} says {wanted}; one of them is another's"
+        )
     vae = classes.get("vae")
     return Contents(
         folder=folder,
         pipeline=pipeline,
         network=folder / key,
         network_class=wanted,
-        network_config=_plain(config),
+        network_config=given,
         scheduler=_scheduler(folder, classes),
         autoencoder=folder / "vae" if vae else None,
         autoencoder_class=vae,
@@ -154,9 +166,11 @@ def _components(content: Mapping[str, Any], index: Path) -> dict[str, str]:
         if library is None or kind is None:
             continue
         if kind not in LISTS.get(library, ()):
-            known = f"known of {library}: {', '.join(LISTS[library])}" if library in LISTS else f"known: {', '.join(LISTS)}"
+            known = (
+                f"known of {library}: {', '.join(LISTS[library])}" if library in LISTS else f"known: {', '.join(LISTS)}"
+            )
             raise UserError(
-                f"{index}: {name}: {library}.{kind} is on no list of classes that are loaded; code from a folder is not run; {known}"
+                f"{index}: {name}: {library}.{kind} is on no list of classes that are loaded, and no other code is run; {known}"
             )
         found[name] = str(kind)
     return found
@@ -173,10 +187,6 @@ def _class_names(labels: object) -> tuple[str, ...]:
     if not isinstance(labels, dict) or sorted(labels) != sorted(map(str, range(len(labels)))):
         return ()
     return tuple(str(labels[str(number)]) for number in range(len(labels)))
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -174,7 +174,9 @@ def _is_flow(config: Config) -> bool:
 def _flow(config: Config, source: Path | str, scale: float, tokens: int | None) -> Parametrisation:
     name = config["_class_name"]
     if config.get("prediction_type", "flow_prediction") != "flow_prediction":
-        raise UserError(f"{source}: prediction_type: {config['prediction_type']!r} with flow sigmas; flow_prediction goes")
+        raise UserError(
+            f"{source}: prediction_type: {config['prediction_type']!r} with flow sigmas; flow_prediction goes"
+        )
     shift, steps = shift_of(config, tokens), float(config.get("num_train_timesteps", 1000))
     if name in TABLES:  # these start a step below pure noise, and end in 0
         solver, ends = TABLES[name], {"sigma_min": 0.0, "sigma_max": shift * (steps - 1)}

@@ -67,8 +67,8 @@ def refuse_other_channels(contents: Contents) -> None:
     theirs, own = contents.autoencoder_config.get("latent_channels", default), latent_channels(contents)
     if theirs != own:
         raise UserError(
-            f"{contents.autoencoder / 'config.json'}: latent_channels: is {theirs}, and the network of {contents.network} takes {own} "
-            "channels; they are of two models, or the network takes more than latents (inpainting), which is not known here"
+            f"{contents.autoencoder / 'config.json'}: latent_channels: is {theirs}, and the network in {contents.network} takes "
+            f"{own} channels; they are of two models, or the network takes more than latents (inpainting), which is not known here"
         )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ...artifacts import TrainedWith, checkpoints, ema_snapshots, load_weights
+from ...artifacts import RECORD, TrainedWith, checkpoints, ema_snapshots, load_weights, read_record
+from ...artifacts.autoencoder import node_in
 from ...denoiser import Denoiser
 from ...foundation.binding import nearest
 from ...foundation.errors import UserError
@@ -76,8 +77,16 @@ def restored(
             "ema": average.name,
             "images": average.images,
             "trained_with": trained_with,
+            "autoencoder": _autoencoder(folder, settings),
         },
     )
+
+
+def _autoencoder(folder: Path, settings: recipe.Recipe) -> recipe.Node | None:
+    """As the run noted it at its end; before that, by the recipe, whose paths may be seen from another working folder."""
+    if (folder / RECORD).is_file():
+        return read_record(folder).autoencoder
+    return node_in(settings["data"])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ from lightning_diff.schedules import GRIDS
 
 diffusers = pytest.importorskip("diffusers")
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # the library's, with numpy 2
+
 SOURCE = "scheduler_config.json"
 SD3 = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 FLUX = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, "shift": 3.0}
@@ -63,7 +67,9 @@ def test_a_table_is_told_by_its_node():
     assert torch.equal(again.sigmas, table(config, SOURCE).sigmas)
 
 
-@pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize(
+    "name", ["LCMScheduler", "TCDScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"]
+)
 def test_what_a_config_leaves_out_is_as_the_scheduler_has_it(name):
     theirs = built({"_class_name": name}).alphas_cumprod.double()
     ours = 1 / (1 + table({"_class_name": name}, SOURCE).sigmas ** 2)
@@ -127,7 +133,8 @@ def test_edms_preconditioning_is_the_schedulers(prediction, ours):
 
 
 def test_a_rescaled_table_starts_at_pure_noise():
-    known = parametrisation({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, SOURCE)
+    config = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    known = parametrisation(config, SOURCE)
     assert math.isinf(sigmas_of(known, 4)[0])
 
 

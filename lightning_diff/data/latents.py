@@ -1,0 +1,161 @@
+"""Latents of any source of images, from a cache or encoded as they are needed."""
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from ..autoencoders import Autoencoder
+from ..condition import Condition, Prompts
+from ..foundation import devices, rng
+from ..foundation.errors import UserError
+from . import class_names, latents_cache
+from .image_set import Examples
+from .latents_examples import LatentExamples, LatentsNow, StoredLatents
+from .latents_moments import ChannelMoments
+from .source import Data
+
+MEASURED = 256  # images, for the standard deviation of what is encoded on the fly
+FAR = 1.25  # a standard deviation so many times larger or smaller than expected is remarked on
+
+
+@dataclass(eq=False, kw_only=True)
+class Latents(Data):
+    """Images as an autoencoder encodes them: what a latent diffusion model is trained on.
+
+    From a cache (`latents_cache`), which is made at the first start, or encoded at each step. Either way the noise of the encoder's
+    distribution is drawn by (seed, position), so that a resumed run sees what an uninterrupted one does. Pictures, rewards and
+    figures see decoded samples, and the source's own images are what figures are measured against.
+
+    Args:
+        source: the images. Its batch_size, flip and workers count for nothing; flip here is of the images, before they are encoded.
+        autoencoder: that encodes them, and decodes samples.
+        encode: "cache" encodes all images once; "fly" encodes what each step needs, with whatever the source chooses anew each time
+            (crops), and keeps nothing.
+        sample: draw from the encoder's distribution; False takes its mean.
+        device: where images are encoded; auto takes a GPU if there is one. With `workers` and fly it is the CPU.
+        encode_batch: images at a time.
+        max_gib: largest size of the cache, GiB.
+    """
+
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("device", "encode_batch", "max_gib")
+
+    source: Data
+    autoencoder: Autoencoder = field()  # type: ignore[misc]  # of the class it is None
+    encode: Literal["cache", "fly"] = "cache"
+    sample: bool = True
+    device: str = "auto"
+    encode_batch: int = 64
+    max_gib: int | float = 200.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.encode_batch < 1:
+            raise ValueError(f"Latents: encode_batch must be at least 1, got {self.encode_batch}")
+        if self.augment is not None or self.source.augment is not None:
+            raise ValueError(
+                "Latents: augment is for images that a network sees itself; leave it out, or crop in the source"
+            )
+        if self.source.flip:
+            raise ValueError(
+                "Latents: source.flip: set flip of the Latents instead: it mirrors images before they are encoded"
+            )
+        self.source.conditional = self.conditional
+        self.text = self.source.text  # type: ignore[misc]
+
+    @property
+    def pictured(self) -> Data:
+        return self.source
+
+    @property
+    def prompts(self) -> Prompts | None:
+        return self.source.prompts
+
+    @property
+    def null_condition(self) -> Condition | None:
+        return self.source.null_condition
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return class_names.complete(self.source.class_names, self.num_classes)
+
+    def load(self) -> tuple[Examples, Examples | None]:
+        sets = [each for each in (self.source.train, self.source.test) if each is not None]
+        shape = self.autoencoder.latent_shape(self.source.shape)
+        made = self._stored(sets, shape) if self.encode == "cache" else self._encoded_now(sets, shape)
+        return made[0], made[1] if len(made) > 1 else None
+
+    def _stored(self, sets: list[Examples], shape: tuple[int, ...]) -> list[LatentExamples]:
+        found = latents_cache.encoded(
+            sets,
+            self.autoencoder,
+            mirrored=self.flip,
+            device=self._device,
+            batch=self.encode_batch,
+            max_gib=self.max_gib,
+        )
+        std = self.autoencoder.normalisation.std(found.record.mean, found.record.variance)
+        notes = (*found.notes, *remark(std, 1.0, self.autoencoder.name, rescalable=True))
+        return [
+            StoredLatents(
+                part, examples, self.autoencoder.normalisation, shape, std, self._content,
+                sample=self.sample, flip=self.flip, notes=notes,
+            )
+            for part, examples in zip(found.parts, sets, strict=True)
+        ]  # fmt: skip
+
+    def _encoded_now(self, sets: list[Examples], shape: tuple[int, ...]) -> list[LatentExamples]:
+        # A worker is forked, and cannot use what the training process has on a GPU.
+        encoder, device = (copy.deepcopy(self.autoencoder), "cpu") if self.workers else (self.autoencoder, self._device)
+        std = self._measured_std(sets[0], shape[0])
+        notes = remark(std, 1.0, self.autoencoder.name, rescalable=True)
+        return [
+            LatentsNow(
+                encoder, device, examples, self.autoencoder.normalisation, shape, std, self._content,
+                sample=self.sample, flip=self.flip, notes=notes,
+            )
+            for examples in sets
+        ]  # fmt: skip
+
+    def _measured_std(self, train: Examples, channels: int) -> float:
+        """Of some images, always the same, to three digits: encoders round otherwise on other devices."""
+        moments = ChannelMoments(channels)
+        chosen = rng.permutation(0, "latents", 0, len(train))[:MEASURED]
+        for part in np.array_split(chosen, -(-len(chosen) // self.encode_batch)):
+            mean, std = self.autoencoder.moments(train.images(part).to(self._device))
+            moments.update(mean.cpu(), None if std is None else std.cpu())
+        return float(f"{self.autoencoder.normalisation.std(moments.mean, moments.variance):.3g}")
+
+    @property
+    def _device(self) -> torch.device:
+        name = devices.default() if self.device == "auto" else self.device
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"data.device: {name} cannot be used: {str(error).splitlines()[0]}") from error
+
+    @cached_property
+    def _content(self) -> str:
+        return f"{self.autoencoder.fingerprint()} {self.encode}"
+
+    def summary(self) -> str:
+        how = "cached" if self.encode == "cache" else "encoded at each step"
+        return f"{super().summary()}; {how} by {self.autoencoder.name}, standard deviation {self.sigma_data:.4g}"
+
+
+def remark(std: float, expected: float, name: str, *, rescalable: bool) -> tuple[str, ...]:
+    """What to say of latents whose standard deviation is far from the one that recipes are made for; nothing otherwise.
+
+    Args:
+        std: measured.
+        expected: by recipes.
+        name: of the autoencoder.
+        rescalable: whether a scale is at hand that would give it.
+    """
+    if expected / FAR <= std <= expected * FAR or std <= 0:
+        return ()
+    scale = f"; autoencoder.scale times {expected / std:.4g} would give that" if rescalable else ""
+    return (f"warning: latents of {name} have standard deviation {std:.4g}, {expected:g} was expected{scale}",)

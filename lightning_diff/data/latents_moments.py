@@ -1,0 +1,30 @@
+"""Mean and variance of what an encoder gives, by channel: from them follows the standard deviation for any normalisation."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class ChannelMoments:
+    """Mean and variance by channel of z = mean + std * noise, over all places and images.
+
+    Args:
+        channels: how many.
+    """
+
+    def __init__(self, channels: int):
+        self._sums, self._count = torch.zeros(2, channels, dtype=torch.float64), 0
+
+    def update(self, mean: Float[Tensor, "b c h w"], std: Float[Tensor, "b c h w"] | None) -> None:
+        z = mean.double()
+        square = z**2 if std is None else z**2 + std.double() ** 2
+        self._sums += torch.stack([z.sum((0, 2, 3)), square.sum((0, 2, 3))])
+        self._count += len(z) * z[0, 0].numel()
+
+    @property
+    def mean(self) -> list[float]:
+        return (self._sums[0] / self._count).tolist()
+
+    @property
+    def variance(self) -> list[float]:
+        return (self._sums[1] / self._count - (self._sums[0] / self._count) ** 2).clamp(min=0).tolist()
