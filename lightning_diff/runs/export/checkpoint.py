@@ -10,7 +10,7 @@ import torch
 from ...artifacts import RECORD, TrainedWith, checkpoints, ema_snapshots, load_weights, read_record
 from ...artifacts.autoencoder import node_in
 from ...denoiser import Denoiser
-from ...foundation.binding import nearest
+from ...foundation.binding import is_node, nearest
 from ...foundation.errors import UserError
 from .. import recipe
 
@@ -24,8 +24,8 @@ class Restored:
 
     Args:
         denoiser: with the weights asked for; adapters are still beside them.
-        facts: what `save_denoiser` takes besides: the network's node as `net`, shape, num_classes, class_names, ema, images and
-            trained_with.
+        facts: what `save_denoiser` takes besides: the network's node as `net`, shape, num_classes, class_names, ema, images,
+            trained_with, autoencoder, text and prompts.
     """
 
     denoiser: Denoiser
@@ -77,16 +77,18 @@ def restored(
             "ema": average.name,
             "images": average.images,
             "trained_with": trained_with,
-            "autoencoder": _autoencoder(folder, settings),
+            **_noted(folder, settings),
         },
     )
 
 
-def _autoencoder(folder: Path, settings: recipe.Recipe) -> recipe.Node | None:
-    """As the run noted it at its end; before that, by the recipe, whose paths may be seen from another working folder."""
+def _noted(folder: Path, settings: recipe.Recipe) -> dict[str, Any]:
+    """Autoencoder and text as the run noted them at its end; before that, as the recipe has them."""
     if (folder / RECORD).is_file():
-        return read_record(folder).autoencoder
-    return node_in(settings["data"])
+        noted = read_record(folder)
+        return {"autoencoder": noted.autoencoder, "text": noted.text, "prompts": noted.prompts}
+    text = settings["data"].get("text")
+    return {"autoencoder": node_in(settings["data"]), "text": text if is_node(text) else None}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """--to diffusers: a folder that the library's own pipeline and scheduler load, and that draws the same pictures."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...foundation.extras import required
+from . import vae
 from .families import Stock, stock
 from .scheduler import Scheduler, scheduler
 from .source import Source
@@ -20,7 +20,9 @@ Parts = dict[str, tuple[str | None, str | None]]  # component -> (library, class
 def refuse(source: Source) -> None:
     """UserError where no pipeline runs the network as it was trained, or the library is missing."""
     required("diffusers", "export: --to diffusers")
-    scheduler(source, stock(source))
+    made = stock(source)
+    scheduler(source, made)
+    vae.refuse(source.autoencoder, made)
 
 
 def write(source: Source, folder: Path) -> Written:
@@ -34,7 +36,7 @@ def write(source: Source, folder: Path) -> Written:
     parts[made.network] = ("diffusers", type(source.net.model).__name__)
     parts["scheduler"] = ("diffusers", chosen.name)
     if made.vae is not None:
-        parts[made.vae] = _autoencoder(source, folder / made.vae)
+        parts[made.vae] = vae.write(source.autoencoder, folder / made.vae)
     if source.text is not None and made.text:
         parts |= source.text.save(folder)
     index = {
@@ -55,18 +57,6 @@ def write(source: Source, folder: Path) -> Written:
         loading=_loading(source, made, call, missing),
         notes=_notes(source, made, chosen, parts, call),
     )
-
-
-def _autoencoder(source: Source, folder: Path) -> tuple[str | None, str | None]:
-    """A copy of the autoencoder's files; (None, None) where the model works on pictures as they are."""
-    found = source.autoencoder
-    if found is None:
-        return None, None
-    folder.mkdir()
-    for path in sorted(Path(found.folder).iterdir()):
-        if path.suffix in (".json", ".safetensors"):
-            shutil.copyfile(path, folder / path.name)
-    return "diffusers", json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
 
 
 def _labels(source: Source, made: Stock) -> dict[str, Any]:

@@ -5,18 +5,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from ...artifacts import ModelRecord, checkpoints, load_denoiser, load_schedule, read_record
+from ...artifacts.autoencoder import autoencoder_of
 from ...artifacts.conditions import TrainedWith
 from ...artifacts.schedule import Schedule
+from ...autoencoders import Autoencoder
 from ...denoiser import Denoiser
 from ...foundation.binding import bind, construct
 from ...foundation.errors import UserError
 from ...nets import lora
+from ...text import TextEncoder
 from ..named import home
 from ..sampler_settings import SamplerSettings
 from .checkpoint import restored
@@ -48,24 +50,22 @@ class Source:
         return str(getattr(self.net, "class_name", type(self.net).__name__))
 
     @cached_property
-    def autoencoder(self) -> Any:
+    def autoencoder(self) -> Autoencoder | None:
         """What the model's latents are decoded by; None where it works on its data as they are."""
-        node = getattr(self.record, "autoencoder", None)
-        return None if node is None else construct(bind(dict(node), object, "autoencoder"))
+        return autoencoder_of(self.record, home(self.folder))
 
     @cached_property
-    def text(self) -> Any:
+    def text(self) -> TextEncoder | None:
         """What encodes the model's prompts; None where it is conditioned on no text."""
-        node = getattr(self.record, "text", None)
-        return None if node is None else construct(bind(dict(node), object, "text"))
+        node = self.record.text
+        return None if node is None else construct(bind(dict(node), TextEncoder, "text"))
 
     def pixels(self, factor: int) -> tuple[int, int]:
         """Height and width as a pipeline takes them, which is `factor` pixels for a latent where there is no autoencoder."""
-        shape = self.record.shape
         if self.autoencoder is not None:
-            shape = self.autoencoder.image_shape(shape)
-            factor = 1
-        return factor * shape[1], factor * shape[2]
+            _, height, width = self.autoencoder.image_shape(self.record.shape)
+            return height, width
+        return factor * self.record.shape[1], factor * self.record.shape[2]
 
     @cached_property
     def schedule(self) -> Schedule | None:
