@@ -19,6 +19,7 @@ INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.
 
 # Pipeline -> the component that is the network, and its class.
 PIPELINES = {
+    "ConsistencyModelPipeline": ("unet", "UNet2DModel"),
     "DDIMPipeline": ("unet", "UNet2DModel"),
     "DDPMPipeline": ("unet", "UNet2DModel"),
     "DiTPipeline": ("transformer", "DiTTransformer2DModel"),

@@ -34,7 +34,11 @@ TABLES = {
     "TCDScheduler": "consistency",
     "UniPCMultistepScheduler": "unipc",
 }
-FLOWS = {"FlowMatchEulerDiscreteScheduler": "euler", "FlowMatchHeunDiscreteScheduler": "heun"}
+FLOWS = {
+    "FlowMatchEulerDiscreteScheduler": "euler",
+    "FlowMatchHeunDiscreteScheduler": "heun",
+    "FlowMatchLCMScheduler": "consistency",
+}
 EDMS = {"EDMDPMSolverMultistepScheduler": "dpmpp_2m", "EDMEulerScheduler": "euler"}
 KNOWN = sorted([*TABLES, *FLOWS, *EDMS, "SCMScheduler"])
 
@@ -189,6 +193,8 @@ def _flow(config: Config, source: Path | str, scale: float, tokens: int | None) 
     else:  # the last level before 0 is the table's smallest, shifted by the constructor and by set_timesteps
         solver, ends = FLOWS[name], {"sigma_min": shift**2 / (steps - 1), "sigma_max": math.inf}
     time = {"_target_": "lightning_diff.denoiser.FlowTime", "scale": float(scale)}
+    if solver == "consistency":
+        return Parametrisation(prediction="flow", time=time, kind=solver, sampling=Sampling(solver=solver))
     sampling = Sampling(solver=solver, grid="flow", arguments={**ends, "shift": shift})
     return Parametrisation(prediction="flow", time=time, sampling=sampling)
 
