@@ -54,7 +54,10 @@ def test_a_tables_levels_are_its_entries_nearest_to_the_grid(kind):
 
 @pytest.mark.parametrize(
     ("time", "prediction", "message"),
-    [("edm", "edm", "... table ... LogTime"), (TableTime(), "epsilon", "noise levels ... one entry of the table, 0 ...")],
+    [
+        ("edm", "edm", "... table ... LogTime"),
+        (TableTime(), "epsilon", "noise levels ... one entry of the table, 0 ..."),
+    ],
 )
 def test_a_grid_that_no_pipeline_can_visit_is_refused(time, prediction, message):
     with pytest.raises(ValueError) as caught:

@@ -31,7 +31,9 @@ class Time(nn.Module):
 
     def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
         """See `Denoiser.pipeline_levels`."""
-        raise ValueError(f"a pipeline of diffusers has flow's time or an index in a table, not that of {type(self).__name__}")
+        raise ValueError(
+            f"a pipeline of diffusers has flow's time or an index in a table, not that of {type(self).__name__}"
+        )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -102,7 +104,6 @@ class FlowTime(Time):
     def rate(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         s = sigma_to_flow_time(sigma)
         return self.scale * s * (1 - s)
-
 
     def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
         s = FlowTime()(sigmas)

@@ -86,7 +86,9 @@ def null_condition(net: nn.Module, key: str) -> Condition:
     """What a network takes as no condition. UserError that names what needs it where none is known."""
     assert isinstance(net, TakesCondition)
     if (found := net.null_condition) is None:
-        raise UserError(f"{key}: neither the data nor the model know what no condition is; the empty prompt's embedding")
+        raise UserError(
+            f"{key}: neither the data nor the model know what no condition is; the empty prompt's embedding"
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from ..artifacts import (
@@ -123,7 +124,9 @@ class Started(NamedTuple):
             yield f"model.start: label {first} was {there[first]} there and is {here[first]} here; {len(other):,} classes differ"
 
 
-def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[str] = ()) -> Started:
+def start_from(
+    path: Path, own: Denoiser, key: str = "model", fresh: Sequence[str] = (), *, described: bool = False
+) -> Started:
     """Give `own`, which may have adapters, the weights of a trained denoiser.
 
     Args:
@@ -131,11 +134,13 @@ def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[st
         own: a new denoiser; nothing happens to weights on the meta device, but that they are compared.
         key: of the recipe's `model` node that names the model.
         fresh: patterns of names of weights that stay as they are in `own`, and may be missing there or in the model.
+        described: read no weights, but build the network of the record without any.
 
     Raises:
         UserError: there is no such model, or it is of another kind, unit of data or network.
     """
-    known, start = record(path, key), load_denoiser(path)
+    known = record(path, key)
+    start = _empty(known, path) if described else load_denoiser(path)
     if start.kind != "denoiser":
         raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
     refuse_other_parametrisation(own, start, path)
@@ -161,6 +166,16 @@ def with_guidance_input(own: nn.Module, teacher: nn.Module) -> dict[str, Tensor]
     if isinstance(own, HasGuidanceInput):
         return own.with_guidance_input(state)
     return {name: weight for name, weight in own.state_dict().items() if ".guidance." in name} | state
+
+
+def _empty(known: ModelRecord, path: Path) -> Denoiser:
+    """The denoiser that a record describes, without memory for its weights; with them if its network looks at values."""
+    try:
+        with torch.device("meta"):
+            net = construct(bind(known.net, nn.Module, "net"))
+    except RuntimeError:
+        return load_denoiser(path)
+    return Denoiser(net, known.sigma_data, bind_time(known.time), known.kind, known.prediction)
 
 
 def refuse_other_parametrisation(own: Denoiser, start: Denoiser, path: Path) -> None:

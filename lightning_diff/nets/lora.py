@@ -7,6 +7,7 @@ network's state becomes the plain one's by a function of the state alone (`merge
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -139,7 +140,8 @@ def _sum(weight: Float[Tensor, "d *c"], A: Tensor, B: Tensor, scale: Tensor) -> 
     What samples with merged weights and what trains with adapters have to be one policy in every precision: B A rounded to bfloat16
     in one of the two, or weights in another memory format, for which other kernels sum in another order, make them two.
     """
-    with torch.autocast(weight.device.type, enabled=False):
+    # Tensors without values know no autocast.
+    with nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False):
         total = weight + (scale * (B @ A)).reshape(weight.shape).to(weight.dtype)
         if total.stride() == weight.stride():
             return total

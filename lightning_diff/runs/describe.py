@@ -31,7 +31,8 @@ def describe(settings: Recipe, source: Path | str) -> str:
     if data is not None:
         refuse_unfit_parts(module, trainer, data, source)
     if isinstance(module, CountedModule):
-        module.begin(resumes=False)
+        is_empty = any(weight.is_meta for weight in module.parameters())
+        module.begin(resumes=False, **({"described": True} if is_empty else {}))
     batch = settings["data"]["batch_size"]
     lines = [
         remark,

@@ -26,7 +26,12 @@ def save(name: str) -> Denoiser:
     """A model of random weights in runs/NAME."""
     net = make(name)
     class_name, config, shape = MODELS[name]
-    node = {"_target_": "lightning_diff.nets.Diffusers", "class_name": class_name, "config": config, "shape": list(shape)}
+    node = {
+        "_target_": "lightning_diff.nets.Diffusers",
+        "class_name": class_name,
+        "config": config,
+        "shape": list(shape),
+    }
     if net.condition_shapes:
         net.keep_null_condition(conditioned.Random(1, shape, net.condition_shapes, 0).null_condition)
     node |= {"condition_shapes": {key: list(each) for key, each in net.condition_shapes.items()}}
@@ -48,7 +53,12 @@ def write(name: str, run_name: str, model: dict, **more) -> str:
 
 
 def student(name: str, run_name: str, **more) -> str:
-    model = {"_target_": "lightning_diff.ConsistencyModule", "teacher": f"runs/{name}", "warmup": 0, "guidance": [1.0, 3.0]}
+    model = {
+        "_target_": "lightning_diff.ConsistencyModule",
+        "teacher": f"runs/{name}",
+        "warmup": 0,
+        "guidance": [1.0, 3.0],
+    }
     model |= more
     return write(name, run_name, model)
 
@@ -80,7 +90,9 @@ def distilled_on_two(names: list[str]) -> None:
         difference, moved = apart(Path(f"runs/{name}_two"), folder), load_file(folder / "model.safetensors")
         assert any("guidance" in key or "cond_proj" in key for key in moved)
         start = load_file(f"runs/{name}/model.safetensors")
-        step = max(float((moved[key].float() - value.float()).abs().max()) for key, value in start.items() if key in moved)
+        step = max(
+            float((moved[key].float() - value.float()).abs().max()) for key, value in start.items() if key in moved
+        )
         print(f"{name:>8}: one process and two differ by {difference:.1e}, and moved by up to {step:.2g}")
         assert difference < 1e-5
         assert step > 1e-2
