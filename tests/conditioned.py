@@ -1,4 +1,4 @@
-"""A network and data that are conditioned on named tensors: the points of `data.Toy`, each with the embedding of a sentence on its class."""
+"""A network and data that are conditioned on named tensors: points of a plane, each with the embedding of a sentence on its class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

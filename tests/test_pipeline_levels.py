@@ -60,6 +60,6 @@ def test_a_tables_levels_are_its_entries_nearest_to_the_grid(kind):
     ],
 )
 def test_a_grid_that_no_pipeline_can_visit_is_refused(time, prediction, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="table") as caught:
         Denoiser(MLP((2,)), 1.0, time, prediction=prediction).pipeline_levels(karras(18))
     assert tells(str(caught.value), message)

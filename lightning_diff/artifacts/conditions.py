@@ -70,8 +70,8 @@ class Conditions:
             return "this consistency model was distilled without; model.guidance of its recipe says with what"
         if not has_guide and self.trained_with.label_dropout == 0:
             return (
-                "this model was trained with the label of every image (model.condition_dropout: 0), so that there is no unconditional "
-                "output to be guided by; train one with label dropout, or guide by another model"
+                "this model was trained with the label of every image (model.condition_dropout: 0), so that there is no "
+                "unconditional output to be guided by; train one with label dropout, or guide by another model"
             )
         return None
 

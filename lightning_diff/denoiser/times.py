@@ -1,5 +1,6 @@
 """A network's own time: the number by which it is told its noise level."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -193,11 +194,11 @@ class TableTime(Time):
         if shift != 1:
             raise ValueError(f"shift is of flow's schedulers, and this time is an index in a table, got {shift:g}")
         indices = self(sigmas).round().long().tolist()
-        for i, (index, after) in enumerate(zip(indices, indices[1:], strict=False)):
+        for i, (index, after) in enumerate(itertools.pairwise(indices)):
             if index == after:
                 raise ValueError(
                     f"noise levels {float(sigmas[i]):.4g} and {float(sigmas[i + 1]):.4g} are one entry of the table, {index}, which "
-                    f"goes from {float(self.sigmas[0]):.4g} to {float(self.sigmas[-1]):.4g}; take a grid within it, of fewer steps"
+                    f"goes from {float(self.sigmas[0]):.4g} to {float(self.sigmas[-1]):.4g}; take fewer steps within it"
                 )
         return {"timesteps": indices}
 

@@ -7,13 +7,11 @@ import forked
 import pytest
 import torch
 import yaml
-from diffusers_models import MODELS, make, shapes
+from diffusers_models import MODELS, make
 from safetensors.torch import load_file
 
-from lightning_diff import load_denoiser
 from lightning_diff.artifacts import save_denoiser
 from lightning_diff.denoiser import Denoiser
-from lightning_diff.nets import Diffusers
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
 

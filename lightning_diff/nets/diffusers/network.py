@@ -30,9 +30,9 @@ class Diffusers(nn.Module):
         num_classes: of DiT and of a UNet2DModel with class embeddings; None for all of these. A label from there on, and None,
             is no class: DiT has an embedding for it, a UNet2DModel if num_class_embeds is larger than num_classes. Other classes
             ignore it.
-        guided: take the scale of guidance as an input, which starts at zero: Flux, Sana and the conditional U-Net in the library's own
-            way (guidance_embeds, time_cond_proj_dim), as their distilled pipelines do; the others by an embedding of the scale that
-            is added to their time's. A configuration that has the library's input has it in any case.
+        guided: take the scale of guidance as an input, which starts at zero: Flux, Sana and the conditional U-Net in the library's
+            own way (guidance_embeds, time_cond_proj_dim), as their distilled pipelines do; the others by an embedding of the scale
+            that is added to their time's. A configuration that has the library's input has it in any case.
 
     Attributes:
         model: the library's module; the state's names are "model." and its own, then the null condition's.

@@ -26,7 +26,7 @@ def test_adapters_are_pefts_under_its_names(name):
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.2)
     told = list(adapters(net.state_dict()))
-    assert [each.name.removesuffix(".weight") for each in told] == [layer for layer in found]
+    assert [each.name.removesuffix(".weight") for each in told] == list(found)
     targets = [layer.removeprefix("model.") for layer in found]
     other.model.add_adapter(peft.LoraConfig(r=2, lora_alpha=6, target_modules=targets))
     for layer, A, B, scale in told:
