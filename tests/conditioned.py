@@ -1,4 +1,4 @@
-"""A network and data that are conditioned on named tensors: points of a plane, each with the embedding of a sentence on its class."""
+"""A network and data that are conditioned on named tensors: points of a plane, each with a sentence on its class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -189,3 +189,8 @@ class Random:
 
     def fingerprint(self):
         return f"random {self.shape}"
+
+
+def brightest(images, label):
+    """The mean, and for odd prompts minus it."""
+    return images.flatten(1).mean(1) * (1 - 2 * (label % 2))

@@ -197,7 +197,7 @@ class TableTime(Time):
         for i, (index, after) in enumerate(itertools.pairwise(indices)):
             if index == after:
                 raise ValueError(
-                    f"noise levels {float(sigmas[i]):.4g} and {float(sigmas[i + 1]):.4g} are one entry of the table, {index}, which "
+                    f"noise levels {float(sigmas[i]):.4g} and {float(sigmas[i + 1]):.4g} are one entry of the table, {index}; it "
                     f"goes from {float(self.sigmas[0]):.4g} to {float(self.sigmas[-1]):.4g}; take fewer steps within it"
                 )
         return {"timesteps": indices}

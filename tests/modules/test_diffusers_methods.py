@@ -11,6 +11,8 @@ from diffusers_models import MODELS, make
 from safetensors.torch import load_file
 
 from lightning_diff.artifacts import save_denoiser
+from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.artifacts.schedule import load_schedule
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
@@ -103,3 +105,69 @@ def test_a_distilled_step_on_two_processes_is_that_of_one():
 @pytest.mark.slow
 def test_a_distilled_step_of_the_other_classes_on_two_processes_is_that_of_one():
     distilled_on_two(OTHERS)
+
+
+def losses(folder: Path) -> torch.Tensor:
+    rows = [row for row in read(folder / "metrics.csv") if row["metric"] == "train/loss"]
+    return torch.tensor([float(row["value"]) for row in rows], dtype=torch.float64)
+
+
+def test_tangents_by_central_differences_train_nearly_as_those_of_forward_mode():
+    save("sd3")
+    exact, central = (train(student("sd3", how, derivative=how)) for how in ("jvp", "central"))
+    torch.testing.assert_close(losses(central), losses(exact), rtol=1e-2, atol=1e-2)
+    discrete = train(student("sd3", "discrete", derivative="discrete", objective="training", guidance=None))
+    assert losses(discrete).isfinite().all()
+
+
+def aligned(name: str, run_name: str) -> str:
+    model = {
+        "_target_": "lightning_diff.AlignmentModule",
+        "model": f"runs/{name}",
+        "reward": {"_target_": "conditioned.brightest", "_partial_": True},
+        "lora": {"_target_": "lightning_diff.nets.lora.LoRA", "rank": 2},
+        "copy": {"_target_": "lightning_diff.precision.quantized_copy", "_partial_": True, "smallest": 8},
+        "loss": {"_target_": "lightning_diff.rollouts.RewardLoss", "levels": 2},
+        "plan": {
+            "_target_": "lightning_diff.rollouts.Plan",
+            **{"prompts": 2, "pool": 4, "keep": 2, "steps": 3, "preview_steps": 2, "precision": "int8", "batch": 8},
+        },
+    }
+    return write(name, run_name, model)
+
+
+def rewarded(name: str) -> None:
+    """Two steps, killed after one or not; what is left is a plain model with other weights."""
+    save(name)
+    whole = train(aligned(name, f"{name}_reward"))
+    train(aligned(name, f"{name}_parts"), "trainer.max_steps=1")
+    parts = train(f"{name}_parts.yaml")
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    start, weights = load_file(f"runs/{name}/model.safetensors"), load_file(whole / "model.safetensors")
+    assert start.keys() == weights.keys()
+    assert apart(whole, Path(f"runs/{name}")) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's, of RMS norms under autocast
+def test_a_reward_trains_adapters_of_the_librarys_network():
+    rewarded("sd3")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "sd3"])
+def test_a_reward_trains_adapters_of_every_class(name):
+    rewarded(name)
+
+
+def test_training_starts_from_a_model_of_the_library_and_a_grid_is_learned_for_its_pipeline():
+    denoiser = save("sd3")
+    more = train(write("sd3", "more", {"_target_": "lightning_diff.DiffusionModule", "start": "runs/sd3"}))
+    assert 0 < apart(more, Path("runs/sd3")) < 1
+    learner = {"_target_": "lightning_diff.schedules.StickBreaking", "steps": 4, "width": 8}
+    grid = train(
+        write("sd3", "grid", {"_target_": "lightning_diff.ScheduleModule", "model": "runs/sd3", "learner": learner})
+    )
+    levels = denoiser.pipeline_levels(load_schedule(grid).grid(), shift=3.0)["sigmas"]
+    assert len(levels) == 4
+    assert 1 > levels[0] > levels[-1] > 0
