@@ -1,5 +1,6 @@
 """A network's own time: the number by which it is told its noise level."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -28,6 +29,12 @@ class Time(nn.Module):
     def ends_in_noise(self) -> bool:
         """Whether sigma = infinity has a time of its own."""
         return False
+
+    def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
+        """See `Denoiser.pipeline_levels`."""
+        raise ValueError(
+            f"a pipeline of diffusers has flow's time or an index in a table, not that of {type(self).__name__}"
+        )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -98,6 +105,10 @@ class FlowTime(Time):
     def rate(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         s = sigma_to_flow_time(sigma)
         return self.scale * s * (1 - s)
+
+    def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
+        s = FlowTime()(sigmas)
+        return {"sigmas": (s / (shift - (shift - 1) * s)).tolist()}
 
 
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -180,6 +191,18 @@ class TableTime(Time):
             rate = torch.where(left == self.steps - 2, (self.log_sigmas[left] - place).exp(), rate)
         log = sigma.double().log()
         return torch.where((log < self.log_sigmas[0]) | (log > self.log_sigmas[-1]), 0.0, rate).to(sigma.dtype)
+
+    def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
+        if shift != 1:
+            raise ValueError(f"shift is of flow's schedulers, and this time is an index in a table, got {shift:g}")
+        indices = self(sigmas).round().long().tolist()
+        for i, (index, after) in enumerate(itertools.pairwise(indices)):
+            if index == after:
+                raise ValueError(
+                    f"noise levels {float(sigmas[i]):.4g} and {float(sigmas[i + 1]):.4g} are one entry of the table, {index}; it "
+                    f"goes from {float(self.sigmas[0]):.4g} to {float(self.sigmas[-1]):.4g}; take fewer steps within it"
+                )
+        return {"timesteps": indices}
 
     def _interval(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Number of the entry below, distance to the one above in ln sigma, and ln sigma kept within the table."""

@@ -43,8 +43,8 @@ class AlignmentModule(TrainingModule):
     which prompts, seeds, levels and noise does not depend on the number of processes, nor on interruptions; checkpoints hold the
     epoch's images where one is under way. Every process holds all images of the epoch, on the host.
 
-    Of the data, the number of classes counts, or the prompts of a model that is conditioned on text; images serve comparisons only. Dropout is off throughout: theta at theta_old has to
-    give what theta_old gives.
+    Of the data, the number of classes counts, or the prompts of a model that is conditioned on text; images serve comparisons only.
+    Dropout is off throughout: theta at theta_old has to give what theta_old gives.
 
     Args:
         model: run folder or model file to start from, which is also the reference; its averaged weights are what is there. A

@@ -79,10 +79,13 @@ class CountedModule(LightningModule):
                 )
             self.learning_rate = over(self._learning_rate, self.trainer.max_steps * self.batch_size)
 
-    def begin(self, *, resumes: bool) -> None:
+    def begin(self, *, resumes: bool, described: bool = False) -> None:
         """Before the run folder is touched: take what a new run starts from, or let be what a resumed one does not need.
 
         UserError where it cannot be taken. A Trainer of one's own need not call it.
+
+        Args:
+            described: nothing will be trained, and the network has no values: what it would start from is compared by its record.
         """
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -128,10 +128,12 @@ class DiffusionModule(TrainingModule):
             return {}
         return pretrained.facts(node, "start", of_data=("shape", "num_classes"))
 
-    def begin(self, *, resumes: bool) -> None:
+    def begin(self, *, resumes: bool, described: bool = False) -> None:
         if self._start_is_due and not resumes:
             assert self.start_path is not None
-            self._started = pretrained.start_from(self.start_path, self.denoiser, "start", self.fresh)
+            self._started = pretrained.start_from(
+                self.start_path, self.denoiser, "start", self.fresh, described=described
+            )
         self._start_is_due = False
 
     def setup(self, stage: str) -> None:

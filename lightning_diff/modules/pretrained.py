@@ -6,9 +6,10 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..artifacts import (
     ModelRecord,
@@ -94,6 +95,13 @@ def denoiser(
     return Denoiser(net, sigma_data, time, kind, prediction)
 
 
+@runtime_checkable
+class HasGuidanceInput(Protocol):
+    """A network that knows which of its weights another like it lacks, that has no input for the scale."""
+
+    def with_guidance_input(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+
 class Started(NamedTuple):
     """What training starts from: a trained denoiser, its record, and the names of the weights that are not taken from it."""
 
@@ -116,7 +124,9 @@ class Started(NamedTuple):
             yield f"model.start: label {first} was {there[first]} there and is {here[first]} here; {len(other):,} classes differ"
 
 
-def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[str] = ()) -> Started:
+def start_from(
+    path: Path, own: Denoiser, key: str = "model", fresh: Sequence[str] = (), *, described: bool = False
+) -> Started:
     """Give `own`, which may have adapters, the weights of a trained denoiser.
 
     Args:
@@ -124,11 +134,13 @@ def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[st
         own: a new denoiser; nothing happens to weights on the meta device, but that they are compared.
         key: of the recipe's `model` node that names the model.
         fresh: patterns of names of weights that stay as they are in `own`, and may be missing there or in the model.
+        described: read no weights, but build the network of the record without any.
 
     Raises:
         UserError: there is no such model, or it is of another kind, unit of data or network.
     """
-    known, start = record(path, key), load_denoiser(path)
+    known = record(path, key)
+    start = _empty(known, path) if described else load_denoiser(path)
     if start.kind != "denoiser":
         raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
     refuse_other_parametrisation(own, start, path)
@@ -146,6 +158,24 @@ def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[st
     if not any(weight.is_meta for weight in mine.values()):
         load_weights(own.net, theirs, path)
     return Started(start, known, path, [plain_name(name) for name in named])
+
+
+def with_guidance_input(own: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
+    """The teacher's state as that of a network like it with an input for the scale of guidance, which stays as it is."""
+    state = teacher.state_dict()
+    if isinstance(own, HasGuidanceInput):
+        return own.with_guidance_input(state)
+    return {name: weight for name, weight in own.state_dict().items() if ".guidance." in f".{name}"} | state
+
+
+def _empty(known: ModelRecord, path: Path) -> Denoiser:
+    """The denoiser that a record describes, without memory for its weights; with them if its network looks at values."""
+    try:
+        with torch.device("meta"):
+            net = construct(bind(known.net, nn.Module, "net"))
+    except RuntimeError:
+        return load_denoiser(path)
+    return Denoiser(net, known.sigma_data, bind_time(known.time), known.kind, known.prediction)
 
 
 def refuse_other_parametrisation(own: Denoiser, start: Denoiser, path: Path) -> None:

@@ -14,8 +14,8 @@ from ..precision import quantized_copy, refresh
 class Policies:
     """theta_old, theta_ref, and what samples with the weights of theta_old; none of them has gradients or dropout.
 
-    Weights that do not train, such as those under adapters, and prompts are shared by all. Not a module itself, and so in no other's parameters
-    and state.
+    Weights that do not train, such as those under adapters, and prompts are shared by all. Not a module itself, and so in no
+    other's parameters and state.
 
     Args:
         trained: theta, where it will be trained; its weights are theta_old's first.

@@ -31,7 +31,8 @@ def describe(settings: Recipe, source: Path | str) -> str:
     if data is not None:
         refuse_unfit_parts(module, trainer, data, source)
     if isinstance(module, CountedModule):
-        module.begin(resumes=False)
+        is_empty = any(weight.is_meta for weight in module.parameters())
+        module.begin(resumes=False, **({"described": True} if is_empty else {}))
     batch = settings["data"]["batch_size"]
     lines = [
         remark,
@@ -61,7 +62,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str, Data
             shape=tuple(net["shape"]),
             num_classes=net["num_classes"],
             class_names=(),
-            condition_shapes={},
+            condition_shapes=net.get("condition_shapes") or {},
             sigma_data=model["sigma_data"],
             augment_dim=augment.dim if augment else 0,
         )

@@ -104,7 +104,7 @@ def table(memory: Memory, processes: int, images: int) -> str:
 
 
 class _StateSizes:
-    """Bytes of an optimiser's state for a weight of each shape, found by a step on zeros of that shape; one weight at a time."""
+    """Bytes of an optimiser's state for a weight of each shape, found by a step on one of that shape: without values, if it can."""
 
     def __init__(self, make_optimizer: Callable[..., torch.optim.Optimizer]):
         self.make_optimizer = make_optimizer
@@ -112,13 +112,19 @@ class _StateSizes:
 
     def of(self, shape: torch.Size, dtype: torch.dtype) -> int:
         if (shape, dtype) not in self.known:
-            weight = nn.Parameter(torch.zeros(shape, dtype=dtype))
-            weight.grad = torch.zeros_like(weight)
-            optimizer = self.make_optimizer([weight])
-            optimizer.step()
-            state = [value for value in tree_leaves(optimizer.state[weight]) if isinstance(value, Tensor)]
-            self.known[shape, dtype] = sum(value.numel() * value.element_size() for value in state)
+            try:
+                self.known[shape, dtype] = self._found(shape, dtype, "meta")
+            except Exception:  # of an optimiser that looks at values
+                self.known[shape, dtype] = self._found(shape, dtype, "cpu")
         return self.known[shape, dtype]
+
+    def _found(self, shape: torch.Size, dtype: torch.dtype, device: str) -> int:
+        weight = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
+        weight.grad = torch.zeros_like(weight)
+        optimizer = self.make_optimizer([weight])
+        optimizer.step()
+        state = [value for value in tree_leaves(optimizer.state[weight]) if isinstance(value, Tensor)]
+        return sum(value.numel() * value.element_size() for value in state)
 
 
 def _gathered(module: TrainingModule, precision: torch.dtype | None) -> int:

@@ -126,7 +126,7 @@ class Outcome:
 
     def begin(self, denoise: Denoise, x: Tensor, sigma_max: float, label: Labels = None, *, steps: int) -> Episode:
         def outcome(end: Tensor) -> Tensor:
-            labels = end.new_zeros(len(end), dtype=torch.int64) if label is None else label
+            labels = label if isinstance(label, Tensor) else end.new_zeros(len(end), dtype=torch.int64)
             return scored(self.reward, end.clamp(-1, 1), labels)
 
         return _Solve(denoise, self.solver, steps, outcome)

@@ -132,9 +132,10 @@ class StepPolicy(Counted):
             label: classes, or None.
         """
         n = self.group_size
-        target = self.fine(model, noise, label) if self.reward is None else None
-        many, labels, targets = (None if t is None else t.repeat_interleave(n, 0) for t in (noise, label, target))
-        assert many is not None
+        target: Tensor | None = self.fine(model, noise, label) if self.reward is None else None
+        many = noise.repeat_interleave(n, 0)
+        labels = None if label is None else label.repeat_interleave(n, 0)
+        targets = None if target is None else target.repeat_interleave(n, 0)
         drawn = self.sample(model, many, labels, generators=exploration_noise, explore=True)
         with torch.no_grad():
             reward = self.rewarded(drawn.x, labels, targets)
@@ -237,7 +238,7 @@ class StepPolicy(Counted):
         """
         reward = self.reward
         if reward is not None:
-            found = scored(reward, x.clamp(-1, 1), x.new_zeros(len(x), dtype=torch.int64) if label is None else label)
+            found = scored(reward, x.clamp(-1, 1), label if isinstance(label, Tensor) else x.new_zeros(len(x), dtype=torch.int64))
             if not found.min() > 0:
                 raise UserError(
                     f"The reward {name_of(reward)} is {found.min().item():.4g} for an image: what is discounted for each step has "

@@ -202,12 +202,16 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(plain, model):
 @pytest.mark.parametrize("model", [None, STUDENT], ids=["diffusion", "consistency"])
 def test_a_compiled_run_is_an_eager_one(plain, model):
     shutil.copytree(plain, "runs")
-    how = "model.compile={_target_: lightning_diff.modules.Compile, fullgraph: true, backend: aot_eager, region: network}"
+    how = (
+        "model.compile={_target_: lightning_diff.modules.Compile, fullgraph: true, backend: aot_eager, region: network}"
+    )
     Path("fast.yaml").write_text(RECIPE)
     done = forked.run("train", "fast.yaml", *([model] if model else []), how)  # where annotations are not looked at
     assert done.returncode == 0, done.stderr
     assert "eager" not in done.stdout + done.stderr
-    torch.testing.assert_close(losses(Path("runs/fast")), losses(plain / ("student" if model else "teacher")), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        losses(Path("runs/fast")), losses(plain / ("student" if model else "teacher")), rtol=1e-5, atol=0
+    )
 
 
 def test_a_start_of_other_weights_keeps_what_it_knows_of_none(plain):
@@ -238,7 +242,9 @@ def test_a_reward_trains_on_prompts_by_number_on_two_processes_as_on_one(plain):
     assert (stopped / "model.safetensors").read_bytes() == (one / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("learner", ["StickBreaking, steps: 4, width: 8", "StepPolicy, max_steps: 5, width: 8, reference_steps: 4"])
+@pytest.mark.parametrize(
+    "learner", ["StickBreaking, steps: 4, width: 8", "StepPolicy, max_steps: 5, width: 8, reference_steps: 4"]
+)
 @pytest.mark.parametrize("data", ["TextToy", "Unprompted"])
 def test_a_schedule_is_learned_on_prompts_or_on_the_datas_own_conditions(plain, learner, data):
     shutil.copytree(plain, "runs")
