@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -135,7 +135,7 @@ class _Writing(ExitStack):
                 f"({split}; cache=never keeps them in memory)",
                 file=sys.stderr,
             )
-            return InFile(first, n, ragged, self.folder / split)
+            return self.enter_context(closing(InFile(first, n, ragged, self.folder / split)))
 
         return make
 

@@ -56,7 +56,7 @@ def read(folder: Path, state: str) -> tuple[Sets | None, str]:
         train, test = (_examples(folder, split, facts["sets"][split]) for split in SPLITS)
         if train is None:
             return None, "is damaged"
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None, "is damaged" if folder.exists() else ""
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None, "is damaged"

@@ -92,6 +92,9 @@ class InFile:
         self.file.write(np.ascontiguousarray(image).data)
         self.shapes.append(image.shape)
 
+    def close(self) -> None:
+        self.file.close()
+
     def pixels(self) -> Pixels | Ragged:
         self.file.close()
         flat = np.memmap(self.path, self.dtype, "r")
