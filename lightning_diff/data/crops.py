@@ -45,7 +45,7 @@ class Crops:
         self.values, self.shapes, self.framing, self.mapped = images.values, images.shapes, framing, mapped
         self.starts = np.concatenate([[0], np.cumsum(images.shapes.prod(1))])
         self.labels, self.name, self.origin, self.class_names = labels, name, origin, tuple(class_names)
-        self.shape = (int(images.shapes[0, 0]), framing.height, framing.width)
+        self.shape: tuple[int, ...] = (int(images.shapes[0, 0]), framing.height, framing.width)
         self.labelled = labels is not None
         self.num_classes = 0 if labels is None else checked_labels(name, labels, num_classes)
 

@@ -137,8 +137,8 @@ def std_of(pixels: Shaped[Tensor, "..."]) -> float:
         if pixels.numel() <= AT_ONCE:
             return float(pixels.double().std(correction=0))
         parts = pixels.flatten().split(AT_ONCE)  # what may not fit into memory, twice as large
-        mean = sum(float(part.double().sum()) for part in parts) / pixels.numel()
-        squares = sum(float((part.double() - mean).square().sum()) for part in parts)
+        middle = sum(float(part.double().sum()) for part in parts) / pixels.numel()
+        squares = sum(float((part.double() - middle).square().sum()) for part in parts)
         return float((squares / pixels.numel()) ** 0.5)
     # Counting bytes is exact, so that the order of the images cannot matter.
     counts = torch.bincount(pixels.flatten(), minlength=256).double()
