@@ -24,6 +24,7 @@ from ..foundation.streams import lasting_streams
 from ..runs import recipe
 from .command import Command
 from .compare import compare
+from .data import data
 from .describe import describe
 from .doctor import doctor
 from .evaluate import evaluate
@@ -44,6 +45,7 @@ app = typer.Typer(
 
 for command in (train, resume, runs, sample, evaluate, schedule, compare, export, import_, doctor, describe, new):
     app.command(command.__name__.rstrip("_"), cls=Command)(command)  # `import` is a word of Python's
+app.add_typer(data)
 
 
 def _print_version(wanted: bool) -> bool:

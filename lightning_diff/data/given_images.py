@@ -71,7 +71,7 @@ def _of_files(path: Path, like: Data | None) -> ImageSet:
     files.listing.passed_over[".csv"] -= (path / "metrics.csv").is_file()  # of an earlier measurement
     files.listing.passed_over += Counter()
     origin = Origin(files.where, labels.source, (*labels.notes, *notes, *files.listing.notes()))
-    return ImageSet(pixels, classes, str(path), labels.count, origin, labels.class_names)
+    return ImageSet(torch.from_numpy(pixels), classes, str(path), labels.count, origin, labels.class_names)
 
 
 def _labels(files: ImageFiles, like: Data | None) -> Labelled:

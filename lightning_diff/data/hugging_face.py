@@ -1,6 +1,7 @@
-"""A downloaded Hugging Face image dataset: parquet files with encoded images, read into memory once."""
+"""A downloaded Hugging Face image dataset: parquet files with encoded images, decoded once."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,15 +12,18 @@ from ..foundation.errors import NotHereError, UserError
 from ..foundation.extras import required
 from . import class_names
 from .classes import counted, gaps, relabelled
+from .crops import Crops
 from .decode import count_channels, decode, shown, some
+from .decoded_entry import Sets
 from .image_set import ImageSet, Origin
-from .image_source import ImageSource
 from .label_values import Classes, known_labels, numbered
 from .listing import is_hidden
+from .pixel_stores import InMemory, MakeStore
+from .stored_images import StoredImages
 
 
 @dataclass(eq=False, kw_only=True)
-class HuggingFace(ImageSource):
+class HuggingFace(StoredImages):
     """Parquet files as the Hugging Face hub keeps them, read without its `datasets` library; needs pyarrow.
 
     Nothing is downloaded here: fetch the files first (`hf download --repo-type dataset OWNER/NAME --local-dir FOLDER`). For
@@ -32,30 +36,36 @@ class HuggingFace(ImageSource):
         label_column: of whole numbers >= 0, or of the classes' names, which are numbered in alphabetical order; None for no labels.
         split: in a folder, train with the files whose name or folder begins with this word.
         test_split: likewise for the held-out images; None for none.
-        size: crop images to their central squares and average them down to size x size; None leaves them as they are.
         relabel: number the labels 0, 1, ... in increasing order: for ids, and labels that count from 1.
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path", "relabel")  # the images themselves are compared
 
-    path: str | Path
     image_column: str = "image"
     label_column: str | None = "label"
     split: str = "train"
     test_split: str | None = None
-    size: int | None = None
     relabel: bool = False
 
-    def load(self) -> tuple[ImageSet, ImageSet | None]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._elsewhere = False  # whether images lie outside of the parquet files
+
+    def files(self) -> list[Path]:
+        return [Path(self.path).expanduser()]
+
+    def decoded(self, store: Callable[[str], MakeStore]) -> Sets:
         encoded, labels, names, by_name = self._encoded(self.split)
+        if self._elsewhere:  # where nobody would notice that they change
+            store = _in_memory
         channels = self.channels or count_channels(list(encoded), encoded.__getitem__)
         occurring = sorted(set(labels or []))
         named = len(names) if by_name and not self.relabel else 0
-        train = self._decoded(encoded, labels, names, occurring, channels, self.split, named=named)
+        train = self._decoded(encoded, labels, names, occurring, channels, self.split, store, named=named)
         if self.test_split is None:
             return train, None
         held_out = self._encoded(self.test_split, None if labels is None else Classes(names, by_name))
-        test = self._decoded(*held_out[:3], occurring, channels, self.test_split, classes=train.num_classes)
+        test = self._decoded(*held_out[:3], occurring, channels, self.test_split, store, classes=train.num_classes)
         return train, test
 
     def _encoded(
@@ -78,6 +88,7 @@ class HuggingFace(ImageSource):
             except (ArrowException, OSError) as error:
                 raise UserError(f"{file}: cannot be read as a parquet file: {str(error).splitlines()[0]}") from None
             cells = table.column(self.image_column).to_pylist()
+            self._elsewhere |= any(_is_path(cell) for cell in cells)
             images += [_encoded_image(cell, file, self.image_column) for cell in cells]
             if self.label_column:
                 labels += table.column(self.label_column).to_pylist()
@@ -117,23 +128,27 @@ class HuggingFace(ImageSource):
         occurring: list[int],
         channels: int,
         split: str,
+        store: Callable[[str], MakeStore],
         *,
         classes: int = 0,
         named: int = 0,
-    ) -> ImageSet:
+    ) -> ImageSet | Crops:
         """One split.
 
         Args:
             encoded, labels, names: see `_encoded`.
             occurring: the labels that occur in training.
             channels, split: of the images.
+            store: where their pixels go.
             classes: their number in training, where this is another split.
             named: how many names the labels are places among, 0 for none.
         """
         name = f"{shown(Path(self.path).name)} {split}"
         if not encoded:
             raise UserError(f"{name}: there are no images")
-        pixels, notes = decode(name, list(encoded), encoded.__getitem__, self.reading(channels, self.size))
+        make = store("train" if split == self.split else "test")
+        decoded = decode(name, list(encoded), encoded.__getitem__, self.reading(channels), make)
+        notes = decoded.notes
         count = 0
         if labels is not None:
             if self.relabel:
@@ -143,7 +158,16 @@ class HuggingFace(ImageSource):
             if not (classes or self.classes):
                 notes += gaps(name, labels, count, by_name=named > 0)
         origin = Origin(shown(str(self.path)), f"column {self.label_column}" if labels else "", notes)
-        return ImageSet(pixels, None if labels is None else torch.tensor(labels), name, count, origin, names)
+        return self.examples(decoded, None if labels is None else torch.tensor(labels), name, count, origin, names)
+
+
+def _in_memory(split: str) -> MakeStore:
+    return InMemory
+
+
+def _is_path(cell: object) -> bool:
+    """Whether a cell names a file in place of its bytes."""
+    return isinstance(cell, dict) and cell.get("bytes") is None
 
 
 def _encoded_image(cell: object, file: Path, column: str) -> object:

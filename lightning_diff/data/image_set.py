@@ -12,8 +12,11 @@ from torch import Tensor
 from ..condition import AnyCondition
 from ..foundation.errors import UserError
 from .classes import counted
+from .mapped import Mapped
 
 Indices = Int64[np.ndarray, " n"] | Int64[Tensor, " n"]
+
+AT_ONCE = 2**28  # floats
 
 
 class Origin(NamedTuple):
@@ -52,7 +55,7 @@ class Examples(Protocol):
 
 
 class ImageSet:
-    """Examples that fit in memory.
+    """Examples that lie in memory, or in a file that is mapped into it.
 
     Args:
         pixels: uint8 (N, C, H, W), read as byte / 127.5 - 1; or float32 or float16 (N, ...), read as it is, in float32.
@@ -61,6 +64,7 @@ class ImageSet:
         num_classes: 0 counts the labels: the greatest + 1.
         origin: where they come from.
         class_names: in order of label, as far as they are known.
+        mapped: the file that the pixels were mapped from, and what is known of it: then nothing is computed from them.
         names: of the files that they are from, relative to `origin.where`; () where there are none.
 
     Raises:
@@ -75,56 +79,92 @@ class ImageSet:
         num_classes: int = 0,
         origin: Origin = NOWHERE,
         class_names: Sequence[str] = (),
+        mapped: Mapped | None = None,
         names: Sequence[str] = (),
     ):
         if len(pixels) == 0:
             raise UserError(f"{name}: there are no images")
-        if pixels.is_floating_point() and not (finite := pixels.flatten(1).isfinite().all(1)).all():
+        is_new = pixels.is_floating_point() and mapped is None
+        if is_new and not (finite := pixels.flatten(1).isfinite().all(1)).all():
             raise UserError(f"{name}: image {int((~finite).nonzero()[0])} holds NaN or infinite values")
         self.pixels, self.labels, self.name, self.origin = pixels.contiguous(), labels, name, origin
-        self.shape, self.class_names = tuple(pixels.shape[1:]), tuple(class_names)
+        self.shape, self.class_names, self.mapped = tuple(pixels.shape[1:]), tuple(class_names), mapped
         self.labelled, self.names = labels is not None, tuple(names)
-        self.num_classes = 0
-        if labels is not None:
-            self.num_classes = num_classes or counted(name, labels.tolist())
-            wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
-            if len(wrong):
-                i = int(wrong[0])
-                raise UserError(f"{name}: label {int(labels[i])} of image {i} is not in 0..{self.num_classes - 1}")
+        self.num_classes = 0 if labels is None else checked_labels(name, labels, num_classes)
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def __getstate__(self) -> dict[str, object]:
+        """For another process, which maps the file by itself."""
+        return self.__dict__ if self.mapped is None else self.__dict__ | {"pixels": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        if self.mapped is not None:
+            self.pixels = self.mapped.tensor()
 
     def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
         """Images and labels (None if unlabelled)."""
         return self.images(indices), None if self.labels is None else self.label(indices)
 
     def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
-        pixels = self.pixels.index_select(0, torch.as_tensor(indices))
-        return pixels.float() if pixels.is_floating_point() else pixels.float().div_(127.5).sub_(1)
+        return as_values(self.pixels.index_select(0, torch.as_tensor(indices)))
 
     def label(self, indices: Indices) -> Int64[Tensor, " n"]:
-        if self.labels is None:
-            raise UserError(f"{self.name}: these images have no labels")
-        return self.labels[torch.as_tensor(indices)]
+        return labels_at(self.name, self.labels, indices)
 
     def std(self) -> float:
         """Standard deviation over all values, summed in float64."""
-        if self.pixels.is_floating_point():
-            return float(self.pixels.double().std(correction=0))
-        # Counting bytes is exact, so that the order of the images cannot matter.
-        counts = torch.bincount(self.pixels.flatten(), minlength=256).double()
-        values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
-        mean = (counts @ values) / counts.sum()
-        return float(((counts @ (values - mean) ** 2) / counts.sum()).sqrt())
+        return self.mapped.std if self.mapped is not None else std_of(self.pixels)
 
     def fingerprint(self) -> str:
+        if self.mapped is not None:
+            return self.mapped.fingerprint
         digest = hashlib.sha256(f"{self.pixels.dtype} {tuple(self.pixels.shape)} {self.labelled}".encode())
-        digest.update(_bytes(self.pixels))
+        digest.update(bytes_of(self.pixels))
         if self.labels is not None:
-            digest.update(_bytes(self.labels))
+            digest.update(bytes_of(self.labels))
         return digest.hexdigest()
 
 
-def _bytes(x: Shaped[Tensor, "..."]) -> memoryview:
+def as_values(pixels: Shaped[Tensor, "..."]) -> Float32[Tensor, "..."]:
+    """Pixels, of which nobody else knows, as values."""
+    return pixels.float() if pixels.is_floating_point() else pixels.float().div_(127.5).sub_(1)
+
+
+def std_of(pixels: Shaped[Tensor, "..."]) -> float:
+    """Standard deviation over all values, summed in float64."""
+    if pixels.is_floating_point():
+        if pixels.numel() <= AT_ONCE:
+            return float(pixels.double().std(correction=0))
+        parts = pixels.flatten().split(AT_ONCE)  # what may not fit into memory, twice as large
+        middle = sum(float(part.double().sum()) for part in parts) / pixels.numel()
+        squares = sum(float((part.double() - middle).square().sum()) for part in parts)
+        return float((squares / pixels.numel()) ** 0.5)
+    # Counting bytes is exact, so that the order of the images cannot matter.
+    counts = torch.bincount(pixels.flatten(), minlength=256).double()
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    mean = (counts @ values) / counts.sum()
+    return float(((counts @ (values - mean) ** 2) / counts.sum()).sqrt())
+
+
+def checked_labels(name: str, labels: Int64[Tensor, " n"], num_classes: int) -> int:
+    """The number of classes, 0 counting them. UserError for labels out of range."""
+    num_classes = num_classes or counted(name, labels.tolist())
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        raise UserError(f"{name}: label {int(labels[i])} of image {i} is not in 0..{num_classes - 1}")
+    return num_classes
+
+
+def labels_at(name: str, labels: Int64[Tensor, " all"] | None, indices: Indices) -> Int64[Tensor, " n"]:
+    """Of some images. UserError where there are none."""
+    if labels is None:
+        raise UserError(f"{name}: these images have no labels")
+    return labels[torch.as_tensor(indices)]
+
+
+def bytes_of(x: Shaped[Tensor, "..."]) -> memoryview:
     return x.contiguous().numpy().data.cast("B")

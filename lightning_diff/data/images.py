@@ -1,6 +1,7 @@
-"""A folder or a zip of images, in EDM's layout or any other, read into memory once."""
+"""A folder or a zip of images, in EDM's layout or any other, decoded once."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,15 +12,18 @@ from jaxtyping import Int64
 
 from ..foundation import rng
 from ..foundation.errors import UserError
+from .crops import Crops
 from .decode import count_channels, decode, shown
+from .decoded_entry import Sets
 from .image_files import ImageFiles
 from .image_labels import Labelled, Where, labelled
 from .image_set import ImageSet, Origin
-from .image_source import ImageSource
+from .pixel_stores import MakeStore
+from .stored_images import StoredImages
 
 
 @dataclass(eq=False, kw_only=True)
-class Images(ImageSource):
+class Images(StoredImages):
     """Image files of one size: PNG, JPEG, WebP, BMP, GIF, TIFF, PNM or arrays (.npy); docs/data.md says how each is read.
 
     Labels come from `dataset.json`, {"labels": [[name, class], ...]}, as EDM's dataset tool writes it, at the top or in a
@@ -33,18 +37,15 @@ class Images(ImageSource):
         test_fraction: without test_path, the share in [0, 1) to hold out, chosen by a hash of each name, so that adding
             images moves none.
         limit: train with at most this many images, a random choice that is always the same; None for all.
-        size: crop images to their central squares and average them down to size x size; None leaves them as they are.
         labels: "folders" takes folders as classes whatever their names; "file" wants a dataset.json.
         relabel: number the labels of a dataset.json 0, 1, ... in increasing order: for ids, and labels that count from 1.
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("path", "labels", "relabel")  # images and labels are compared
 
-    path: str | Path
     test_path: str | Path | None = None
     test_fraction: float = 0.0
     limit: int | None = None
-    size: int | None = None
     labels: Where = "auto"
     relabel: bool = False
 
@@ -56,10 +57,11 @@ class Images(ImageSource):
             raise ValueError("Images: give test_path or test_fraction, not both")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"Images: limit must be at least 1, got {self.limit}")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"Images: size must be at least 1, got {self.size}")
 
-    def load(self) -> tuple[ImageSet, ImageSet | None]:
+    def files(self) -> list[Path]:
+        return [Path(path).expanduser() for path in (self.path, self.test_path) if path is not None]
+
+    def decoded(self, store: Callable[[str], MakeStore]) -> Sets:
         files = ImageFiles(self.path)
         labels = self._labelled(files)
         held_out = np.array([share_of(name) < self.test_fraction for name in files.names])
@@ -69,24 +71,29 @@ class Images(ImageSource):
         if self.limit is not None:
             chosen = np.sort(chosen[rng.permutation(0, "limit", 0, len(chosen))[: self.limit]])
         channels = self.channels or count_channels(files.names, files.bytes)
-        train = self._read(files, chosen, labels, channels, "train")
+        train = self._read(files, chosen, labels, channels, "train", store)
         if self.test_path is not None:
             files = ImageFiles(self.test_path)
             every = np.arange(len(files.names))
-            return train, self._read(files, every, self._labelled(files, labels), channels, "test")
+            return train, self._read(files, every, self._labelled(files, labels), channels, "test", store)
         rest = np.flatnonzero(held_out)
-        return train, self._read(files, rest, labels, channels, "test") if len(rest) else None
+        return train, self._read(files, rest, labels, channels, "test", store) if len(rest) else None
 
     def _read(
-        self, files: ImageFiles, chosen: Int64[np.ndarray, " n"], labels: Labelled, channels: int, split: str
-    ) -> ImageSet:
+        self,
+        files: ImageFiles,
+        chosen: Int64[np.ndarray, " n"],
+        labels: Labelled,
+        channels: int,
+        split: str,
+        store: Callable[[str], MakeStore],
+    ) -> ImageSet | Crops:
         names = [files.names[i] for i in chosen.tolist()]
-        pixels, notes = decode(files.where, names, files.bytes, self.reading(channels, self.size))
+        decoded = decode(files.where, names, files.bytes, self.reading(channels), store(split))
         classes = None if labels.classes is None else torch.tensor([labels.classes[i] for i in chosen.tolist()])
-        origin = Origin(files.where, labels.source, (*labels.notes, *notes, *files.listing.notes()))
-        return ImageSet(
-            pixels, classes, f"{shown(files.path.name)} {split}", labels.count, origin, labels.class_names, names
-        )
+        origin = Origin(files.where, labels.source, (*labels.notes, *decoded.notes, *files.listing.notes()))
+        name = f"{shown(files.path.name)} {split}"
+        return self.examples(decoded, classes, name, labels.count, origin, labels.class_names, names)
 
     def _labelled(self, files: ImageFiles, training: Labelled | None = None) -> Labelled:
         return labelled(files, self.labels, self.classes, relabel=self.relabel, training=training)

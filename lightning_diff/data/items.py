@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..foundation.errors import UserError
 from .class_names import listed, of_dataset
 from .classes import counted, gaps
+from .crops import places_of
 from .decode import some
 from .deep import ImageError
 from .formats import has_frames, opened
@@ -66,9 +67,22 @@ class Items:
         Raises:
             UserError: an item that cannot be read, is not like the others or not finite; its index is named.
         """
-        items = [self._like_the_others(i) for i in indices.tolist()]
+        return self._together([self._like_the_others(i) for i in indices.tolist()])
+
+    def _together(
+        self, items: Sequence[tuple[Float32[Tensor, "..."], int | None]]
+    ) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
         images = torch.stack([image for image, _ in items]) if items else torch.empty(0, *self.shape)
         return images, torch.tensor([label for _, label in items], dtype=torch.int64) if self.labelled else None
+
+    def take_at(
+        self, indices: Indices, seed: int, positions: Int64[np.ndarray, " n"]
+    ) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
+        """The same as training sees it at these positions: cropped elsewhere each time, if crops are to be random."""
+        items = [
+            self._like_the_others(i, *at) for i, *at in zip(indices.tolist(), *places_of(seed, positions), strict=True)
+        ]
+        return self._together(items)
 
     def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
         return self.take(indices)[0]
@@ -127,8 +141,10 @@ class Items:
             notes += (f"{seen.span.count:,} of them were looked at",)
         self.origin = Origin(self.name, "", notes)
 
-    def _like_the_others(self, i: int) -> tuple[Float32[Tensor, "..."], int | None]:
-        item = self._read(i)
+    def _like_the_others(
+        self, i: int, down: float | None = None, right: float | None = None
+    ) -> tuple[Float32[Tensor, "..."], int | None]:
+        item = self._read(i, down, right)
         self._check(item, i)
         return item.image, item.label
 
@@ -140,7 +156,8 @@ class Items:
                     f"{self.name}: image {i} is coloured, and those that were looked at are grey; set channels to 3 to train "
                     "with colours, to 1 to train with grey"
                 )
-            raise UserError(f"{self.name}: image {i} is {tuple(image.shape)}, image 0 is {self.shape}")
+            what = "; set size, and resize to how images come to it" if len(self.shape) == 3 else ""
+            raise UserError(f"{self.name}: image {i} is {tuple(image.shape)}, image 0 is {self.shape}{what}")
         if (label is not None) != self.labelled:
             raise UserError(f"{self.name}: item {i} has {'a' if label is not None else 'no'} label, unlike item 0")
         if label is not None and self.num_classes and label >= self.num_classes:
@@ -149,7 +166,8 @@ class Items:
                 "set classes to their number"
             )
 
-    def _read(self, i: int) -> "_Item":
+    def _read(self, i: int, down: float | None = None, right: float | None = None) -> "_Item":
+        """Item i, cropped in the middle if no place is given (see `Framing.crop`)."""
         try:
             item, label = self.dataset[i], None
         except UserError:
@@ -166,9 +184,9 @@ class Items:
             if not item:
                 raise UserError(f"{self.name}: item {i} is empty")
             item, label = item[0], item[1] if len(item) > 1 else None
-        return self._image(item, None if label is None else self._class(label, i), i)
+        return self._image(item, None if label is None else self._class(label, i), i, down, right)
 
-    def _image(self, image: object, label: int | None, i: int) -> "_Item":
+    def _image(self, image: object, label: int | None, i: int, down: float | None, right: float | None) -> "_Item":
         try:
             if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):  # undecoded, by `datasets`
                 image = image["bytes"]
@@ -177,6 +195,9 @@ class Items:
             if isinstance(image, bytes):
                 image = opened("", image)
             pixels = self.reading.pixels(image)
+            framing = self.reading.framing
+            if framing is not None and framing.how == "random_crop" and pixels.ndim == 3:
+                pixels = framing.crop(pixels, down, right)
         except ImageError as error:
             raise UserError(f"{self.name}: image {i} {error}") from error
         except Exception as error:  # decoders raise all kinds

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .deep import ImageError, deep_colour
 from .orientation import upright
+from .resize import Framing
 
 Pixels: TypeAlias = UInt8[np.ndarray, "..."] | Float32[np.ndarray, "..."]
 Stored: TypeAlias = Shaped[np.ndarray, "..."]
@@ -26,14 +27,14 @@ class Reading:
 
     Args:
         channels: convert grey to 3 equal channels, or colours to grey; None leaves each image as it is.
-        size: crop to the central square and average down to size x size; None leaves them as they are.
+        framing: how they come to one size; None leaves them as they are.
         value_range: (low, high) of floats, mapped to (-1, 1); None takes floats of any size as they are.
         white: the whole number that is white in images of more than 8 bits; None: 65,535 in those of 16 bits.
         layout: of arrays with three axes; None: where the 1 or 3 channels are.
     """
 
     channels: int | None = None
-    size: int | None = None
+    framing: Framing | None = None
     value_range: tuple[float, float] | None = (-1.0, 1.0)
     white: int | None = None
     layout: Literal["CHW", "HWC"] | None = None
@@ -62,7 +63,7 @@ class Reading:
             x = _on_white(x)
         if self.channels is not None and x.ndim == 3:
             x = with_channels(x, self.channels)
-        return x if self.size is None else _shrunk(x, self.size)
+        return x if self.framing is None or x.ndim != 3 else self.framing.apply(x)
 
     def _scaled(self, x: Stored) -> Pixels:
         if x.dtype == np.bool_:
@@ -188,18 +189,3 @@ def _on_white(x: Pixels) -> Pixels:
         return np.moveaxis(np.atleast_3d(_of_pil(layers)), 2, 0)
     alpha = (x[-1:] + 1) / 2
     return x[:-1] * alpha + (1 - alpha)
-
-
-def _shrunk(x: Pixels, size: int) -> Pixels:
-    height, width = x.shape[1:]
-    side = min(height, width)
-    if side < size:
-        raise ImageError(f"{width}x{height} is smaller than size={size}")
-    left, top = (width - side) // 2, (height - side) // 2
-
-    def shrink(image: Image.Image) -> Stored:
-        return np.asarray(image.resize((size, size), Image.Resampling.BOX, box=(left, top, left + side, top + side)))
-
-    if x.dtype == np.uint8 and len(x) == 3:
-        return shrink(Image.fromarray(np.ascontiguousarray(x.transpose(1, 2, 0)))).transpose(2, 0, 1)
-    return np.stack([shrink(Image.fromarray(np.ascontiguousarray(plane))) for plane in x])

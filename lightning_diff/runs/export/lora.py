@@ -5,7 +5,7 @@ Of a layer with weight W + scale B A, peft's names are PREFIX.LAYER.lora_A.weigh
 scale is multiplied into B.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ OURS = "model."  # before the library's own names in a state of `nets.Diffusers`
 
 def refuse(source: Source) -> None:
     """UserError without adapters, or for a network that no pipeline of the library has."""
-    found = adapters(source.state)
+    found = list(adapters(source.state))
     if not found:
         raise UserError(
             f"export: --to lora: {source.folder} has no adapters (it was trained whole); --to safetensors and --to diffusers "
@@ -35,10 +35,10 @@ def refuse(source: Source) -> None:
 def write(source: Source, folder: Path) -> Written:
     """Write the adapters; none of the network's own weights."""
     prefix = stock(source).network
-    found = adapters(source.state)
+    found = list(adapters(source.state))
     save_file(named(found, prefix), folder / NAME, metadata={"format": "pt"})
     pipeline = stock(source).pipeline
-    ranks = sorted({len(each.A) for each in found.values()})
+    ranks = sorted({len(each.A) for each in found})
     return Written(
         said=f"{len(found)} layers, rank {', '.join(map(str, ranks))}",
         facts={"layers": len(found), "ranks": ranks},
@@ -52,20 +52,16 @@ def write(source: Source, folder: Path) -> Written:
     )
 
 
-def named(found: Mapping[str, Adapter], prefix: str) -> dict[str, torch.Tensor]:
+def named(found: Iterable[Adapter], prefix: str) -> dict[str, torch.Tensor]:
     """The adapters of these layers in peft's names.
 
     Args:
-        found: by the layer's name in the network.
+        found: of a network of ours.
         prefix: "transformer" or "unet".
     """
     tensors = {}
-    for layer, (A, B, scale, shape) in found.items():
-        name = f"{prefix}.{layer.removeprefix(OURS)}"
-        rank = len(A)
-        kernel = shape[2:]  # of a convolution: A sees what the layer sees, B is one pixel wide
-        tensors[f"{name}.lora_A.weight"] = A.reshape(rank, *shape[1:]).detach().cpu().clone()
-        tensors[f"{name}.lora_B.weight"] = (
-            (scale * B).reshape(shape[0], rank, *[1] * len(kernel)).detach().cpu().clone()
-        )
+    for weight, A, B, scale in found:
+        name = f"{prefix}.{weight.removeprefix(OURS).removesuffix('.weight')}"
+        tensors[f"{name}.lora_A.weight"] = A.detach().cpu().clone()
+        tensors[f"{name}.lora_B.weight"] = (scale * B).detach().cpu().clone()
     return tensors
