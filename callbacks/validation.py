@@ -22,7 +22,7 @@ from ..modules.training_data import training_data
 from ..noise import as_training_law, log_snr_to_sigma, sigma_to_log_snr
 from ..noise.moments import bin_index, moments, moments_by_bin
 from .base import PeriodicCallback
-from .cadence import refuse_nonpositive
+from .cadence import is_due, refuse_nonpositive
 from .ema import averaged
 from .noise_levels import NoiseLevels
 from .trackers import log_values
@@ -135,6 +135,10 @@ class Validation(PeriodicCallback[DiffusionModule]):
         self.log_row(trainer, module, values)
         internals.show_metrics(trainer, values)
 
+    def is_waiting(self, trainer: Trainer, module: DiffusionModule) -> bool:
+        """At the last step, too: its checkpoint then has what EarlyStopping made of it, for a run that is made longer."""
+        return is_due(module, self.every) and self._acted != module.images_seen
+
     def act_now(self, trainer: Trainer, module: DiffusionModule) -> None:
         super().act_now(trainer, module)
         internals.tell_of_validation(trainer, module, NAMES)
@@ -144,9 +148,9 @@ class Validation(PeriodicCallback[DiffusionModule]):
         trainer.should_stop = trainer.should_stop or internals.early_stop(trainer) is not None
 
     def on_run_end(self, trainer: Trainer, module: DiffusionModule) -> None:
-        self.rows = [row for row in self.rows if row.images != module.images_seen]  # of early stopping at this step
-        super().on_run_end(trainer, module)
-        internals.tell_of_validation(trainer, module, NAMES)
+        if not any(row.images == module.images_seen for row in self.rows):
+            self.act(trainer, module)
+            internals.tell_of_validation(trainer, module, NAMES)
         if trainer.is_global_zero:
             print(self.sentence(), flush=True)
 
