@@ -81,9 +81,9 @@ def draw(path: Path, found: Emphasis, sigma_data: float, name: str) -> None:
     axes.plot(x, found.product.numpy(), color="C0", lw=1.8, label="p w, its share of the objective (area one)")
     weights = axes.twinx()
     weights.plot(x, found.weight.numpy(), color="C3", lw=1.2, ls="--", label="w, the weight of its loss (right)")
-    weights.set(ylabel="weight w", ylim=(0, None))
+    weights.set(ylabel="weight w", ylim=(0, 1.3 * float(found.weight.max())))  # room for the legend
     axes.set(xlabel="log-SNR  λ = ln(σ_data² / σ²)        ← noisier      cleaner →", ylabel="per unit of log-SNR")
-    axes.set(xlim=(LOW, HIGH), ylim=(0, None))
+    axes.set(xlim=(LOW, HIGH), ylim=(0, 1.3 * float(torch.maximum(found.density, found.product).max())))
     axes.set_title(f"{name}: the noise levels that are trained, at the first step", fontsize=11)
     axes.grid(alpha=0.3)
     handles = [each.get_legend_handles_labels() for each in (axes, weights)]
