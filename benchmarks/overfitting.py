@@ -56,14 +56,16 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     data = {"few": "{_target_: benchmarks.overfitting.FewDigits, batch_size: 128}", "all": None}
-    callbacks = ", ".join(f"{{_target_: lightning_diff.callbacks.{name}}}" for name in ("EMA", "NoiseLevels"))
+    own = "lightning_diff.callbacks"
+    profile = "{ema: {_target_: lightning_diff.ema.HalfLife, images: 20_000}}"
     every = chosen.steps * 128 // 5
     for name, node in data.items():
         overrides = [
             f"name={name}",
             f"runs_dir={chosen.folder}",
             f"trainer.max_steps={chosen.steps}",
-            f"callbacks=[{callbacks}, {{_target_: lightning_diff.callbacks.Validation, every: {every}}}]",
+            f"callbacks=[{{_target_: {own}.EMA, profiles: {profile}}}, {{_target_: {own}.NoiseLevels}}, "
+            f"{{_target_: {own}.Validation, every: {every}}}]",
             *([] if node is None else [f"data={node}"]),
         ]
         train(recipe.load("digits_edm", overrides), recipe.find("digits_edm"))
