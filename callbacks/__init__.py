@@ -17,6 +17,7 @@ from .sample_grid import SampleGrid
 from .tangents import Tangents
 from .throughput import Throughput
 from .time_limit import TimeLimit
+from .validation import Validation
 
 __all__ = [
     "EMA",
@@ -33,4 +34,5 @@ __all__ = [
     "Tangents",
     "Throughput",
     "TimeLimit",
+    "Validation",
 ]

@@ -187,6 +187,14 @@ class NoiseLevels(StepCallback[TrainingModule]):
                 self._write(trainer, module)
                 self._written = time.monotonic()
 
+    def redraw(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Write tables and picture again, if there are any yet: what stands beside the training loss has changed.
+
+        On the first process, between two steps.
+        """
+        if self.images:
+            self._write(trainer, module)
+
     def _write(self, trainer: Trainer, module: TrainingModule) -> NoiseReport:
         path = Path(trainer.default_root_dir)
         report = self.report(path.name, module.denoiser.sigma_data)

@@ -1,6 +1,7 @@
 """The loss at each noise level, as pictures: one run's `noise_levels.png`, and the panels from which `compare` draws several."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 
 from ..foundation.atomic import replacing
+from . import validation
 from .noise_levels import NoiseReport
 
 NAME = "noise_levels.png"
@@ -27,12 +29,18 @@ LOG_SNR_LABEL = "log-SNR  λ = ln(σ_data² / σ²)        ← noisier      clea
 def write(folder: Path, report: NoiseReport) -> None:
     """One run's tables and their picture, each whole or not at all."""
     report.write_tables(folder)
+    held_out = validation.latest(validation.read(folder))
     with replacing(folder / NAME) as temporary:
-        draw(report).savefig(temporary, dpi=110)
+        draw(report, held_out).savefig(temporary, dpi=110)
 
 
-def draw(report: NoiseReport) -> Figure:
-    """One run: the loss, its variance, where the effort goes, and the variance through training."""
+def draw(report: NoiseReport, held_out: Sequence[validation.Level] = ()) -> Figure:
+    """One run: the loss, its variance, where the effort goes, and the variance through training.
+
+    Args:
+        report: of the training.
+        held_out: the last measurement of the callback `Validation`, which stands beside the training loss.
+    """
     rows = 3 if report.details else 2
     figure = Figure(figsize=(13.5, 4.6 * rows), layout="constrained")
     panels = figure.subplots(rows, 2)
@@ -43,7 +51,8 @@ def draw(report: NoiseReport) -> Figure:
         fontsize=12,
     )
     figure.supxlabel(report.sentence(), fontsize=10)
-    draw_mean(top_left, report, label="mean ± standard error")
+    draw_mean(top_left, report, label="training, mean ± standard error")
+    draw_validation(top_left, held_out)
     top_left.legend(frameon=False, fontsize=8)
     draw_variance(top_right, report)
     draw_effort(bottom_left, report)
@@ -97,6 +106,20 @@ def draw_mean(axes: Axes, report: NoiseReport, label: str, color: ColorType | No
         color=color,
     )
     axes.set_yscale("log")
+
+
+def draw_validation(axes: Axes, held_out: Sequence[validation.Level]) -> None:
+    """Held-out images and as many training images, with the same noise; nothing where nothing was measured."""
+    if not held_out:
+        return
+    levels = [row.log_snr for row in held_out]
+    kinds = (
+        ("held-out images", "C3", [row.loss for row in held_out], [row.standard_error for row in held_out]),
+        ("training images", "C2", [row.train_loss for row in held_out], [row.train_standard_error for row in held_out]),
+    )
+    for name, color, loss, error in kinds:
+        label = f"{name}, averaged weights, image {_number(held_out[0].images)}"
+        axes.errorbar(levels, loss, error, fmt="s-", ms=2.5, lw=1.0, capsize=1.5, color=color, label=label)
 
 
 def draw_variance(axes: Axes, report: NoiseReport, label: str = "", color: ColorType | None = None) -> None:

@@ -35,6 +35,7 @@ from .resume import resume
 from .runs import runs
 from .sample import sample
 from .schedule import schedule
+from .show import show
 from .train import train
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, resume, runs, sample, evaluate, schedule, compare, export, import_, doctor, describe, new):
+for command in (train, resume, runs, sample, evaluate, schedule, compare, export, import_, doctor, describe, show, new):
     app.command(command.__name__.rstrip("_"), cls=Command)(command)  # `import` is a word of Python's
 app.add_typer(data)
 

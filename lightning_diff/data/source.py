@@ -12,6 +12,7 @@ from ..text import TextEncoder
 from . import class_names
 from .augment import Augment
 from .image_set import NOWHERE, Examples, Origin
+from .part import split
 
 
 class Facts(TypedDict):
@@ -38,6 +39,8 @@ class Data:
         augment: EDM's augmentations, on which the network is conditioned; None for none.
         workers: loader processes on each device; 0 reads in the training process, which is best for images in memory.
         conditional: False ignores the labels: the model is unconditional.
+        hold_out: images that are held out of the training set, chosen at random, the same ones in every run: for measures and
+            validation, where the source has no test set of its own.
     """
 
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = ("workers", "test_*")
@@ -50,12 +53,15 @@ class Data:
     augment: Augment | None = None
     workers: int = 0
     conditional: bool = True
+    hold_out: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"{self.name}: batch_size must be at least 1, got {self.batch_size}")
         if self.workers < 0:
             raise ValueError(f"{self.name}: workers must not be negative, got {self.workers}")
+        if self.hold_out < 0:
+            raise ValueError(f"{self.name}: hold_out must not be negative, got {self.hold_out}")
 
     def load(self) -> tuple[Examples, Examples | None]:
         """The training set and the held-out set (None if there is none). Called once."""
@@ -169,7 +175,7 @@ class Data:
 
     @cached_property
     def _sets(self) -> tuple[Examples, Examples | None]:
-        train, test = self.load()
+        train, test = self._held_out(*self.load())
         if self.flip and getattr(train, "mirrors", False) and not getattr(train, "flip", False):
             raise UserError(f"{self.name}: flip would mirror latents; set flip of the Latents, which mirrors images")
         if (self.flip or self.augment) and len(train.shape) != 3:
@@ -187,6 +193,18 @@ class Data:
             if self.conditional:
                 class_names.refuse_other_order(self.name, _names(train), _names(test))
         return train, test
+
+    def _held_out(self, train: Examples, test: Examples | None) -> tuple[Examples, Examples | None]:
+        """The sets after `hold_out`."""
+        if not self.hold_out:
+            return train, test
+        if test is not None:
+            raise UserError(
+                f"{self.name}: hold_out is for a source without a test set; this one has {len(test):,} images in it"
+            )
+        if self.hold_out >= len(train):
+            raise UserError(f"{self.name}: hold_out is {self.hold_out}, and there are {len(train)} images")
+        return split(train, self.hold_out)
 
 
 def _names(examples: Examples) -> Sequence[str]:

@@ -4,13 +4,14 @@ Each has one function here, whose docstring says what is relied on, and one test
 also says with which versions. A version of Lightning that changes any of it fails there first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from subprocess import Popen
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -69,6 +70,43 @@ def profiler(trainer: Trainer) -> object:
 def show_metrics(trainer: Trainer, values: Mapping[str, int | float]) -> None:
     """Add to `trainer.callback_metrics`: what it gives is the dictionary itself, no copy, and keeps what is put in."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+
+
+def act_on_validation(trainer: Trainer) -> None:
+    """Let Lightning's EarlyStopping and ModelCheckpoint wait for validations, not for the end of an epoch.
+
+    Relied on: the private `_check_on_train_epoch_end` of the one and `_save_on_train_epoch_end` of the other, their arguments
+    without the underscore, decide that.
+    """
+    for callback in callbacks(trainer):
+        if isinstance(callback, EarlyStopping):
+            callback._check_on_train_epoch_end = False
+        elif isinstance(callback, ModelCheckpoint):
+            callback._save_on_train_epoch_end = False
+
+
+def tell_of_validation(trainer: Trainer, module: LightningModule, names: Collection[str]) -> None:
+    """Those of them that watch one of these figures act now, by their public hook `on_validation_end`."""
+    for callback in callbacks(trainer):
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor in names:
+            callback.on_validation_end(trainer, module)
+
+
+def has_early_stopping(trainer: Trainer) -> bool:
+    """Whether an EarlyStopping may end the training."""
+    return any(isinstance(callback, EarlyStopping) for callback in callbacks(trainer))
+
+
+def early_stop(trainer: Trainer) -> str | None:
+    """Why an EarlyStopping ended the training, or would have before it was interrupted; None if none did.
+
+    Relied on: its public attribute `stopping_reason`, kept in checkpoints since 2.6, and its name for none.
+    """
+    for callback in callbacks(trainer):
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason.name != "NOT_STOPPED":
+            best = float(callback.best_score)
+            return f"EarlyStopping: {callback.monitor} did not improve on {best:.4g} for {callback.wait_count} measurements"
+    return None
 
 
 def unwritten_metrics(trainer: Trainer) -> dict[str, float]:

@@ -11,9 +11,10 @@ from ..callbacks import Checkpoint
 from ..callbacks.ema import find as find_ema
 from ..data import Data, Facts
 from ..foundation.errors import NotHereError, UserError
+from ..modules import TrainingModule
 from ..modules.base import CountedModule
 from ..modules.sharding import ShardedStrategy
-from . import memory, recipe
+from . import emphasis, memory, recipe
 from .build import build, build_data
 from .console import quieten
 from .door import refuse_unfit_parts
@@ -25,7 +26,7 @@ from .recipe import Recipe
 def describe(settings: Recipe, source: Path | str) -> str:
     """The resolved recipe and what follows from it, without training: what `--dry-run` prints."""
     quieten()
-    facts, remark, data = _known_facts(settings, source)
+    facts, remark, data = known_facts(settings, source)
     settings = recipe.fill_facts(settings, facts)
     module, trainer = build(settings, facts, source, on_meta=True)
     if data is not None:
@@ -38,13 +39,14 @@ def describe(settings: Recipe, source: Path | str) -> str:
         remark,
         summary(settings, module, trainer),
         learning_rates(module, trainer, batch),
+        _levels(module),
         *doubts(module, trainer, batch),
         _memory(settings, facts["shape"], module, trainer),
     ]
     return f"{recipe.to_yaml(settings)}\n{indent(chr(10).join(line for line in lines if line), '# ')}"
 
 
-def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str, Data | None]:
+def known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str, Data | None]:
     """The facts of the data, these in a line, and the data; where they are not here the recipe's own facts, and the reason."""
     try:
         data = build_data(settings, source)
@@ -85,6 +87,13 @@ def summary(settings: Recipe, module: LightningModule, trainer: Trainer) -> str:
         f"{trainer.max_steps:,} steps = {images:,} images; checkpoints {saves}, "
         f"the newest {saver.keep} kept in {folder_of(settings)}"
     )
+
+
+def _levels(module: LightningModule) -> str:
+    """Which noise levels are trained, as bars; nothing of a module without a law of them."""
+    if not isinstance(module, TrainingModule):
+        return ""
+    return emphasis.lines(emphasis.emphasis(module), module.denoiser.sigma_data)
 
 
 def _memory(settings: Recipe, shape: Sequence[int], module: LightningModule, trainer: Trainer) -> str:

@@ -18,13 +18,13 @@ from ..foundation import garbage, parent, rng, stopping
 from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
 from ..modules import TrainingData
-from ..modules.lightning_internals import callbacks, fit_without_steps
+from ..modules.lightning_internals import callbacks, early_stop, fit_without_steps, has_early_stopping
 from . import recipe
 from .build import build, build_data
 from .console import quieten, say
 from .describe import summary
 from .door import refuse_unfit_parts
-from .finished import is_finished, mark_finished
+from .finished import is_finished, is_finished_early, mark_finished
 from .folder import claim, folder_of, held, recorded
 from .launch import together
 from .loggers import identify, log_recipe, refused_by_wandb, release
@@ -103,6 +103,9 @@ def _has_something_to_do(folder: Path, trainer: Trainer, start: Start) -> bool:
     checkpoint, step = start.checkpoint, start.step
     if checkpoint is None:
         return True
+    if is_finished_early(folder, step) and has_early_stopping(trainer):
+        say(f"{folder}: an EarlyStopping ended it at step {step}; without it, or with more patience, training goes on")
+        return False
     if step < trainer.max_steps:
         say("\n".join([f"{folder}: continuing from {checkpoint}, step {step:,}", *start.remarks]))
         return True
@@ -172,7 +175,13 @@ def _what_is_there(folder: Path, module: LightningModule) -> str:
 
 
 def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
-    if trainer.global_step < trainer.max_steps:
+    early = early_stop(trainer)
+    if trainer.global_step < trainer.max_steps and early is not None and module.images_seen:
+        if trainer.is_global_zero:
+            mark_finished(folder, trainer.global_step, module.images_seen, early=True)  # type: ignore[arg-type]
+            where = f"step {trainer.global_step:,} of {trainer.max_steps:,}"
+            say(f"{folder}: done at {where}, {early}; {_what_is_there(folder, module)}")
+    elif trainer.global_step < trainer.max_steps:
         say(f"{folder}: {_early_end(trainer)}; {module.product} is of that step, and the same command resumes")
     elif trainer.is_global_zero:
         mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]

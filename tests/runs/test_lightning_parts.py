@@ -149,7 +149,8 @@ def made():
 
 
 @pytest.mark.parametrize(
-    ("target", "way"), [("Mine, scheduling: {0: 2}", "trainer.accumulate_grad_batches"), ("made", "trainer.max_steps")]
+    ("target", "way"),
+    [("Mine, scheduling: {0: 2}", "trainer.accumulate_grad_batches"), ("made", "lightning_diff.callbacks.Validation")],
 )
 def test_what_derives_from_a_refused_part_or_makes_one_is_refused_like_it(train, tmp_path, target, way):
     (tmp_path / "parts_of_mine.py").write_text(MINE)
@@ -169,7 +170,7 @@ def test_a_module_with_a_validation_step_is_refused_before_the_folder_is_claimed
     with pytest.raises(UserError) as error:
         train("mine", f"model={{_target_: validating.Validating, {net}}}")
     assert tells(
-        str(error.value), "...mine.yaml: model ... Validating.validation_step ... lightning_diff.callbacks.Evaluate"
+        str(error.value), "...mine.yaml: model ... Validating.validation_step ... lightning_diff.callbacks.Validation"
     )
     assert not Path("runs").exists()
 

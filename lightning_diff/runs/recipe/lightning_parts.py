@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _STEPS = "training is counted in optimiser steps; set trainer.max_steps"
 _STREAM = "the stream of examples is addressed by position and does not change"
-_VALIDATION = "there is no validation loop; lightning_diff.callbacks.Evaluate measures, every so many images"
+_VALIDATION = (
+    "there is no validation loop; lightning_diff.callbacks.Validation measures the loss of held-out images, "
+    "lightning_diff.callbacks.Evaluate quality"
+)
 
 MANAGED = {  # arguments of the Trainer that a run sets itself
     "callbacks": "callbacks are listed under the recipe's own key callbacks",
@@ -61,7 +64,6 @@ CLASSES = {  # by name, wherever in Lightning they stand; a subclass of one is r
     "BasePredictionWriter": "a training predicts nothing; `lightning-diff sample` draws images",
     "BatchSizeFinder": "the batch of all devices decides what is trained; set data.batch_size, and trainer.accumulate_grad_batches "
     "until it fits (`train --dry-run` says how much memory it takes)",
-    "EarlyStopping": f"{_EPOCHS}; set trainer.max_steps, or let a callback of yours set trainer.should_stop",
     "GradientAccumulationScheduler": "a step is one global batch, whatever is accumulated; set trainer.accumulate_grad_batches",
     "LearningRateFinder": "trains before the training; set model.optimizer.lr, and compare short runs by trainer.max_steps",
     "ModelPruning": f"{_EPOCHS}; prune the finished model, as lightning_diff.load_denoiser gives it",
@@ -94,6 +96,16 @@ PROFILERS = {"xla": _TPU}
 OURS = ("ShardedStrategy",)  # what derives from Lightning's ModelParallelStrategy and resumes
 
 # What a run shows to Lightning's callbacks; with gradient clipping, train/grad_norm too.
+NO_VALIDATION = "EarlyStopping acts after each measurement of lightning_diff.callbacks.Validation; add one"
+VALIDATION = ("lightning_diff.callbacks.Validation", "lightning_diff.callbacks.validation.Validation")
+MEASURED = (
+    "val/loss",
+    "val/loss_se",
+    "val/train_loss",
+    "val/train_loss_se",
+    "val/gap",
+    "val/gap_se",
+)  # by that callback
 SHOWN = ("images", "train/loss", "train/unweighted_loss", "train/learning_rate")
 
 
@@ -147,7 +159,11 @@ def check_built(parts: Iterable[tuple[str, object]]) -> None:
     """
     from ...modules.lightning_internals import process_start, state_of_its_own  # 4 s
 
+    parts = list(parts)
+    validates = any(type(part).__name__ == "Validation" for _, part in parts)
     for key, part in parts:
+        if not validates and "EarlyStopping" in _lightnings(type(part)):
+            raise UserError(f"{key}: {NO_VALIDATION}")
         refuse(type(part), key)
         if (method := process_start(part)) not in (None, "popen"):
             raise UserError(f"{key}: {type(part).__name__} by {method}: {_SPAWNED}")
@@ -170,13 +186,14 @@ def check_module(module: "LightningModule") -> None:
 def _check_arguments(node: Node, key: str, callbacks: list[Node], trainer: Node) -> None:
     """UserError for an argument of a callback that is taken otherwise."""
     bases = _bases(node)
-    if "ModelCheckpoint" in bases:
-        if node.get("save_on_exception"):
-            raise UserError(f"{key}.save_on_exception: {CLASSES['OnExceptionCheckpoint']}")
-        shown = (*SHOWN, "train/grad_norm") if trainer.get("gradient_clip_val") else SHOWN
-        monitor = node.get("monitor")
-        if monitor is not None and monitor not in shown and not any(map(_is_of_the_user, callbacks)):
-            raise UserError(f"{key}.monitor: nothing logs {monitor!r}; a run shows {', '.join(shown)}")
+    if "ModelCheckpoint" in bases and node.get("save_on_exception"):
+        raise UserError(f"{key}.save_on_exception: {CLASSES['OnExceptionCheckpoint']}")
+    if "EarlyStopping" in bases and node.get("check_on_train_epoch_end"):
+        raise UserError(f"{key}.check_on_train_epoch_end: a run has one epoch without end; leave it out")
+    if "EarlyStopping" in bases and not _measures(callbacks):
+        raise UserError(f"{key}: {NO_VALIDATION}")
+    if {"ModelCheckpoint", "EarlyStopping"} & bases:
+        _check_monitor(node.get("monitor"), key, callbacks, trainer, only_measured="EarlyStopping" in bases)
     if "Timer" in bases and node.get("duration") is not None:
         raise UserError(
             f"{key}.duration: counts what earlier starts took, so that a resumed run would stop at once; set trainer.max_time, "
@@ -184,6 +201,19 @@ def _check_arguments(node: Node, key: str, callbacks: list[Node], trainer: Node)
         )
     if "DeviceStatsMonitor" in bases and importlib.util.find_spec("psutil") is None:
         raise UserError(f"{key}: DeviceStatsMonitor: psutil is not installed; pip install psutil")
+
+
+def _check_monitor(monitor: object, key: str, callbacks: list[Node], trainer: Node, *, only_measured: bool) -> None:
+    """UserError for a figure that nothing logs, or nothing that is measured every so often."""
+    shown = MEASURED if _measures(callbacks) else ()
+    if not only_measured:
+        shown = (*SHOWN, *(["train/grad_norm"] if trainer.get("gradient_clip_val") else []), *shown)
+    if monitor is not None and monitor not in shown and (only_measured or not any(map(_is_of_the_user, callbacks))):
+        raise UserError(f"{key}.monitor: nothing logs {monitor!r}; a run shows {', '.join(shown)}")
+
+
+def _measures(callbacks: list[Node]) -> bool:
+    return any(node["_target_"] in VALIDATION for node in callbacks)
 
 
 def _refuse_node(node: object, key: str) -> None:
