@@ -11,6 +11,7 @@ from .photo_patches import PhotoPatches
 from .source import Data, Facts
 from .stream import Positions, Stream, drawn, loader
 from .toy import Toy
+from .web_dataset import WebDataset
 
 __all__ = [
     "Augment",
@@ -27,6 +28,7 @@ __all__ = [
     "Positions",
     "Stream",
     "Toy",
+    "WebDataset",
     "drawn",
     "loader",
 ]
