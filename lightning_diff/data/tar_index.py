@@ -150,7 +150,7 @@ def write(path: Path, index: TarIndex, label_key: str) -> None:
 def read(path: Path, label_key: str) -> TarIndex | None:
     """None for one that is not there, damaged, of another format, or made for another label."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             if int(found["format"]) != FORMAT or str(found["label_key"]) != label_key:
                 return None
             names = tuple(found["names"].tobytes().decode().split("\n")) if len(found["start"]) else ()

@@ -31,8 +31,8 @@ class WebDataset(ImageSource):
     compressed tars, shards that are read over a network protocol, several images in one sample.
 
     Args:
-        path: a folder with .tar files at any depth, one such file, a pattern ("shards/{000..009}.tar", "shards/*.tar"), or a list
-            of these.
+        path: a folder with .tar files at any depth, one such file, a pattern ("shards/{000..009}.tar", "shards/*.tar"), or a
+            list of these.
         test_path: likewise, for the held-out images; None for none.
         label_key: of the label in a sample's .json.
         window: shuffle in windows of so many images, shard after shard, for disks that are slow at reading from any place;
