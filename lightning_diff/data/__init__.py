@@ -8,6 +8,7 @@ from .images import Images
 from .map_dataset import MapDataset
 from .noise import Noise
 from .photo_patches import PhotoPatches
+from .random_access import Datasets, LitData
 from .source import Data, Facts
 from .stream import Positions, Stream, drawn, loader
 from .toy import Toy
@@ -16,12 +17,14 @@ from .web_dataset import WebDataset
 __all__ = [
     "Augment",
     "Data",
+    "Datasets",
     "Digits",
     "Examples",
     "Facts",
     "HuggingFace",
     "ImageSet",
     "Images",
+    "LitData",
     "MapDataset",
     "Noise",
     "PhotoPatches",

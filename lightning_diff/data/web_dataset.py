@@ -27,8 +27,8 @@ class WebDataset(ImageSource):
 
     Every image is addressed by its number: a small index beside each shard, built once from the tar's headers, says where it lies
     (in the cache folder where nothing can be written beside). So the stream is that of data in memory, any number of processes and
-    workers draws the same, and a run resumes in the middle of an epoch. Memory stays flat: places of images, no images. Not covered:
-    compressed tars, shards that are read over a network protocol, several images in one sample.
+    workers draws the same, and a run resumes in the middle of an epoch. Memory stays flat: places of images, no images. Not
+    covered: compressed tars, shards that are read over a network protocol, several images in one sample.
 
     Args:
         path: a folder with .tar files at any depth, one such file, a pattern ("shards/{000..009}.tar", "shards/*.tar"), or a
