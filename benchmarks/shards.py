@@ -1,6 +1,6 @@
-"""Large data sets: made images of simple shapes in tar shards, parquet and litdata chunks, read by this project and by each library.
+"""Large data sets: made images of simple shapes in tar shards, parquet and litdata, read by this project and by each library.
 
-    python benchmarks/shards.py --folder /data/shapes [--images 1000000] [--size 64] [--read 20000] [--kinds tar parquet litdata]
+    python benchmarks/shards.py --folder /data/shapes [--images 1000000] [--size 64] [--read 20000] [--kinds tar]
 
 Makes what is not there yet, then for each kind, alternately: images a second of one reader at positions of the stream, against the
 library's own shuffled loader with the same decoding on the same files; resident memory after the first and after the last image; and
