@@ -11,14 +11,17 @@ from .latents import Latents
 from .map_dataset import MapDataset
 from .noise import Noise
 from .photo_patches import PhotoPatches
+from .random_access import Datasets, LitData
 from .source import Data, Facts
 from .stream import Positions, Stream, drawn, loader
 from .toy import Toy
+from .web_dataset import WebDataset
 
 __all__ = [
     "Augment",
     "Captions",
     "Data",
+    "Datasets",
     "Digits",
     "EDM2Latents",
     "Examples",
@@ -27,12 +30,14 @@ __all__ = [
     "ImageSet",
     "Images",
     "Latents",
+    "LitData",
     "MapDataset",
     "Noise",
     "PhotoPatches",
     "Positions",
     "Stream",
     "Toy",
+    "WebDataset",
     "drawn",
     "loader",
 ]

@@ -148,7 +148,7 @@ class Items:
         self._check(item, i)
         return item.image, item.label
 
-    def _check(self, item: "_Item", i: int) -> None:
+    def _check(self, item: "Item", i: int) -> None:
         image, label = item.image, item.label
         if image.shape != self.shape:
             if self.shape[0] == 1 and _is_coloured(image):
@@ -166,7 +166,7 @@ class Items:
                 "set classes to their number"
             )
 
-    def _read(self, i: int, down: float | None = None, right: float | None = None) -> "_Item":
+    def _read(self, i: int, down: float | None = None, right: float | None = None) -> "Item":
         """Item i, cropped in the middle if no place is given (see `Framing.crop`)."""
         try:
             item, label = self.dataset[i], None
@@ -186,7 +186,7 @@ class Items:
             item, label = item[0], item[1] if len(item) > 1 else None
         return self._image(item, None if label is None else self._class(label, i), i, down, right)
 
-    def _image(self, image: object, label: int | None, i: int, down: float | None, right: float | None) -> "_Item":
+    def _image(self, image: object, label: int | None, i: int, down: float | None, right: float | None) -> "Item":
         try:
             if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):  # undecoded, by `datasets`
                 image = image["bytes"]
@@ -204,7 +204,7 @@ class Items:
             what = " ".join(str(error).split())
             raise UserError(f"{self.name}: image {i} cannot be read: {type(error).__name__}: {what}") from error
         x = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
-        return _Item(x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, label, kind_of(pixels, image), image)
+        return Item(x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, label, kind_of(pixels, image), image)
 
     def _class(self, label: object, i: int) -> int:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
@@ -236,7 +236,7 @@ def _is_coloured(image: Float32[Tensor, "..."]) -> bool:
     return image.ndim == 3 and len(image) == 3
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """One item: pixels in [-1, 1] and class, and how its image was stored."""
 
     image: Float32[Tensor, "..."]
@@ -255,7 +255,7 @@ class _Seen:
         self.labels: list[int] = []
         self.frames: list[int] = []
 
-    def add(self, item: _Item, i: int) -> None:
+    def add(self, item: Item, i: int) -> None:
         image, label = item.image, item.label
         values = image.double()
         if has_frames(item.stored):

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from ..condition import AnyCondition, into_batch
 from ..foundation import rng
 from ..foundation.errors import UserError
+from . import order
 from .image_set import Examples
 from .source import Data
 from .workers import PREFETCH, Batch, WorkerLoader
@@ -27,7 +28,7 @@ class Stream(Dataset[Batch]):
     """Examples by position. N is the size of the training set, B the global batch size:
 
         epoch   e = p // N
-        image   permutation_e(p mod N), so that every epoch shows every image once
+        image   permutation_e(p mod N), so that every epoch shows every image once (see `order`)
         flip    with probability 1/2, if the data say so
         u       ((p mod B) + uniform) / B: one in each of B strata of (0, 1), in any B positions that follow each other
         noise   standard normal
@@ -77,7 +78,9 @@ class Stream(Dataset[Batch]):
         if epoch not in self._orders:
             while len(self._orders) >= 2:  # a batch may straddle two epochs
                 del self._orders[min(self._orders)]
-            self._orders[epoch] = rng.permutation(self.seed, "image", epoch, len(self.examples))
+            own = getattr(self.examples, "order", None)  # of what cannot be read from any place as quickly
+            made = order.full(self.seed, epoch, len(self.examples)) if own is None else own(self.seed, epoch)
+            self._orders[epoch] = made
         return self._orders[epoch]
 
 

@@ -1,0 +1,39 @@
+"""In which order an epoch shows the images: a function of (seed, epoch) alone.
+
+    full      a permutation of all images: every image is read from any place
+    windowed  for what cannot be read from any place quickly: the shards in an order of their own, and within a window of so many
+              images, which moves from one shard into the next, a permutation
+
+Both need 8 bytes for each image in memory, for one epoch and, where a batch straddles two, for both.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from ..foundation import rng
+
+
+def full(seed: int, epoch: int, n: int) -> Int64[np.ndarray, " n"]:
+    """A permutation of range(n)."""
+    return rng.permutation(seed, "image", epoch, n)
+
+
+def windowed(seed: int, epoch: int, shards: Sequence[int], window: int) -> Int64[np.ndarray, " n"]:
+    """Every image once: shards one after another in an order of the epoch's, shuffled in windows.
+
+    Images that are shown together come from a window of `window` images, which lie in a few shards next to each other in that
+    order: what is read while it lasts is as much as the window and, at its ends, parts of two shards.
+
+    Args:
+        shards: images in each, in the order in which they are numbered.
+        window: images that are shuffled together, >= 1.
+    """
+    starts = np.concatenate([[0], np.cumsum(np.asarray(shards, np.int64))])
+    order = rng.permutation(seed, "shard", epoch, len(shards))
+    lined_up = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order.tolist()])
+    shift = int(rng.uniform(seed, "window", [epoch])[0] * window)  # so that the same images do not always meet
+    keys = rng.keys(rng.key(seed, "within window", epoch), "permutation", np.arange(len(lined_up), dtype=np.int64))
+    chosen: Int64[np.ndarray, " n"] = lined_up[np.lexsort((keys, (np.arange(len(lined_up)) + shift) // window))]
+    return chosen
