@@ -22,8 +22,8 @@ class Crops:
     Args:
         images: as they are cropped from.
         framing: the size of the crops.
-        labels, name, num_classes, origin, class_names, mapped, names: as of `ImageSet`; of `mapped`, std and fingerprint are of the images
-            that are cropped from.
+        labels, name, num_classes, origin, class_names, mapped, names: as of `ImageSet`; of `mapped`, std and fingerprint are of
+            the images that are cropped from.
 
     Raises:
         UserError: labels out of range; the first index is named.

@@ -12,7 +12,6 @@ from ..condition import AnyCondition, Condition, Shapes
 from ..foundation import rng
 from .image_set import NOWHERE, Examples, Indices, Origin
 
-
 TakeAt = Callable[[Indices, int, Int64[np.ndarray, " n"]], tuple[Tensor, AnyCondition | None]]
 
 

@@ -175,7 +175,7 @@ class Data:
 
     @cached_property
     def _sets(self) -> tuple[Examples, Examples | None]:
-        train, test = self._held_out(*self.load())
+        train, test = self._after_hold_out(*self.load())
         if self.flip and getattr(train, "mirrors", False) and not getattr(train, "flip", False):
             raise UserError(f"{self.name}: flip would mirror latents; set flip of the Latents, which mirrors images")
         if (self.flip or self.augment) and len(train.shape) != 3:
@@ -194,7 +194,7 @@ class Data:
                 class_names.refuse_other_order(self.name, _names(train), _names(test))
         return train, test
 
-    def _held_out(self, train: Examples, test: Examples | None) -> tuple[Examples, Examples | None]:
+    def _after_hold_out(self, train: Examples, test: Examples | None) -> tuple[Examples, Examples | None]:
         """The sets after `hold_out`."""
         if not self.hold_out:
             return train, test

@@ -238,7 +238,9 @@ class StepPolicy(Counted):
         """
         reward = self.reward
         if reward is not None:
-            found = scored(reward, x.clamp(-1, 1), label if isinstance(label, Tensor) else x.new_zeros(len(x), dtype=torch.int64))
+            found = scored(
+                reward, x.clamp(-1, 1), label if isinstance(label, Tensor) else x.new_zeros(len(x), dtype=torch.int64)
+            )
             if not found.min() > 0:
                 raise UserError(
                     f"The reward {name_of(reward)} is {found.min().item():.4g} for an image: what is discounted for each step has "

@@ -130,7 +130,13 @@ def aligned(name: str, run_name: str) -> str:
         "loss": {"_target_": "lightning_diff.rollouts.RewardLoss", "levels": 2},
         "plan": {
             "_target_": "lightning_diff.rollouts.Plan",
-            "prompts": 2, "pool": 4, "keep": 2, "steps": 3, "preview_steps": 2, "precision": "int8", "batch": 8,
+            "prompts": 2,
+            "pool": 4,
+            "keep": 2,
+            "steps": 3,
+            "preview_steps": 2,
+            "precision": "int8",
+            "batch": 8,
         },
     }
     return write(name, run_name, model)
