@@ -98,12 +98,6 @@ class ModelRecord(TrainedWith):
         )
 
 
-def _takes_scale(net: record.Node) -> bool:
-    """Whether a network has an input for the scale of guidance, by its own arguments or by those of a class of diffusers."""
-    inner = net.get("config") or {}
-    return bool(net.get("guided") or inner.get("guidance_embeds") or inner.get("time_cond_proj_dim"))
-
-
 def save_denoiser(
     folder: Path | str,
     denoiser: Denoiser,

@@ -139,7 +139,7 @@ def _weights(checkpoint: checkpoints.Checkpoint, average: _Average, path: Path) 
     """The network's state with the average in place of what it averages; of a sharded checkpoint, reads only that."""
     averaged = average.weights
     if path.is_dir():
-        from ..artifacts.checkpoints import sharded  # 0.1 s: torch.distributed.checkpoint
+        from ...artifacts.checkpoints import sharded  # 0.1 s: torch.distributed.checkpoint
 
         own, of_average = f"state_dict.{NETWORK}", f"callbacks.{EMA_STATE}.averages.{average.name}."
 
