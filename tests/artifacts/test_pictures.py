@@ -75,6 +75,22 @@ def test_captions_stand_beside_the_images(tmp_path):
     assert (named[:-height, -width:] < 128).any()
 
 
+def test_prompts_stand_below_each_image_or_once_below_a_column(tmp_path):
+    pixels, long = images(4, 1, 8, 8), "a very long prompt of many words " * 9
+    for name, captions in (("once", ["a cat", long] * 2), ("each", ["a cat", long, "a dog", "x"])):
+        pictures.save_grid(tmp_path / f"{name}.png", pixels, columns=2, captions=captions)
+    once, each = read(tmp_path / "once.png"), read(tmp_path / "each.png")
+    line = 96 // 16
+    assert once.shape[1] == each.shape[1] == 2 * 96 + 3 * line  # wide enough for some words, however long they are
+    room = once.shape[0] - (2 * 96 + 3 * line)
+    assert room == 4 * 12 + 6
+    assert each.shape[0] == once.shape[0] + room
+    for left in (line, 2 * line + 96):
+        below = once[-room - line : -line, left : left + 96]
+        assert (below > 200).mean() > 0.5
+        assert (below < 128).any()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_folder(tmp_path, channels):
     pixels = images(3, channels, 8, 8)

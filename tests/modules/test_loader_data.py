@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from texts import LetterNet, Letters
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_diff import AlignmentModule, ConsistencyModule, DiffusionModule, TrainingData
@@ -189,3 +190,36 @@ def test_a_checkpoint_without_a_recipe_needs_the_modules_arguments(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), trained.parameters(), strict=True))
     with pytest.raises(UserError, match="another network"):
         DiffusionModule.load_from_checkpoint(path, net=MLP(SHAPE, 10, width=4, depth=1), num_classes=10)
+
+
+def letters(count=6, **changed):
+    x = torch.zeros(count, *SHAPE)
+    return [{"image": x, "condition": Letters().encode(["a cat"] * count).tensors | changed}]
+
+
+def text_module():
+    torch.manual_seed(0)
+    return Noting(LetterNet(SHAPE, Letters().shapes()))
+
+
+def test_a_condition_in_a_batch_reaches_the_network():
+    trained = text_module()
+    fit(trained, DataLoader(letters(), batch_size=None), max_steps=1)
+    (batch,) = trained.noted
+    assert {"condition.letters", "condition.length", "noise", "position"} <= batch.keys()
+    assert torch.equal(batch["condition.length"], torch.full((6, 1), 5))
+
+
+@pytest.mark.parametrize(
+    ("made", "batches", "words"),
+    [
+        (text_module, [{"image": torch.zeros(6, *SHAPE)}], "no 'condition'"),
+        (text_module, letters(letters=torch.zeros(6, 2, 14)), "letters"),
+        (text_module, letters(letters=torch.zeros(5, 2, 13)), "condition.letters.*6 images"),
+        (text_module, [{"image": torch.zeros(6, *SHAPE), "condition": torch.zeros(6)}], "by name"),
+        (module, letters(), "takes none"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_refused(made, batches, words):
+    with pytest.raises(UserError, match=words):
+        fit(made(), DataLoader(batches, batch_size=None), max_steps=1)
