@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from lightning_diff import artifacts
 from lightning_diff.foundation.errors import UserError
 
-
 # Adam's first steps are signs of gradients, and some gradients are zero but for rounding.
 SGD = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.01}"
 EAGER = "model.compile={_target_: lightning_diff.modules.Compile, backend: eager}"
