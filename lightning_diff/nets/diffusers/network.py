@@ -65,7 +65,7 @@ class Diffusers(nn.Module):
             if hasattr(
                 module, "dropout_prob"
             ):  # of labels, at random: which examples lose theirs is the stream's to say
-                module.dropout_prob = 0.0
+                module.dropout_prob = 0.0  # type: ignore[assignment]
 
     def forward(
         self,
@@ -93,7 +93,7 @@ class Diffusers(nn.Module):
             )
         if self.guided and guidance is None:
             guidance = torch.ones_like(c_noise)
-        dtype = self.model.dtype
+        dtype: torch.dtype = self.model.dtype  # type: ignore[assignment]
         with forward_mode.attention():
             given = self._given(label, x, dtype)
             output = self.family.call(self.model, self.config, x.to(dtype), c_noise, given, guidance)
