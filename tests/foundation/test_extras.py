@@ -60,7 +60,14 @@ def clip(tmp_path):
     ClipReward("openai/clip-vit-base-patch32", ["a cat"])
 
 
+def network(tmp_path):
+    from lightning_diff.nets import Diffusers
+
+    Diffusers("DiTTransformer2DModel", {}, (4, 32, 32))
+
+
 USES = {
+    "diffusers": network,
     "pyarrow": parquet,
     "tensorboard": logger("tensorboard"),
     "timm": dinov2,

@@ -77,7 +77,7 @@ class Diffusers(nn.Module):
             if hasattr(
                 module, "dropout_prob"
             ):  # of labels, at random: which examples lose theirs is the stream's to say
-                module.dropout_prob = 0.0
+                module.dropout_prob = 0.0  # type: ignore[assignment]
 
     def forward(
         self,
@@ -102,7 +102,7 @@ class Diffusers(nn.Module):
             raise ValueError("this network has no input for a guidance scale; build it with guided=True")
         if self.guided and guidance is None:
             guidance = torch.ones_like(c_noise)
-        dtype = self.model.dtype
+        dtype: torch.dtype = self.model.dtype  # type: ignore[assignment]
         if self.guidance is not None:
             assert guidance is not None
             self.guidance.added = self.guidance(guidance)
