@@ -102,7 +102,7 @@ class Latents(Data):
         return [
             StoredLatents(
                 part, examples, self.autoencoder.normalisation, shape, std, self._content,
-                sample=self.sample, flip=self.flip, notes=notes,
+                sample=self.sample, flip=self.flip and examples is sets[0], notes=notes,
             )
             for part, examples in zip(found.parts, sets, strict=True)
         ]  # fmt: skip

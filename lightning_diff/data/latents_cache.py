@@ -45,7 +45,7 @@ class LatentsRecord:
         image_shape: of one image.
         latent_shape: of its latents.
         counts: of the images, training and held out.
-        mirrored: whether mirror images are there, too.
+        mirrored: whether the training images' mirror images are there, too.
         mean, variance: of the training images' latents, by channel.
     """
 
@@ -90,7 +90,7 @@ def encoded(
     Args:
         sets: training images, and held-out ones where there are some.
         autoencoder: that encodes.
-        mirrored: whether to encode mirror images, too.
+        mirrored: whether to encode mirror images of the training set, too.
         device: where.
         batch: images at a time.
         max_gib: largest size of the folder, GiB.
@@ -105,7 +105,7 @@ def encoded(
         found, why = _read(folder, wanted)
         if found is None:
             _say(f"{folder}: {why}; encoding again" if why else "")
-            _encode(folder, wanted, sets, autoencoder, mirrored=mirrored, device=device, batch=batch, max_gib=max_gib)
+            _encode(folder, wanted, sets, autoencoder, device=device, batch=batch, max_gib=max_gib)
             found, why = _read(folder, wanted)
             if found is None:
                 raise UserError(f"{folder}: {why}, and was just written; is the disk in order?")
@@ -144,6 +144,12 @@ def _files(folder: Path, wanted: LatentsRecord) -> list[Path]:
     return [folder / f"{split}.npy" for split in ("train", "test")[: len(wanted.counts)]]
 
 
+def _rows(wanted: LatentsRecord) -> list[int]:
+    """Of each file: training sees mirror images, and nobody else does."""
+    train, *test = wanted.counts
+    return [train * (1 + wanted.mirrored), *test]
+
+
 def _read(folder: Path, wanted: LatentsRecord) -> tuple[Encoded | None, str]:
     """The folder's latents, or None and what is wrong with them: nothing, where there are none."""
     if not folder.exists():
@@ -153,11 +159,11 @@ def _read(folder: Path, wanted: LatentsRecord) -> tuple[Encoded | None, str]:
         if other := [name for name in DECISIVE if getattr(found, name) != getattr(wanted, name)]:
             return None, f"its record is of another {other[0]}"
         parts = []
-        for file, count in zip(_files(folder, wanted), wanted.counts, strict=True):
+        for file, count in zip(_files(folder, wanted), _rows(wanted), strict=True):
             part = np.load(file, mmap_mode="r")
             if part.dtype != np.float16 or part.shape[2:] != tuple(wanted.latent_shape):
                 return None, f"{file.name} has another shape"
-            if len(part) != count * (1 + wanted.mirrored):
+            if len(part) != count:
                 return None, f"{file.name} has {len(part):,} rows"
             parts.append(part)
     except (UserError, OSError, ValueError, EOFError) as error:
@@ -171,13 +177,12 @@ def _encode(
     sets: list[Examples],
     autoencoder: Autoencoder,
     *,
-    mirrored: bool,
     device: torch.device | str,
     batch: int,
     max_gib: int | float,
 ) -> None:
     kinds = 1 if autoencoder.moments(sets[0].images(np.arange(1)).to(device))[1] is None else 2
-    rows = [count * (1 + mirrored) for count in wanted.counts]
+    rows = _rows(wanted)
     size = 2 * kinds * sum(rows) * int(np.prod(wanted.latent_shape))
     _refuse_large(folder, size, max_gib)
     _say(f"encoding {sum(rows):,} images with {autoencoder.name}: {_in_units(size)} of latents in {folder}")

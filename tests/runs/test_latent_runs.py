@@ -73,14 +73,15 @@ def test_samples_are_decoded_latents(folder, tmp_path):
         sample(folder, SETTINGS, 4, out=tmp_path / name)
     with np.load("a.npz") as archive:
         assert (4, 8, 8, 1) in [archive[name].shape for name in archive.files]
-    assert Image.open(next(Path("c").glob("*.png"))).size == (8, 8)
+    with Image.open(next(Path("c").glob("*.png"))) as picture:
+        assert picture.size == (8, 8)
     kept = sample(folder, SETTINGS, 4, latents=True).target
     assert kept.suffix == ".png"  # one channel: a picture all the same
 
 
 def test_grids_and_figures_see_images(folder):
-    grid = Image.open(next((folder / "samples").glob("0*.png")))
-    assert grid.size == pictures.grid(torch.zeros(4, 1, 8, 8), 2).size
+    with Image.open(next((folder / "samples").glob("0*.png"))) as grid:
+        assert grid.size == pictures.grid(torch.zeros(4, 1, 8, 8), 2).size
     rows = {row["metric"]: row for row in read(folder / "metrics.csv") if row.get("reference")}
     assert rows["frechet_pixels"]["reference"] == Reference(Digits(batch_size=1), "pixels").hash
 
