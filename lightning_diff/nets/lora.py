@@ -144,11 +144,10 @@ class Adapter(NamedTuple):
 
 def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
     """The adapters in a network's state by the layer's name, {} where it has none."""
-    layers = [name.removesuffix(_ORIGINAL) for name in state if name.endswith(_ORIGINAL)]
-    return {
-        layer: Adapter(
-            *(state[f"{layer}{_ADAPTER}{part}"] for part in ("A", "B", "scale")),
-            tuple(state[f"{layer}{_ORIGINAL}"].shape),
-        )
-        for layer in layers
-    }
+    found = {}
+    for name, weight in state.items():
+        if name.endswith(_ORIGINAL):
+            layer = name.removesuffix(_ORIGINAL)
+            A, B, scale = (state[f"{layer}{_ADAPTER}{part}"] for part in ("A", "B", "scale"))
+            found[layer] = Adapter(A, B, scale, tuple(weight.shape))
+    return found
