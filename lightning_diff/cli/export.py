@@ -32,8 +32,9 @@ def export(
 ) -> None:
     """Write a trained model, for this project or for others.
 
-    The model is the newest checkpoint's. safetensors: model.safetensors, and model.json, which says how to rebuild the network. diffusers: a folder that the stock
-    pipeline loads, of networks from that library. lora: its adapters alone. onnx and pt2: the denoiser as one graph.
+    The model is the newest checkpoint's. safetensors: model.safetensors, and model.json, which says how to rebuild the
+    network. diffusers: a folder that the stock pipeline loads, of networks from that library. lora: its adapters alone. onnx
+    and pt2: the denoiser as one graph.
     """
     from ..runs import named
     from ..runs.console import say
