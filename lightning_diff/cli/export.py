@@ -30,10 +30,11 @@ def export(
         str | None, typer.Option(metavar="USER/NAME", help="Push the folder to this model on the hub, with HF_TOKEN.")
     ] = None,
 ) -> None:
-    """Write the model of the newest checkpoint, for this project or for others.
+    """Write a trained model, for this project or for others.
 
-    safetensors: model.safetensors, and model.json, which says how to rebuild the network. diffusers: a folder that the stock
-    pipeline loads, of networks from that library. lora: its adapters alone. onnx and pt2: the denoiser as one graph.
+    The model is the newest checkpoint's. safetensors: model.safetensors, and model.json, which says how to rebuild the
+    network. diffusers: a folder that the stock pipeline loads, of networks from that library. lora: its adapters alone. onnx
+    and pt2: the denoiser as one graph.
     """
     from ..runs import named
     from ..runs.console import say

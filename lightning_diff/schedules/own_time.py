@@ -1,7 +1,7 @@
 """A time grid in a network's own time, as the pipelines of the diffusers library take grids: `sigmas=` or `timesteps=`.
 
-Everything here starts from noise levels sigma of x = x0 + sigma eps, strictly decreasing to 0 (see `samplers.check_sigmas`), of which
-the first may be infinity, pure noise. These pipelines add or expect the 0 at the end as their scheduler does.
+Everything here starts from noise levels sigma of x = x0 + sigma eps, strictly decreasing to 0; the first may be infinity, pure
+noise. Some schedulers add the 0 at the end, others expect it.
 """
 
 import math

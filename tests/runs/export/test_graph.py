@@ -6,10 +6,12 @@ import sys
 import onnxruntime
 import pytest
 import torch
+from diffusers_models import MODELS, condition, make, shapes
 from export_models import DIT, MLP, run
 from messages import tells
 
-from lightning_diff.denoiser import TableTime
+from lightning_diff.artifacts import save_denoiser
+from lightning_diff.denoiser import Denoiser, FlowTime, TableTime
 from lightning_diff.foundation import extras
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs.export import write
@@ -97,3 +99,22 @@ def test_a_network_that_no_graph_holds_is_refused_in_a_line(tmp_path, monkeypatc
         write(tmp_path / "run", "pt2")
     assert tells(str(error.value), "export: MLP ... data-dependent control flow ... --to safetensors")
     assert not (tmp_path / "run" / "export").exists()
+
+
+def test_conditions_are_inputs_by_name(tmp_path):
+    net = make("sd3")
+    class_name, config, shape = MODELS["sd3"]
+    node = {
+        "_target_": "lightning_diff.nets.Diffusers",
+        "class_name": class_name,
+        "config": config,
+        "shape": list(shape),
+    }
+    node |= {"condition_shapes": {name: list(each) for name, each in shapes("sd3").items()}}
+    denoiser = Denoiser(net, time=FlowTime(1000.0), prediction="flow").eval()
+    save_denoiser(tmp_path / "run", denoiser, node, shape=shape)
+    made, record = exported(tmp_path / "run", "pt2")
+    assert [each["name"] for each in record["inputs"]] == ["x", "sigma", "encoder_hidden_states", "pooled_projections"]
+    program = torch.export.load(made.path / "model.pt2").module()
+    label, x, sigma = condition(net, 3), torch.randn(3, *shape), torch.tensor([0.1, 1.0, 9.0])
+    assert torch.allclose(program(x, sigma, *label.tensors.values()), denoiser(x, sigma, label), atol=1e-5)
