@@ -3,8 +3,8 @@
     python benchmarks/shards.py --folder /data/shapes [--images 1000000] [--size 64] [--read 20000] [--kinds tar]
 
 Makes what is not there yet, then for each kind, alternately: images a second of one reader at positions of the stream, against the
-library's own shuffled loader with the same decoding on the same files; resident memory after the first and after the last image; and
-the hash of the first 10,000 examples, with 1 and 2 processes and 0 and 2 workers.
+library's own shuffled loader with the same decoding on the same files; resident memory after the first and after the last image;
+and the hash of the first 10,000 examples, with 1 and 2 processes and 0 and 2 workers.
 """
 
 import argparse

@@ -53,10 +53,11 @@ def read(folder: Path) -> list[Level]:
                 )
             return [
                 Level(
-                    **{
-                        name: int(cell) if name in ("images", "count") else float(cell or "nan")
-                        for name, cell in row.items()
-                    }
+                    int(row["images"]),
+                    float(row["log_snr"]),
+                    float(row["sigma"]),
+                    int(row["count"]),
+                    *(float(row[name] or "nan") for name in Level._fields[4:]),
                 )
                 for row in reader
             ]

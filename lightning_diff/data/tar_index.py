@@ -90,7 +90,8 @@ def build(shard: Path, label_key: str) -> TarIndex:
         raise UserError(f"{shard}: cannot be read: {error}") from error
     if size and start[-1] + size[-1] > state[0]:
         raise UserError(f"{shard}: is cut short in {names[-1]}; copy it again")
-    return TarIndex(*(np.array(column, np.int64) for column in (start, size, labels)), tuple(names), state)
+    starts, sizes, classes = (np.array(column, np.int64) for column in (start, size, labels))
+    return TarIndex(starts, sizes, classes, tuple(names), state)
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
@@ -154,9 +155,9 @@ def read(path: Path, label_key: str) -> TarIndex | None:
             if int(found["format"]) != FORMAT or str(found["label_key"]) != label_key:
                 return None
             names = tuple(found["names"].tobytes().decode().split("\n")) if len(found["start"]) else ()
-            columns = (found[name].astype(np.int64) for name in ("start", "size", "label"))
+            starts, sizes, classes = (found[name].astype(np.int64) for name in ("start", "size", "label"))
             size, modified = found["state"].tolist()
-            index = TarIndex(*columns, names, (size, modified))
+            index = TarIndex(starts, sizes, classes, names, (size, modified))
     except (OSError, ValueError, KeyError, EOFError, UnicodeDecodeError, BadZipFile):
         return None
     return index if len(index) == len(index.size) == len(index.label) == len(names) else None

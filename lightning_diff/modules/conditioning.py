@@ -95,7 +95,7 @@ def null_condition(net: nn.Module, key: str) -> Condition:
 def prompts(net: nn.Module, data: Data) -> Prompts:
     """The data's prompts, for a network that takes conditions. UserError where there are none, or of another kind."""
     assert isinstance(net, TakesCondition)
-    if (found := getattr(data, "prompts", None)) is None:
+    if (found := data.prompts) is None:
         raise UserError(f"data: have no prompts, and the model is conditioned on {', '.join(net.condition_shapes)}")
     try:
         refuse_unlike(net.condition_shapes, found.condition.shapes, "the model and the prompts of the data")

@@ -70,13 +70,13 @@ class LoRA:
 def _adapted_class(kind: type[nn.Module], made: type[nn.Module]) -> type[nn.Module]:
     """The class of all layers of a kind that have an adapter: the first that was made for one."""
     if kind is nn.Linear and kind not in _ADAPTED:
-        made.forward = _linear  # type: ignore[method-assign, assignment]
+        made.forward = _linear
     return made if issubclass(kind, made) else _ADAPTED.setdefault(kind, made)
 
 
 def _linear(layer: nn.Linear, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
     """forward of torch's own layer with an adapter, where the adapter alone trains and nobody asks for another derivative."""
-    weights = layer.parametrizations.weight  # type: ignore[union-attr]
+    weights: Any = layer.get_submodule("parametrizations.weight")
     frozen = not weights.original.requires_grad and (layer.bias is None or not layer.bias.requires_grad)
     if not frozen or not torch.is_grad_enabled() or tangent.mode() != "native":
         return F.linear(x, layer.weight, layer.bias)

@@ -25,7 +25,7 @@ class GuidanceInput(nn.Module):
         super().__init__()
         found = [module for name, module in model.named_modules() if name.rpartition(".")[2] in EMBEDDERS]
         self.embedding = PositionalEmbedding(CHANNELS)
-        self.linear = Linear(CHANNELS, found[0].linear_2.out_features, bias=False, gain=0.0)  # type: ignore[union-attr, arg-type]
+        self.linear = Linear(CHANNELS, found[0].linear_2.out_features, bias=False, gain=0.0)
         self.added: Tensor | None = None
         for module in found:
             module.register_forward_hook(_Adding(self))

@@ -100,7 +100,7 @@ def _loading(source: Source, made: Stock, call: Mapping[str, Any], missing: list
     if made.text and source.text is not None:
         given = 'prompt="..."'
     elif made.text:
-        names = source.net.condition_shapes  # type: ignore[union-attr]
+        names = source.net.condition_shapes
         given = ", ".join(f"{made.inputs[name]}=..." for name in names if name in made.inputs)  # type: ignore[union-attr]
     elif made.pipeline == "DiTPipeline" or source.record.num_classes:
         given = "class_labels=0" if made.pipeline != "DiTPipeline" else "class_labels=[0], guidance_scale=1.0"

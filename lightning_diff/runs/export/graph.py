@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...condition import _unchecked, takes_condition
+from ...condition import AnyCondition, _unchecked, takes_condition
 from ...denoiser import Denoiser
 from ...foundation.errors import UserError
 from .source import Source
@@ -48,7 +48,7 @@ class Graph(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, *given: Tensor) -> Tensor:
         by_name = dict(zip(self.names, given, strict=True))
         conditioning = {name: by_name.pop(name) for name in ("guidance",) if name in by_name}
-        label = by_name.pop("label", None)
+        label: AnyCondition | None = by_name.pop("label", None)
         if by_name:
             label = _unchecked(by_name)  # a check of lengths would fix the batch's
         denoised: Tensor = self.denoiser(x, sigma, label, **conditioning)

@@ -67,7 +67,7 @@ def scheduler(source: Source, stock: Stock) -> Scheduler:
 
 def _flow_scale(source: Source, stock: Stock) -> float | None:
     if stock is families.SANA:
-        return float(1000.0 * source.net.config["timestep_scale"])  # type: ignore[operator, index]  # a dict
+        return float(1000.0 * source.net.config["timestep_scale"])  # type: ignore[index]  # a dict
     return FLOW_SCALES.get(stock.pipeline)
 
 
