@@ -10,12 +10,13 @@ from .errors import UserError
 
 # By the name that is imported; the extras of pyproject.toml say the same (tests/foundation/test_extras.py).
 EXTRAS = {
+    "datasets": "huggingface",
     "diffusers": "diffusers",
     "huggingface_hub": "diffusers",
+    "litdata": "litdata",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
-    "peft": "diffusers",
     "pyarrow": "huggingface",
     "tensorboard": "tensorboard",
     "timm": "fid",
@@ -27,7 +28,7 @@ EXTRAS = {
 
 
 # What recipes often name besides, under the name that pip knows too.
-OFTEN_NAMED = ("accelerate", "datasets", "torchvision", "webdataset", *EXTRAS)
+OFTEN_NAMED = ("accelerate", "peft", "torchvision", "webdataset", *EXTRAS)
 
 
 def is_installed(package: str) -> bool:

@@ -12,6 +12,7 @@ from lightning_diff.foundation.extras import EXTRAS, is_installed, required
 from lightning_diff.nets import MLP
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+BROUGHT_ALONG = {"peft"}  # for pipelines of diffusers, which read adapters with it
 NEITHER = ("test", "metrics")  # what tests need, and an old name of `fid`
 OPTIONAL = {extra: packages for extra, packages in PROJECT["optional-dependencies"].items() if extra not in NEITHER}
 
@@ -60,6 +61,31 @@ def clip(tmp_path):
     ClipReward("openai/clip-vit-base-patch32", ["a cat"])
 
 
+def mapped(tmp_path):
+    from lightning_diff.data import Datasets
+
+    Datasets(path=tmp_path, batch_size=1).setup()
+
+
+def chunks(tmp_path):
+    from lightning_diff.data import LitData
+
+    (tmp_path / "index.json").write_text('{"chunks": [{"chunk_size": 1}]}')
+    LitData(path=tmp_path, batch_size=1).setup()
+
+
+def hub(tmp_path):
+    from lightning_diff.artifacts import load_pipeline
+
+    load_pipeline("owner/name")
+
+
+def graph(tmp_path):
+    from lightning_diff.runs.export import onnx
+
+    onnx.refuse(None)
+
+
 def network(tmp_path):
     from lightning_diff.nets import Diffusers
 
@@ -67,7 +93,13 @@ def network(tmp_path):
 
 
 USES = {
+    "datasets": mapped,
     "diffusers": network,
+    "huggingface_hub": hub,
+    "litdata": chunks,
+    "onnx": graph,
+    "onnxruntime": graph,
+    "onnxscript": graph,
     "pyarrow": parquet,
     "tensorboard": logger("tensorboard"),
     "timm": dinov2,
@@ -81,9 +113,10 @@ USES = {
 def test_the_table_is_the_projects():
     """The packages of each extra are in the table, by the names that are imported."""
     listed = {
-        each.partition(">")[0].replace("-", "_"): extra for extra, each_of in OPTIONAL.items() for each in each_of
+        (each.partition(">")[0].replace("-", "_"), extra) for extra, each_of in OPTIONAL.items() for each in each_of
     }
-    assert listed == EXTRAS
+    assert set(EXTRAS.items()) <= listed
+    assert {package for package, _ in listed} == EXTRAS.keys() | BROUGHT_ALONG
     assert PROJECT["optional-dependencies"]["metrics"] == ["lightning_diff[fid]"]
     assert set(USES) == set(EXTRAS)
 
