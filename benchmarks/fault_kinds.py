@@ -19,7 +19,7 @@ model:
   _target_: lightning_diff.DiffusionModule
   net: {{_target_: lightning_diff.nets.UNet, channels: 16, channel_mult: [1], num_blocks: 1, attention: [], dropout: 0.1}}
   optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 2.0e-3}}
-  label_dropout: 0.1
+  condition_dropout: 0.1
 data: {{_target_: lightning_diff.data.Digits, batch_size: 32}}
 callbacks:
   - {{_target_: benchmarks.fault_runs.Witness}}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_diff.condition import Condition, NullCondition, Prompts
-from lightning_diff.data import Toy
+from lightning_diff.data import Data, Toy
 from lightning_diff.nets.layers import Linear
 from lightning_diff.nets.mlp import MLP
 
@@ -124,3 +124,68 @@ class OtherToy(TextToy):
 def to_the_right(images, label):
     """To the right, and for the even prompts up."""
     return images[:, 0] + images[:, 1] * (label % 2 == 0)
+
+
+@dataclass(eq=False, kw_only=True)
+class Drawn(Data):
+    """Examples of any shape and condition, drawn at random by their number.
+
+    Args:
+        size: shape of an example.
+        conditions: shapes of its condition, by name; a name with "mask" has a mask.
+        classes: in place of it.
+    """
+
+    size: Sequence[int]
+    conditions: Mapping[str, Sequence[int]] | None = None
+    classes: int = 0
+    n: int = 64
+
+    def load(self):
+        return Random(self.n, self.size, self.conditions or {}, self.classes), None
+
+    @property
+    def prompts(self) -> Prompts | None:
+        return Prompts("abcd", self.train.take(torch.arange(4))[1]) if self.conditions else None
+
+
+class Random:
+    """Examples of `Drawn`."""
+
+    name = "random"
+
+    def __init__(self, n, size, conditions, classes):
+        self.n, self.shape, self.num_classes, self.labelled = n, tuple(size), classes, classes > 0
+        self.condition_shapes = {name: tuple(conditions[name]) for name in sorted(conditions)}
+        self.values, self.conditions = self._drawn(n, 1)
+        self.null_condition = self._drawn(1, 2)[1]
+
+    def _drawn(self, n, seed):
+        draw = torch.Generator().manual_seed(seed)
+        values = {name: torch.randn(n, *each, generator=draw) for name, each in self.condition_shapes.items()}
+        for name, (length, *_) in self.condition_shapes.items():
+            if "mask" in name:
+                values[name] = (torch.arange(length) <= torch.arange(n)[:, None] % length).float()
+            elif name in ("time_ids", "resolution"):
+                values[name] = torch.full((n, length), 64.0)
+        return torch.randn(n, *self.shape, generator=draw), Condition(values) if values else None
+
+    def __len__(self):
+        return self.n
+
+    def take(self, indices):
+        rows = torch.as_tensor(indices)
+        given = self.label(rows) if self.labelled else None if self.conditions is None else self.conditions[rows]
+        return self.values[rows], given
+
+    def images(self, indices):
+        return self.values[torch.as_tensor(indices)]
+
+    def label(self, indices):
+        return torch.as_tensor(indices) % self.num_classes
+
+    def std(self):
+        return 1.0
+
+    def fingerprint(self):
+        return f"random {self.shape}"

@@ -44,7 +44,7 @@ def schedule(learner: str) -> tuple[str, ...]:
 BASE = "base: {_target_: lightning_diff.noise.LogNormal}"
 CLIPPED = "trainer.gradient_clip_val=1.0"
 RUNS = {  # waits of a silent step, waits of one that logs, words
-    "diffusion": (0, 2, (DENOISER, CLIPPED, "model.label_dropout=0.2")),
+    "diffusion": (0, 2, (DENOISER, CLIPPED, "model.condition_dropout=0.2")),
     "diffusion, accumulated": (0, 2, (DENOISER, CLIPPED, "trainer.accumulate_grad_batches=2")),
     "diffusion, bf16": (0, 2, (DENOISER, CLIPPED, "trainer.precision=bf16-mixed")),
     "diffusion, fused": (
@@ -110,7 +110,7 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     path = folder / "start.yaml"
     path.write_text(TINY)
-    words = ["trainer.max_steps=1", "model.label_dropout=0.2", f"runs_dir={folder / 'runs'}"]
+    words = ["trainer.max_steps=1", "model.condition_dropout=0.2", f"runs_dir={folder / 'runs'}"]
     run.train(recipe.load(path, words), path)
     return folder / "runs" / "start"
 

@@ -73,10 +73,16 @@ class ModelRecord(TrainedWith):
         return Conditions(
             kind=self.kind,
             num_classes=int(self.net.get("num_classes", self.num_classes)),
-            takes_scale=bool(self.net.get("guided", False)),
+            takes_scale=_takes_scale(self.net),
             takes_condition=bool(self.net.get("condition_shapes")),
             trained_with=self,
         )
+
+
+def _takes_scale(net: record.Node) -> bool:
+    """Whether a network has an input for the scale of guidance, by its own arguments or by those of a class of diffusers."""
+    inner = net.get("config") or {}
+    return bool(net.get("guided") or inner.get("guidance_embeds") or inner.get("time_cond_proj_dim"))
 
 
 def save_denoiser(

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from ..condition import AnyCondition, Condition, Prompts
@@ -194,6 +194,21 @@ class Denoiser(nn.Module):
         """What the network is conditioned on, of its noise level: ln(sigma) / 4, the angle t, or a time of its own."""
         time: Tensor = self.clock(sigma)
         return time
+
+    def pipeline_levels(self, sigmas: Float64[Tensor, " nodes"], shift: float = 1.0) -> dict[str, list[Any]]:
+        """A grid as a pipeline of the diffusers library is called with it: its keyword and the values, without the last zero.
+
+        With flow's time `sigmas`, s = sigma / (1 + sigma), from which the scheduler takes the shift that it adds itself. With a
+        table `timesteps`, the nearest entries of it.
+
+        Args:
+            sigmas: decreasing, as samplers take them; the end at 0 is the pipeline's own.
+            shift: the scheduler's: `shift` of its configuration, or exp(mu) where it shifts dynamically.
+
+        Raises:
+            ValueError: a time that no pipeline has; two levels that are one entry of the table.
+        """
+        return self.clock.pipeline_levels(sigmas[sigmas > 0].to(torch.float64), shift)
 
     def raw(
         self,

@@ -29,6 +29,10 @@ class Time(nn.Module):
         """Whether sigma = infinity has a time of its own."""
         return False
 
+    def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
+        """See `Denoiser.pipeline_levels`."""
+        raise ValueError(f"a pipeline of diffusers has flow's time or an index in a table, not that of {type(self).__name__}")
+
     @property
     def arguments(self) -> dict[str, Any]:
         """With which it is built again."""
@@ -98,6 +102,11 @@ class FlowTime(Time):
     def rate(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         s = sigma_to_flow_time(sigma)
         return self.scale * s * (1 - s)
+
+
+    def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
+        s = FlowTime()(sigmas)
+        return {"sigmas": (s / (shift - (shift - 1) * s)).tolist()}
 
 
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -178,6 +187,18 @@ class TableTime(Time):
             rate = torch.where(left == self.steps - 2, (self.log_sigmas[left] - place).exp(), rate)
         log = sigma.double().log()
         return torch.where((log < self.log_sigmas[0]) | (log > self.log_sigmas[-1]), 0.0, rate).to(sigma.dtype)
+
+    def pipeline_levels(self, sigmas: Float64[Tensor, " n"], shift: float) -> dict[str, list[Any]]:
+        if shift != 1:
+            raise ValueError(f"shift is of flow's schedulers, and this time is an index in a table, got {shift:g}")
+        indices = self(sigmas).round().long().tolist()
+        for i, (index, after) in enumerate(zip(indices, indices[1:], strict=False)):
+            if index == after:
+                raise ValueError(
+                    f"noise levels {float(sigmas[i]):.4g} and {float(sigmas[i + 1]):.4g} are one entry of the table, {index}, which "
+                    f"goes from {float(self.sigmas[0]):.4g} to {float(self.sigmas[-1]):.4g}; take a grid within it, of fewer steps"
+                )
+        return {"timesteps": indices}
 
     def _interval(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Number of the entry below, distance to the one above in ln sigma, and ln sigma kept within the table."""

@@ -167,8 +167,7 @@ class ConsistencyModule(TrainingModule):
             self._refuse_what_the_teacher_was_not_taught(record)
         pretrained.refuse_other_parametrisation(own, teacher, self.teacher_path)
         if not any(weight.is_meta for weight in own.parameters()):  # as on all processes but the first, if sharded
-            inputs = {name: weight for name, weight in own.net.state_dict().items() if ".guidance." in name}
-            load_weights(own.net, inputs | teacher.net.state_dict(), self.teacher_path)
+            load_weights(own.net, pretrained.with_guidance_input(own.net, teacher.net), self.teacher_path)
         if self.objective == "distillation":
             self._teacher = Frozen(teacher)
 

@@ -6,9 +6,9 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..artifacts import (
     ModelRecord,
@@ -94,6 +94,13 @@ def denoiser(
     return Denoiser(net, sigma_data, time, kind, prediction)
 
 
+@runtime_checkable
+class HasGuidanceInput(Protocol):
+    """A network that knows which of its weights another like it lacks, that has no input for the scale."""
+
+    def with_guidance_input(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+
 class Started(NamedTuple):
     """What training starts from: a trained denoiser, its record, and the names of the weights that are not taken from it."""
 
@@ -146,6 +153,14 @@ def start_from(path: Path, own: Denoiser, key: str = "model", fresh: Sequence[st
     if not any(weight.is_meta for weight in mine.values()):
         load_weights(own.net, theirs, path)
     return Started(start, known, path, [plain_name(name) for name in named])
+
+
+def with_guidance_input(own: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
+    """The teacher's state as that of a network like it with an input for the scale of guidance, which stays as it is."""
+    state = teacher.state_dict()
+    if isinstance(own, HasGuidanceInput):
+        return own.with_guidance_input(state)
+    return {name: weight for name, weight in own.state_dict().items() if ".guidance." in name} | state
 
 
 def refuse_other_parametrisation(own: Denoiser, start: Denoiser, path: Path) -> None:

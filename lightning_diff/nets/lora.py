@@ -6,14 +6,18 @@ network's state becomes the plain one's by a function of the state alone (`merge
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from .. import tangent
 
 _ADAPTED: dict[type[nn.Module], type[nn.Module]] = {}  # classes of layers with an adapter
 _ORIGINAL, _ADAPTER = ".parametrizations.weight.original", ".parametrizations.weight.0."
@@ -64,7 +68,47 @@ class LoRA:
 
 def _adapted_class(kind: type[nn.Module], made: type[nn.Module]) -> type[nn.Module]:
     """The class of all layers of a kind that have an adapter: the first that was made for one."""
+    if kind is nn.Linear and kind not in _ADAPTED:
+        made.forward = _linear  # type: ignore[method-assign, assignment]
     return made if issubclass(kind, made) else _ADAPTED.setdefault(kind, made)
+
+
+def _linear(layer: nn.Linear, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
+    """forward of torch's own layer with an adapter, where the adapter alone trains and nobody asks for another derivative."""
+    weights = layer.parametrizations.weight  # type: ignore[union-attr]
+    frozen = not weights.original.requires_grad and (layer.bias is None or not layer.bias.requires_grad)
+    if not frozen or not torch.is_grad_enabled() or tangent.mode() != "native":
+        return F.linear(x, layer.weight, layer.bias)
+    adapter = weights[0]
+    output: Tensor = _Linear.apply(x, weights.original, adapter.A, adapter.B, adapter.scale, layer.bias)
+    return output
+
+
+class _Linear(torch.autograd.Function):
+    """x (W + scale B A)^T + b, which keeps neither that sum nor its gradient: both are as large as all weights.
+
+    Large networks of others would not fit otherwise. The sum is made again in the backward pass; the gradients of A and B go
+    through r numbers for each row of x. The output is the merged layer's, bit for bit.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, A, B, scale)
+        return F.linear(x, _sum(weight, A, B, scale), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, A, B, scale = ctx.saved_tensors
+        (grad,) = grads
+        rows, errors = x.flatten(0, -2).to(A.dtype), grad.flatten(0, -2).to(A.dtype)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = (grad @ _sum(weight, A, B, scale).to(grad.dtype)).to(x.dtype)
+        to_A = scale * (errors @ B).T @ rows
+        to_B = scale * errors.T @ (rows @ A.T)
+        return to_x, None, to_A, to_B, None, None
 
 
 class LowRank(nn.Module):
@@ -113,6 +157,33 @@ def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif _ADAPTER not in name:
             plain[name] = value
     return plain
+
+
+class Adapter(NamedTuple):
+    """Of one weight: W + scale B A. Of a convolution A has the kernel's shape and B is 1x1, as peft names and shapes them.
+
+    Args:
+        name: of the weight in the plain network.
+        A: (r, inputs, ...), "lora_A.weight".
+        B: (outputs, r, ...), "lora_B.weight".
+        scale: alpha / r.
+    """
+
+    name: str
+    A: Float[Tensor, "r *c"]
+    B: Float[Tensor, "d r *one"]
+    scale: float
+
+
+def adapters(state: Mapping[str, Tensor]) -> Iterator[Adapter]:
+    """The adapters of an adapted network's state, in its order; none of any other."""
+    for name, weight in state.items():
+        if not name.endswith(_ORIGINAL):
+            continue
+        layer = name.removesuffix(_ORIGINAL)
+        A, B, scale = (state[f"{layer}{_ADAPTER}{part}"] for part in ("A", "B", "scale"))
+        ones = [1] * (weight.ndim - 2)
+        yield Adapter(f"{layer}.weight", A.reshape(len(A), *weight.shape[1:]), B.reshape(*B.shape, *ones), float(scale))
 
 
 def plain_name(name: str) -> str:

@@ -159,8 +159,10 @@ def _velocity(
     guidance: Tensor | None,
     conditioning: dict[str, Tensor | None],
 ) -> Tensor:
-    """dx/dt / sigma_data by the teacher, guided: F_without + scale (F - F_without)."""
+    """dx/dt / sigma_data by the teacher, guided: F_without + scale (F - F_without), or as its own input for the scale has it."""
     position = _flat(teacher.position(sigma, u))
+    if guidance is not None and getattr(teacher.net, "guided", False):  # which was distilled itself
+        return _trigflow_output(teacher, label, conditioning | {"guidance": guidance}, u, *position)
     F = _trigflow_output(teacher, label, conditioning, u, *position)
     if guidance is None:
         return F

@@ -61,7 +61,7 @@ def _known_facts(settings: Recipe, source: Path | str) -> tuple[Facts, str, Data
             shape=tuple(net["shape"]),
             num_classes=net["num_classes"],
             class_names=(),
-            condition_shapes={},
+            condition_shapes=net.get("condition_shapes") or {},
             sigma_data=model["sigma_data"],
             augment_dim=augment.dim if augment else 0,
         )

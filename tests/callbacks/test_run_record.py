@@ -88,7 +88,7 @@ def test_without_averages_the_model_holds_the_last_weights(train, state):
 
 
 def test_the_recipe_in_the_run_folder_alone_makes_the_run_again(train, state, tmp_path, monkeypatch):
-    folder = train("run", EMA, WEIGHTED, "model.label_dropout=0.2", "data.batch_size=8", "trainer.max_steps=5")
+    folder = train("run", EMA, WEIGHTED, "model.condition_dropout=0.2", "data.batch_size=8", "trainer.max_steps=5")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.copy(folder / "recipe.yaml", elsewhere / "recipe.yaml")

@@ -78,7 +78,7 @@ def test_what_is_no_image_is_refused_before_training(train):
 
 
 def test_guidance_that_the_model_will_never_have_is_refused_before_training(train):
-    with pytest.raises(UserError, match=r"SampleGrid: guidance: .*label_dropout"):
+    with pytest.raises(UserError, match=r"SampleGrid: guidance: .*condition_dropout"):
         draw(train, "guided", grid="guidance: 2.0")
     assert not list(Path("runs/guided").glob("checkpoints/*"))
-    assert pictures(draw(train, "dropping", "model.label_dropout=0.5", grid="guidance: 2.0"))
+    assert pictures(draw(train, "dropping", "model.condition_dropout=0.5", grid="guidance: 2.0"))

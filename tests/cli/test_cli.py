@@ -229,7 +229,7 @@ def test_samples_are_a_grid_a_folder_or_an_npz_of_the_same_images(model, capsys)
     assert cli.main([*common, "--guidance", "2", "--interval", "0.1", "5", "--churn", "1"]) == 0
     plain, pictures, doubt, guided = capsys.readouterr().out.splitlines()
     assert (plain, pictures) == ("5 samples in out/x.npz", "5 samples in out/pictures")
-    assert tells(doubt, "guidance 2: ... label_dropout")  # its record is of before this was noted
+    assert tells(doubt, "guidance 2: ... condition_dropout")  # its record is of before this was noted
     assert guided == "5 samples in runs/one/samples/heun2_churn1_guidance2_in0.1-5_7,2_seed4.png"
     stored = np.load("out/x.npz")
     assert stored["arr_0"].shape == (5, 8, 8, 1)

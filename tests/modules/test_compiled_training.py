@@ -19,7 +19,7 @@ seed: 3
 model:
   _target_: lightning_diff.DiffusionModule
   net: {}
-  label_dropout: 0.1
+  condition_dropout: 0.1
   optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 1.0e-3}}
   learning_rate: {{_target_: lightning_diff.learning_rate.Constant, warmup: 200}}
 data: {{_target_: lightning_diff.data.Digits, batch_size: 16{}}}

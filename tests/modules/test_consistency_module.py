@@ -27,7 +27,7 @@ from lightning_diff.weighting import AdaptiveWeight, Uniform
 STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64}"
 EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA, profiles: {ema: {_target_: lightning_diff.ema.HalfLife, images: 64}}}]"
 STILL = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.0}"
-DROPPING = "model.label_dropout=0.3"
+DROPPING = "model.condition_dropout=0.3"
 
 SAME_GRADIENTS = '''
 import torch
@@ -95,7 +95,7 @@ def test_the_teacher_has_no_place_in_the_module_and_its_hash_one_in_the_checkpoi
 
 def test_resuming_with_another_teacher_is_refused_and_with_the_same_one_elsewhere_is_not(teacher, train):
     train("student", STUDENT, "trainer.max_steps=3")
-    train("other", EMA, "model.label_dropout=0.2")
+    train("other", EMA, "model.condition_dropout=0.2")
     with pytest.raises(UserError, match=r"another teacher: .*hash \w{12}.* runs/other"):
         train("student", STUDENT.replace("runs/teacher", "runs/other"))
     teacher.rename("runs/moved")

@@ -49,7 +49,7 @@ class Listening(nn.Module):
 
 
 def dropped(positions: torch.Tensor, seed: int = 3, rate: float = 0.2) -> torch.Tensor:
-    module = DiffusionModule(MLP((2,), 8, width=16, depth=1), num_classes=8, label_dropout=rate)
+    module = DiffusionModule(MLP((2,), 8, width=16, depth=1), num_classes=8, condition_dropout=rate)
     module.seed = seed
     batch = {"position": positions, "label": positions % 8}
     return module.prepare_batch(batch)["label"]
@@ -74,9 +74,9 @@ def test_an_unconditional_model_is_shown_no_labels():
 
 
 @pytest.mark.parametrize(("rate", "conditional", "message"), [(0.1, "false", "no classes"), (1.0, "true", r"\[0, 1\)")])
-def test_a_label_dropout_that_means_nothing_is_refused(train, rate, conditional, message):
-    with pytest.raises(UserError, match=f"bad.yaml: model: DiffusionModule: label_dropout .*{message}"):
-        train("bad", f"model.label_dropout={rate}", f"data.conditional={conditional}")
+def test_a_condition_dropout_that_means_nothing_is_refused(train, rate, conditional, message):
+    with pytest.raises(UserError, match=f"bad.yaml: model: DiffusionModule: condition_dropout .*{message}"):
+        train("bad", f"model.condition_dropout={rate}", f"data.conditional={conditional}")
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
@@ -140,13 +140,13 @@ def test_what_learns_from_losses_sees_each_step_whole_and_in_order_of_position(t
 
 
 def test_a_run_with_dropout_resumes_exactly(train, state):
-    options = ["model.net.dropout=0.5", "model.label_dropout=0.3"]
+    options = ["model.net.dropout=0.5", "model.condition_dropout=0.3"]
     whole = state(train("whole", *options))
     train("parts", *options, "trainer.max_steps=3")
     torch.rand(100)  # the global generator is somewhere else by then
     parts = state(train("parts", *options))
     assert all(torch.equal(parts["state_dict"][name], value) for name, value in whole["state_dict"].items())
-    without = state(train("without", "model.label_dropout=0.3"))
+    without = state(train("without", "model.condition_dropout=0.3"))
     assert not all(torch.equal(without["state_dict"][name], value) for name, value in whole["state_dict"].items())
 
 

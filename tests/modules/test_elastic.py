@@ -15,7 +15,7 @@ model:
   _target_: lightning_diff.DiffusionModule
   net: {_target_: lightning_diff.nets.UNet, channels: 16, channel_mult: [1, 1], num_blocks: 1, attention: []}
   weighting: {_target_: lightning_diff.weighting.MeasuredVariance, gamma: 1.0, warmup: 32, refresh: 2, min_count: 1}
-  label_dropout: 0.2
+  condition_dropout: 0.2
 data: {_target_: lightning_diff.data.Digits, batch_size: 16}
 callbacks:
   - {_target_: drawn.Drawn}

@@ -92,7 +92,7 @@ def test_our_own_networks_are_not_computed_for_it(monkeypatch):
 
 
 def test_at_the_door_and_by_a_dry_run(train, capsys):
-    train("teacher", DROPPING, "trainer.max_steps=1", "data.conditional=false", "model.label_dropout=0")
+    train("teacher", DROPPING, "trainer.max_steps=1", "data.conditional=false", "model.condition_dropout=0")
     with pytest.raises(UserError, match=r"derivative=central"):
         train("student", STUDENT % "function", "data.conditional=false")
     assert not Path("runs/student").exists()

@@ -26,7 +26,7 @@ model:
     warmup: 32
     refresh: 2
     min_count: 1
-  label_dropout: 0.2
+  condition_dropout: 0.2
 data: {{_target_: lightning_diff.data.Digits, batch_size: 16}}
 callbacks:
   - {{_target_: lightning_diff.callbacks.EMA}}

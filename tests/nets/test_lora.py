@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_diff.nets import DiT, UNet
-from lightning_diff.nets.lora import LoRA, adapted, merged
+from lightning_diff.nets.lora import LoRA, adapted, adapters, merged
 
 NETS = {
     "unet": lambda: UNet((1, 8, 8), num_classes=3, channels=8, channel_mult=[1], num_blocks=1, attention=[8]),
@@ -88,3 +88,50 @@ def test_under_autocast_adapters_give_what_the_merged_weights_give(nets):
     plain.load_state_dict(merged(net.state_dict()))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert torch.equal(output(net), output(plain))
+
+
+def linear_and_adapted():
+    """A layer of torch's own, and the same with an adapter that is not zero, in float64."""
+    plain = torch.nn.Sequential(torch.nn.Linear(24, 40).double())
+    net = copy.deepcopy(plain)
+    LoRA(rank=3, alpha=6.0).adapt(net)
+    net.double()
+    torch.nn.init.normal_(net[0].parametrizations.weight[0].B)
+    return plain, net
+
+
+def test_torchs_own_layers_have_the_gradients_of_the_sum_of_weights_and_keep_no_sum():
+    _, net = linear_and_adapted()
+    x = torch.randn(5, 7, 24, dtype=torch.float64, requires_grad=True)
+    adapter, kept = net[0].parametrizations.weight[0], []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
+        output = net(x)
+    weights = {id(each.untyped_storage()) for each in net.parameters()}
+    assert not [each.shape for each in kept if each.shape == (40, 24) and id(each.untyped_storage()) not in weights]
+    inputs = (x, adapter.A, adapter.B)
+    found = torch.autograd.grad(output.sin().sum(), inputs)
+    total = net[0].parametrizations.weight.original + adapter.scale * adapter.B @ adapter.A
+    torch.testing.assert_close(output, torch.nn.functional.linear(x, total, net[0].bias), rtol=0, atol=0)
+    expected = torch.autograd.grad(torch.nn.functional.linear(x, total, net[0].bias).sin().sum(), inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_torchs_own_layers_have_a_forward_mode_with_an_adapter():
+    _, net = linear_and_adapted()
+    x, v = torch.randn(5, 24, dtype=torch.float64), torch.randn(5, 24, dtype=torch.float64)
+    output, tangent = torch.func.jvp(net, (x,), (v,))
+    torch.testing.assert_close(tangent, net(x + v) - net(x))
+    torch.testing.assert_close(output, net(x))
+
+
+def test_adapters_are_told_by_the_weight_they_are_of(nets):
+    plain, net = nets
+    train(net)
+    found, state, own = list(adapters(net.state_dict())), merged(net.state_dict()), plain.state_dict()
+    assert len(found) == sum(name.endswith(".original") for name in net.state_dict())
+    for name, A, B, scale in found:
+        change = scale * torch.einsum("dr...,r...->d...", B.flatten(1), A.flatten(1)).reshape(own[name].shape)
+        torch.testing.assert_close(own[name] + change, state[name])
+        assert A.shape[1:] == own[name].shape[1:]
+        assert B.shape[2:] == (1,) * (own[name].ndim - 2)
+    assert not list(adapters(state))

@@ -325,7 +325,7 @@ def test_a_recipe_names_the_generator_of_its_noise(train, state):
 
 
 def test_a_resumed_run_stays_on_its_generator(train, state):
-    dropout = ["model.net.dropout=0.1", "model.label_dropout=0.1"]
+    dropout = ["model.net.dropout=0.1", "model.condition_dropout=0.1"]
     whole = train("whole", "generator=1", *dropout)
     train("parts", "generator=1", *dropout, "trainer.max_steps=3")
     parts = train("parts", *dropout)  # names none
@@ -336,7 +336,7 @@ def test_a_resumed_run_stays_on_its_generator(train, state):
 
 
 def test_a_run_of_the_second_generator_stopped_and_resumed_ends_in_the_same_weights(train, state):
-    dropout = ["model.net.dropout=0.1", "model.label_dropout=0.1"]
+    dropout = ["model.net.dropout=0.1", "model.condition_dropout=0.1"]
     whole = train("whole", *dropout)
     train("parts", *dropout, "trainer.max_steps=3")
     parts = train("parts", *dropout)

@@ -50,7 +50,7 @@ def test_harmless_changes_resume_and_are_named(train, capsys):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["model.label_dropout=0.5"], ["model.label_dropout was left out, is 0.5"]),
+        (["model.condition_dropout=0.5"], ["model.condition_dropout was left out, is 0.5"]),
         (["seed=4", "data.batch_size=32"], ["seed was 3, is 4", "data.batch_size was 16, is 32"]),
         (["trainer.gradient_clip_val=1.0"], ["trainer.gradient_clip_val was left out, is 1.0"]),
     ],

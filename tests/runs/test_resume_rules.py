@@ -26,7 +26,7 @@ DECISIVE = [
 AVERAGE = "callbacks.EMA.profiles."
 # What no packaged recipe says, and a person may.
 TRAINER = {"precision": "bf16-mixed", "gradient_clip_val": 1.0, "plugins": [], "sync_batchnorm": True, "devices": 1}
-MODEL = {"compile": True, "channels_last": True, "label_dropout": 0.1}
+MODEL = {"compile": True, "channels_last": True, "condition_dropout": 0.1}
 DATA = {"workers": 2, "conditional": False, "test_fraction": 0.1, "test_split": "x"}
 PROFILE = {"a": {"_target_": "lightning_diff.ema.HalfLife", "images": 1, "ramp_up": 0.1}}
 CALLBACKS = [

@@ -55,6 +55,14 @@ class Family:
         """Whether the scale of guidance is one of its inputs."""
         return False
 
+    def with_guidance(self, config: Config) -> dict[str, Any]:
+        """What the configuration of a network that takes the scale has beside; {} where the library knows none such."""
+        return {}
+
+    def without_guidance(self, name: str) -> str:
+        """What a weight is called in the network that takes no scale, where that is another class inside."""
+        return name
+
     def in_channels(self, config: Config) -> int:
         """Channels of an example."""
         return int(config["in_channels"])

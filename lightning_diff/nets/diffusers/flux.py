@@ -1,7 +1,7 @@
 """Flux.1, whose tokens are squares of 2x2 latents with a place of their own."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -32,6 +32,9 @@ class Flux(Family):
 
     def takes_guidance(self, config: Config) -> bool:
         return bool(config["guidance_embeds"])
+
+    def with_guidance(self, config: Config) -> dict[str, Any]:
+        return {"guidance_embeds": True}
 
     def in_channels(self, config: Config) -> int:
         if config["in_channels"] % SIDE**2:

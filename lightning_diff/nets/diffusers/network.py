@@ -12,6 +12,7 @@ from ..layers import check_input
 from . import building, forward_mode
 from .families import family_of
 from .family import kind
+from .guidance import GuidanceInput, is_of_input, start_at_zero
 
 
 class Diffusers(nn.Module):
@@ -29,11 +30,14 @@ class Diffusers(nn.Module):
         num_classes: of DiT and of a UNet2DModel with class embeddings; None for all of these. A label from there on, and None,
             is no class: DiT has an embedding for it, a UNet2DModel if num_class_embeds is larger than num_classes. Other classes
             ignore it.
+        guided: take the scale of guidance as an input, which starts at zero: Flux, Sana and the conditional U-Net in the library's own
+            way (guidance_embeds, time_cond_proj_dim), as their distilled pipelines do; the others by an embedding of the scale that
+            is added to their time's. A configuration that has the library's input has it in any case.
 
     Attributes:
         model: the library's module; the state's names are "model." and its own, then the null condition's.
         config: whole, defaults filled in.
-        guided: whether the scale of guidance is an input (Flux and Sana with guidance_embeds, LCM's U-Net).
+        guided: whether the scale of guidance is an input.
 
     Raises:
         UserError: an unknown class or argument, examples or conditions that do not fit the configuration, no library.
@@ -46,6 +50,7 @@ class Diffusers(nn.Module):
         shape: Sequence[int],
         condition_shapes: Mapping[str, Sequence[int]] | None = None,
         num_classes: int | None = None,
+        guided: bool = False,
     ):
         super().__init__()
         self.family = family_of(class_name)
@@ -56,8 +61,15 @@ class Diffusers(nn.Module):
         building.refuse_unfit_shape(self.family, self.config, self.shape)
         building.refuse_unfit_condition(self.family, self.config, condition_shapes or {})
         self.num_classes = self._classes(num_classes)
-        self.guided = self.family.takes_guidance(self.config)
+        is_new = guided and not self.family.takes_guidance(self.config)
+        if is_new:
+            self.config |= self.family.with_guidance(self.config)
+        self._takes_scale = self.family.takes_guidance(self.config)
+        self.guided = guided or self._takes_scale
         self.model = building.build(self.family, self.config)
+        if is_new:
+            start_at_zero(self.model)
+        self.guidance = GuidanceInput(self.model) if self.guided and not self._takes_scale else None
         self.condition_shapes = {name: tuple(each) for name, each in (condition_shapes or {}).items()}
         self.null = NullCondition(self.condition_shapes) if self.condition_shapes else None
         forward_mode.prepare(self.model)
@@ -87,16 +99,21 @@ class Diffusers(nn.Module):
         """
         check_input(self.class_name, x, self.shape)
         if guidance is not None and not self.guided:
-            raise ValueError(
-                f"this network has no input for a guidance scale; build {self.class_name} with one (guidance_embeds or "
-                "time_cond_proj_dim; others have none), not with guided=True"
-            )
+            raise ValueError("this network has no input for a guidance scale; build it with guided=True")
         if self.guided and guidance is None:
             guidance = torch.ones_like(c_noise)
         dtype = self.model.dtype
-        with forward_mode.attention():
-            given = self._given(label, x, dtype)
-            output = self.family.call(self.model, self.config, x.to(dtype), c_noise, given, guidance)
+        if self.guidance is not None:
+            assert guidance is not None
+            self.guidance.added = self.guidance(guidance)
+        try:
+            with forward_mode.attention():
+                given = self._given(label, x, dtype)
+                scale = guidance if self._takes_scale else None
+                output = self.family.call(self.model, self.config, x.to(dtype), c_noise, given, scale)
+        finally:
+            if self.guidance is not None:
+                self.guidance.added = None
         return output[:, : self.shape[0]].to(x.dtype)
 
     @property
@@ -109,6 +126,14 @@ class Diffusers(nn.Module):
         if self.null is None:
             raise ValueError(f"{self.class_name} takes no condition")
         self.null.keep(condition)
+
+    def with_guidance_input(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of the same network without an input for the scale as one of this network, whose input stays as it is."""
+        own, called = self.state_dict(), self.family.without_guidance
+        taken = {name: state[old] for name in own for old in (called(name), name) if old in state}
+        kept = {name: value for name, value in own.items() if name not in taken and is_of_input(name)}
+        unknown = {name: value for name, value in state.items() if name not in {*own, *map(called, own)}}
+        return taken | kept | unknown
 
     @property
     def repeated(self) -> list[nn.Module]:

@@ -1,7 +1,7 @@
 """Sana (arXiv 2410.10629) and Sana-Sprint (arXiv 2503.09641): linear attention on strongly compressed latents."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +25,12 @@ class Sana(Family):
 
     def takes_guidance(self, config: Config) -> bool:
         return bool(config["guidance_embeds"])
+
+    def with_guidance(self, config: Config) -> dict[str, Any]:
+        return {"guidance_embeds": True}
+
+    def without_guidance(self, name: str) -> str:
+        return name.replace("time_embed.timestep_embedder.", "time_embed.emb.timestep_embedder.")
 
     def refuse(self, config: Config, shape: Sequence[int]) -> None:
         self.refuse_undivided(shape, config["patch_size"], f"patch_size {config['patch_size']}")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -75,6 +75,9 @@ class UNet2DCondition(Family):
 
     def takes_guidance(self, config: Config) -> bool:
         return config["time_cond_proj_dim"] is not None
+
+    def with_guidance(self, config: Config) -> dict[str, Any]:
+        return {"time_cond_proj_dim": 256}  # LCM's
 
     def refuse(self, config: Config, shape: Sequence[int]) -> None:
         for key, known in (
