@@ -17,7 +17,7 @@ CROSS = {
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "cross_attention_dim": 12,
 }
-DIT = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "in_channels": 4}
+DIT = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 3, "in_channels": 4}
 
 # name -> (class, configuration, shape)
 MODELS = {

@@ -23,6 +23,12 @@ def class_of(family: Family) -> type[nn.Module]:
     return found
 
 
+def arguments(family: Family) -> dict[str, inspect.Parameter]:
+    """What the class takes, by name."""
+    takes = inspect.signature(class_of(family).__init__).parameters.items()
+    return {name: each for name, each in takes if name != "self" and each.kind is not each.VAR_KEYWORD}
+
+
 def completed(family: Family, config: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     """The configuration with the library's defaults, and with the example's size where it leaves that out.
 
@@ -31,11 +37,7 @@ def completed(family: Family, config: Mapping[str, Any], shape: Sequence[int]) -
     Raises:
         UserError: an argument that the class does not take, or one that is missing.
     """
-    takes = {
-        name: argument
-        for name, argument in inspect.signature(class_of(family).__init__).parameters.items()
-        if name != "self" and argument.kind is not argument.VAR_KEYWORD
-    }
+    takes = arguments(family)
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     for name in given:
         if name not in takes:

@@ -25,6 +25,10 @@ class DiT(Family):
     def null_class(self, config: Config, num_classes: int) -> int | None:
         return int(config["num_embeds_ada_norm"])
 
+    def repeated(self, model: nn.Module) -> list[nn.Module]:
+        """All but the first, whose embedding the network calls by itself at its end: sharded, its weights would be gone there."""
+        return super().repeated(model)[1:]
+
     def refuse(self, config: Config, shape: Sequence[int]) -> None:
         self.refuse_undivided(shape, config["patch_size"], f"patch_size {config['patch_size']}")
         size = config["sample_size"]

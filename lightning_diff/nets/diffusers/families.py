@@ -1,6 +1,9 @@
 """The classes that are known, by name."""
 
+from typing import Any
+
 from ...foundation.errors import UserError
+from .building import arguments
 from .dit import DiT
 from .family import Config, Family
 from .flux import Flux
@@ -24,6 +27,10 @@ def family_of(class_name: str) -> Family:
     return FAMILIES[class_name]
 
 
-def modern(class_name: str, config: Config) -> str:
-    """The name that a class has today: published DiT and PixArt call themselves Transformer2DModel."""
-    return _BEFORE.get(config.get("norm_type", ""), class_name) if class_name == "Transformer2DModel" else class_name
+def modern(class_name: str, config: Config) -> tuple[str, dict[str, Any]]:
+    """The name that a class has today and its arguments: published DiT and PixArt call themselves Transformer2DModel."""
+    given = {name: value for name, value in config.items() if not name.startswith("_")}
+    if class_name != "Transformer2DModel" or (today := _BEFORE.get(given.get("norm_type", ""))) is None:
+        return class_name, given
+    takes = arguments(FAMILIES[today])
+    return today, {name: value for name, value in given.items() if name in takes}

@@ -71,6 +71,16 @@ class Family:
         """Channels of the output: those of an example, or twice as many where a variance is learned beside the mean."""
         return int(config["out_channels"] or config["in_channels"])
 
+    def repeated(self, model: nn.Module) -> list[nn.Module]:
+        """Its blocks, from the input to the output: what is compiled and sharded one at a time (see `nets.blocks`)."""
+        parts = [getattr(model, name) for name in self.blocks]
+        return [
+            block
+            for part in parts
+            if part is not None
+            for block in (part if isinstance(part, nn.ModuleList) else [part])
+        ]
+
     def refuse(self, config: Config, shape: Sequence[int]) -> None:
         """UserError for what cannot be called as networks are called here, and for a height and width that do not fit."""
 

@@ -138,11 +138,7 @@ class Diffusers(nn.Module):
     @property
     def repeated(self) -> list[nn.Module]:
         """Its blocks, from the input to the output: what is compiled and sharded one at a time (see `nets.blocks`)."""
-        found: list[nn.Module] = []
-        for name in self.family.blocks:
-            part = getattr(self.model, name)
-            found += [] if part is None else part if isinstance(part, nn.ModuleList) else [part]
-        return found
+        return self.family.repeated(self.model)
 
     def _classes(self, asked: int | None) -> int:
         rows = self.family.embeddings(self.config)

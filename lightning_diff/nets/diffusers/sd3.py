@@ -33,7 +33,8 @@ class SD3(Family):
         inner = config["num_attention_heads"] * config["attention_head_dim"]
         if config["caption_projection_dim"] != inner:
             raise self.wrong(
-                f"caption_projection_dim {config['caption_projection_dim']}, and heads times their width are {inner}; make them equal"
+                f"caption_projection_dim {config['caption_projection_dim']}, and heads times their width are {inner}; "
+                "make them equal"
             )
 
     def call(

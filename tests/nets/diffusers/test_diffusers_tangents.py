@@ -4,6 +4,7 @@ The library makes the sines of a time, rotary embeddings and linear attention in
 reference alone its `Tensor.float()` leaves float64 as it is, so that central differences have something to converge to.
 """
 
+import jaxtyping
 import pytest
 import torch
 from diffusers_models import MODELS, conditioned, make
@@ -107,6 +108,7 @@ def test_passes_the_checks_before_a_training(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "sd15", "dit", "pixart", "sd3", "flux", "sana"])
 def test_compiles_whole_with_its_derivative(name):
+    jaxtyping.config.update("jaxtyping_disable", True)  # checks of types are not traced; the next test has them again
     net = make(name).requires_grad_(False)
     fn, primals, directions = narrow(net)
 
