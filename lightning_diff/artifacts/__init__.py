@@ -11,44 +11,46 @@ if TYPE_CHECKING:
     from .autoencoder import load_autoencoder
     from .conditions import Conditions, TrainedWith
     from .edm_pickle import load_edm_pickle
-    from .import_model import import_edm_pickle
+    from .import_model import import_edm_pickle, import_pipeline
     from .model import (
         RECORD,
         WEIGHTS,
         ModelRecord,
         bind_time,
-        in_words,
         keep_levels,
         load_denoiser,
-        load_weights,
         read_record,
         save_denoiser,
-        unlike,
     )
+    from .pipeline import Pipeline, load_pipeline
     from .schedule import load_schedule, save_schedule
     from .text_encoder import encoded_prompts, load_text
+    from .weights import in_words, load_weights, unlike
 
 _HOME = {
     "RECORD": "model",
     "WEIGHTS": "model",
     "Conditions": "conditions",
     "ModelRecord": "model",
+    "Pipeline": "pipeline",
     "TrainedWith": "conditions",
     "bind_time": "model",
     "encoded_prompts": "text_encoder",
     "import_edm_pickle": "import_model",
-    "in_words": "model",
+    "import_pipeline": "import_model",
+    "in_words": "weights",
     "keep_levels": "model",
     "load_autoencoder": "autoencoder",
     "load_denoiser": "model",
     "load_edm_pickle": "edm_pickle",
+    "load_pipeline": "pipeline",
     "load_schedule": "schedule",
     "load_text": "text_encoder",
-    "load_weights": "model",
+    "load_weights": "weights",
     "read_record": "model",
     "save_denoiser": "model",
     "save_schedule": "schedule",
-    "unlike": "model",
+    "unlike": "weights",
 }
 
 __all__ = [
@@ -56,15 +58,18 @@ __all__ = [
     "WEIGHTS",
     "Conditions",
     "ModelRecord",
+    "Pipeline",
     "TrainedWith",
     "bind_time",
     "encoded_prompts",
     "import_edm_pickle",
+    "import_pipeline",
     "in_words",
     "keep_levels",
     "load_autoencoder",
     "load_denoiser",
     "load_edm_pickle",
+    "load_pipeline",
     "load_schedule",
     "load_text",
     "load_weights",

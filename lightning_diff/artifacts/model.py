@@ -5,6 +5,7 @@ with plain values as their arguments, and weights are read as tensors. The modul
 Python's own path: a file cannot bring code along, but it can name a module that is installed.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ..denoiser import Denoiser, Time
@@ -22,12 +23,13 @@ from ..foundation.errors import UserError
 from ..nets import lora
 from . import edm_pickle, places, record, user_code
 from .conditions import Conditions, TrainedWith
+from .safetensors_files import Reference
+from .weights import fill, undrawn
 
 FORMAT = 3  # of model.json; raised when a program that knows the old one could not read the new one
 SECOND_FORMAT = 2  # of a network that works on its data as they are
 FIRST_FORMAT = 1  # still written of a network whose prediction has the name of its time: there were no others
 WEIGHTS, RECORD = "model.safetensors", "model.json"
-MOST_NAMED = 5  # weights, in an error
 EDM_AVERAGE = "edm"  # the average of EDM's that its snapshots hold
 
 
@@ -46,9 +48,10 @@ class ModelRecord(TrainedWith):
         images: images seen in training.
         sha256: of the weights' file.
         label_dropout, guidance, augment: see `TrainedWith`.
+        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
         text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
         prompts: texts that samples are drawn for where nobody says.
-        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
+        weights: files elsewhere that hold the rest of the weights, as `Reference.record` gives them; () for none.
     """
 
     net: record.Node
@@ -63,9 +66,22 @@ class ModelRecord(TrainedWith):
     ema: str
     images: int
     sha256: str
+    autoencoder: record.Node | None = None
     text: record.Node | None = None
     prompts: tuple[str, ...] = ()
-    autoencoder: record.Node | None = None
+    weights: tuple[dict[str, str], ...] = ()
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The files elsewhere. TypeError for one that is described otherwise."""
+        return tuple(Reference(**each) for each in self.weights)
+
+    @property
+    def identity(self) -> str:
+        """What tells its weights from others': the hash of their file, or of the hashes of all their files."""
+        if not self.weights:
+            return self.sha256
+        return hashlib.sha256("".join([self.sha256, *(each.sha256 for each in self.references)]).encode()).hexdigest()
 
     @property
     def conditions(self) -> Conditions:
@@ -77,12 +93,6 @@ class ModelRecord(TrainedWith):
             takes_condition=bool(self.net.get("condition_shapes")),
             trained_with=self,
         )
-
-
-def _takes_scale(net: record.Node) -> bool:
-    """Whether a network has an input for the scale of guidance, by its own arguments or by those of a class of diffusers."""
-    inner = net.get("config") or {}
-    return bool(net.get("guided") or inner.get("guidance_embeds") or inner.get("time_cond_proj_dim"))
 
 
 def save_denoiser(
@@ -97,9 +107,9 @@ def save_denoiser(
     ema: str = "none",
     images: int = 0,
     trained_with: TrainedWith | None = None,
+    autoencoder: record.Node | None = None,
     text: record.Node | None = None,
     prompts: Sequence[str] = (),
-    autoencoder: record.Node | None = None,
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
 
@@ -114,9 +124,9 @@ def save_denoiser(
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
+        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
         text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
         prompts: texts that samples are drawn for where nobody says.
-        autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
 
     Returns:
         The path of the weights.
@@ -145,17 +155,24 @@ def save_denoiser(
         ema=ema,
         images=images,
         sha256=digest,
+        autoencoder=autoencoder,
         text=text,
         prompts=tuple(prompts),
-        autoencoder=autoencoder,
         **asdict(trained_with or TrainedWith()),
     )
     record.write(folder / RECORD, asdict(described), _format(described))
     return folder / WEIGHTS
 
 
+def _takes_scale(net: record.Node) -> bool:
+    """Whether the scale of guidance is an input: of a network of ours by its argument, of diffusers' by its config."""
+    config = net.get("config")
+    of_config = isinstance(config, dict) and (config.get("guidance_embeds") or config.get("time_cond_proj_dim"))
+    return bool(net.get("guided") or of_config)
+
+
 def _format(described: ModelRecord) -> int:
-    if described.autoencoder is not None or described.text is not None:
+    if described.autoencoder is not None or described.text is not None or described.weights:
         return FORMAT
     first = described.time in ("edm", "trigflow") and described.prediction in (None, described.time)
     return FIRST_FORMAT if first else SECOND_FORMAT
@@ -179,22 +196,20 @@ def load_denoiser(path: Path | str) -> Denoiser:
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")
     if sha256(weights) != described.sha256:
-        raise UserError(f"{weights}: is damaged or not the file that {source} describes; make both again with export")
-    try:
-        tensors = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights}: cannot be read: {error}") from error
+        again = "import the model again" if described.weights else "make both again with export"
+        raise UserError(f"{weights}: is damaged or not the file that {source} describes; {again}")
+    others = [(each.checked(weights.parent), each.prefix) for each in described.references]
     try:
         user_code.make_importable(weights.parent)
         _refuse_all_but_networks(described.net, "net")
         _refuse_all_but_networks(described.time, "time")
-        with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; nobody's random numbers change
+        with undrawn():
             net = construct(bind(described.net, nn.Module, "net"))
         time = bind_time(described.time)
         denoiser = Denoiser(net, described.sigma_data, time, described.kind, described.prediction)
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
-    load_weights(denoiser.net, tensors, weights)
+    fill(denoiser.net, [(weights, ""), *others])
     return denoiser.eval()
 
 
@@ -240,35 +255,6 @@ def keep_levels(path: Path | str, levels: list[float]) -> None:
     kept = described.levels | {len(levels) + 1: levels}
     source = _files(Path(path))[1]
     record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, _format(described))
-
-
-def load_weights(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
-    """Copy tensors into a network that has exactly these; otherwise UserError with the first that differ, and their number."""
-    own = net.state_dict()
-    if differing := unlike(own, tensors):
-        raise UserError(f"{source}: weights of another network: {in_words(differing, own, tensors)}")
-    net.load_state_dict(tensors)
-
-
-def unlike(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of what only one of two states has, or both in another shape; those of the first come first."""
-    names = dict.fromkeys([*own, *tensors])
-    return [name for name in names if _shape(own, name) != _shape(tensors, name)]
-
-
-def in_words(differing: list[str], own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> str:
-    """What `unlike` found: the first `MOST_NAMED`, and how many there are."""
-    found = []
-    for name in differing[:MOST_NAMED]:
-        plain, there, here = lora.plain_name(name), _shape(tensors, name), _shape(own, name)
-        in_file = f"no {plain}" if there is None else f"{plain} {there}"
-        found.append(f"the file has {in_file}, the network {'none' if here is None else f'{plain} {here}'}")
-    more = f"; and {len(differing) - MOST_NAMED:,} more" if len(differing) > MOST_NAMED else ""
-    return f"{len(differing):,} of {len(own.keys() | tensors.keys()):,} differ: {'; '.join(found)}{more}"
-
-
-def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None
 
 
 def _is_pickle(path: Path) -> bool:

@@ -19,7 +19,7 @@ from ..foundation.errors import UserError
 from ..foundation.moved import ARGUMENTS as RENAMED
 from ..schedules import StepPolicy
 from . import record
-from .model import load_weights
+from .weights import load_weights
 
 FORMAT = 2  # raised when a program that knows the old one could not read the new one
 NAME = "step_policy.safetensors"

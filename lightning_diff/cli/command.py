@@ -15,8 +15,8 @@ OPTIONAL = re.compile(r"\[(\[[^\[\]\n]+\])\](?:\.\.\.)?")  # ... and that one ma
 
 
 class Command(TyperCommand):
-    """In the help of a command and of its options, {solvers}, {ode_solvers}, {churned}, {grids}, {methods}, {features} and
-    {recipes} stand for names, which are read only when help is printed."""
+    """In the help of a command and of its options, {solvers}, {ode_solvers}, {churned}, {grids}, {methods}, {features}, {targets}
+    and {recipes} stand for names, which are read only when help is printed."""
 
     def get_help(self, ctx: Any) -> str:  # of click, which typer keeps private
         open_ones = [option for option in self.params if isinstance(option, TyperOption) and "{" in (option.help or "")]
@@ -42,5 +42,6 @@ def _names() -> dict[str, str]:
         "grids": choices.either(choices.grids()),
         "methods": choices.either(choices.methods()),
         "features": choices.either(choices.features()),
+        "targets": choices.either(choices.targets()),
         "recipes": ", ".join(recipe.packaged()),
     }

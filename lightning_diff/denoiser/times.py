@@ -123,7 +123,7 @@ class TableTime(Time):
     Args:
         steps: entries, >= 2.
         betas: "linear" in beta (DDPM, arXiv 2006.11239), "scaled_linear" in its root (latent diffusion), or "squaredcos_cap_v2"
-            (improved DDPM, arXiv 2102.09672), which has no start and end.
+            (improved DDPM, arXiv 2102.09672), which has no start and end; or the variances themselves, `steps` of them in (0, 1).
         beta_start, beta_end: the first and the last variance, 0 < start <= end < 1.
         zero_snr: rescale the table so that its last entry is pure noise.
     """
@@ -133,7 +133,7 @@ class TableTime(Time):
     def __init__(
         self,
         steps: int = 1000,
-        betas: Betas = "linear",
+        betas: Betas | list[float] = "linear",
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
         zero_snr: bool = False,
@@ -143,12 +143,14 @@ class TableTime(Time):
             raise ValueError(f"TableTime: steps must be at least 2, got {steps}")
         if not 0 < beta_start <= beta_end < 1:
             raise ValueError(f"TableTime: need 0 < beta_start <= beta_end < 1, got {beta_start} and {beta_end}")
-        if betas not in _BETAS:
+        if isinstance(betas, list):
+            _refuse_no_table(betas, steps)
+        elif betas not in _BETAS:
             raise ValueError(f"TableTime: betas must be one of {', '.join(_BETAS)}, got {betas!r}")
         self.steps, self.betas, self.zero_snr = steps, betas, zero_snr
         self.beta_start, self.beta_end = beta_start, beta_end
         with torch.device("cpu"):  # with its values, also where a network is built without
-            clean = (1 - _BETAS[betas](steps, beta_start, beta_end)).cumprod(0).sqrt()  # sqrt(abar)
+            clean = (1 - _variances(betas, steps, beta_start, beta_end)).cumprod(0).sqrt()  # sqrt(abar)
         if zero_snr:
             clean = (clean - clean[-1]) * clean[0] / (clean[0] - clean[-1])
         self.register_buffer("log_sigmas", ((1 - clean**2).sqrt() / clean).log(), persistent=False)
@@ -223,6 +225,17 @@ def _squared_cosine(steps: int, start: float, end: float) -> Tensor:
 
 
 _BETAS = {"linear": _linear, "scaled_linear": _scaled_linear, "squaredcos_cap_v2": _squared_cosine}
+
+
+def _variances(betas: str | list[float], steps: int, start: float, end: float) -> Tensor:
+    return torch.tensor(betas, dtype=torch.float64) if isinstance(betas, list) else _BETAS[betas](steps, start, end)
+
+
+def _refuse_no_table(betas: list[float], steps: int) -> None:
+    if len(betas) != steps:
+        raise ValueError(f"TableTime: {steps} steps need as many betas, got {len(betas)}")
+    if wrong := [each for each in betas if not 0 < each < 1]:
+        raise ValueError(f"TableTime: betas must lie between 0 and 1, got {wrong[0]}")
 
 
 def named(time: str | Time, sigma_data: float) -> Time:

@@ -38,16 +38,19 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path | str) -> Iterator[Path]:
-    """The same as `replacing` for a folder of files: yield a temporary one beside `path`, new and empty."""
+    """The same as `replacing` for a folder of files and folders: yield a temporary one beside `path`, new and empty."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         delete(temporary)
         temporary.mkdir(parents=True)
         yield temporary
-        for entry in temporary.iterdir():
-            with entry.open("rb+") as file:
-                os.fsync(file.fileno())
+        for entry in temporary.rglob("*"):
+            if entry.is_dir():
+                _flush_folder(entry)
+            else:
+                with entry.open("rb+") as file:
+                    os.fsync(file.fileno())
         _flush_folder(temporary)
         delete(path)
         os.replace(temporary, path)
@@ -59,7 +62,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
 def delete(path: Path) -> None:
     """Delete a file or a folder, if it is there; a folder is out of the way before the first file in it is gone."""
     if path.is_dir():
-        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.gone.tmp")  # not the name of what replaces it
         path.rename(doomed)
         shutil.rmtree(doomed)
     else:

@@ -171,7 +171,7 @@ class AlignmentModule(TrainingModule):
                 f"noise levels = {self.epoch_images} training examples, no multiple of {self.batch_size}"
             )
         start = pretrained.start_from(self.model_path, self.denoiser)
-        self._start, self._start_sha256 = Frozen(start.denoiser), start.record.sha256
+        self._start, self._start_sha256 = Frozen(start.denoiser), start.record.identity
 
     def configure_model(self) -> None:
         super().configure_model()

@@ -152,7 +152,7 @@ class ConsistencyModule(TrainingModule):
         try:
             teacher = load_denoiser(self.teacher_path)
             record = pretrained.record(self.teacher_path, "teacher")
-            self._teacher_sha256 = record.sha256
+            self._teacher_sha256 = record.identity
         except UserError as error:
             if self.objective == "distillation":
                 raise

@@ -223,7 +223,7 @@ class ScheduleModule(CountedModule):
         costs = {"calls": float(self.calls)}
         method = "end_point" if isinstance(environment, EndPoint) else "art_rl"
         solver = getattr(environment, "solver", "euler")
-        return Schedule(grid.tolist(), method, solver, protocol, self._record.sha256, costs)
+        return Schedule(grid.tolist(), method, solver, protocol, self._record.identity, costs)
 
     def policy(self) -> LearnedPolicy:
         """The step policy as it is kept."""
@@ -231,22 +231,22 @@ class ScheduleModule(CountedModule):
         reward = self.learner.reward
         of = "fine solution" if reward is None else name_of(reward)
         protocol = self._protocol() | {"reward": of}
-        return LearnedPolicy(self.learner, protocol, self._record.sha256, {"calls": float(self.calls)})
+        return LearnedPolicy(self.learner, protocol, self._record.identity, {"calls": float(self.calls)})
 
     def _protocol(self) -> dict[str, Any]:
         return {"seed": int(self.seed), "trajectories": self.images_seen, "guidance": self.guidance}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["model"], checkpoint["calls"] = self._record.sha256, self.calls
+        checkpoint["model"], checkpoint["calls"] = self._record.identity, self.calls
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if self._trainer is None:  # for its weights alone
             return
         self.calls = checkpoint["calls"]
-        if checkpoint["model"] != self._record.sha256:
+        if checkpoint["model"] != self._record.identity:
             raise UserError(
                 f"the checkpoint is of a schedule for another model: its weights have the hash {checkpoint['model'][:12]}, "
-                f"those of {self.model_path} {self._record.sha256[:12]}; put the old one back, or choose another name"
+                f"those of {self.model_path} {self._record.identity[:12]}; put the old one back, or choose another name"
             )

@@ -201,3 +201,24 @@ def adapted(plain: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
         for name, value in plain.items()
     }
     return {name: value for name, value in own.items() if _ADAPTER in name} | named
+
+
+class Adapter(NamedTuple):
+    """Of one layer: W + scale B A, for W as a matrix of outputs by everything else."""
+
+    A: Float[Tensor, "r n"]
+    B: Float[Tensor, "d r"]
+    scale: Float[Tensor, ""]
+    shape: tuple[int, ...]
+
+
+def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
+    """The adapters in a network's state by the layer's name, {} where it has none."""
+    layers = [name.removesuffix(_ORIGINAL) for name in state if name.endswith(_ORIGINAL)]
+    return {
+        layer: Adapter(
+            *(state[f"{layer}{_ADAPTER}{part}"] for part in ("A", "B", "scale")),
+            tuple(state[f"{layer}{_ORIGINAL}"].shape),
+        )
+        for layer in layers
+    }

@@ -61,6 +61,12 @@ def features() -> list[str]:
     return [name for name in named_strings(f"{PACKAGE}.metrics.features.FeatureName") if name != "inception"]
 
 
+@cache
+def targets() -> list[str]:
+    """Of `export.targets.TARGETS`."""
+    return named_strings(f"{PACKAGE}.runs.export.targets.TARGETS")
+
+
 def either(names: Iterable[str]) -> str:
     """Names for a sentence: "one, two or three"."""
     *some, last = names

@@ -2,11 +2,12 @@
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..artifacts import RECORD, WEIGHTS, checkpoints, ema_snapshots, metrics_rows, read_record
+from ..artifacts.safetensors_files import Reference
 from ..foundation.atomic import sha256
 from ..foundation.errors import UserError
 from . import lock, recipe
@@ -159,6 +160,17 @@ def _model(folder: Path, state: checkpoints.Checkpoint | None) -> Iterator[Findi
         size = _bytes(weights.stat().st_size)
         which = "weights of the last step" if found.ema == "none" else f"averaged weights ({found.ema})"
         yield Finding("ok", WEIGHTS, f"{found.images:,} images, {which}, {size}, checksum right")
+    yield from _elsewhere(found.references, folder)
+
+
+def _elsewhere(references: Sequence[Reference], folder: Path) -> Iterator[Finding]:
+    """Files that an imported model refers to."""
+    for each in references:
+        try:
+            file = each.checked(folder)
+            yield Finding("ok", file.name, f"{file}, {_bytes(file.stat().st_size)}, checksum right")
+        except UserError as error:
+            yield Finding("broken", Path(each.path).name, str(error))
 
 
 def _metrics(folder: Path) -> Iterator[Finding]:

@@ -108,7 +108,7 @@ def find(
         trajectories=None if method in TRAINED else trajectories or TRAJECTORIES,
     )
     kept = home / "schedules" / f"{method}_{solver}_{steps}.json"
-    wanted = Schedule([], method, solver, protocol.record(), record.sha256)
+    wanted = Schedule([], method, solver, protocol.record(), record.identity)
     found = _kept(kept, wanted, steps)
     if found is None:
         garbage.take_up()
@@ -199,7 +199,7 @@ def _measured(path: Path, problem: _Problem, solver: str, batch: int, progress: 
     protocol, total = problem.protocol, problem.trajectories
     key = {name: getattr(protocol, name) for name in ("seed", "sigma_min", "sigma_max", "guidance")}
     key |= {} if protocol.prompts is None else {"prompts": protocol.prompts}
-    key |= {"model": problem.record.sha256, "solver": solver, "nodes": NODES}
+    key |= {"model": problem.record.identity, "solver": solver, "nodes": NODES}
     measured = resumed_measurement(path, key, total)
     done = 0 if measured is None else measured.estimate.trajectories
     with stage(f"monitor of {solver}", total, "trajectory", shown=progress, start=done) as bar:

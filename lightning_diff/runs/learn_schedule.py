@@ -59,7 +59,7 @@ def learn_schedule(
     ]
     started = time.perf_counter()
     source = recipe.find(RECIPES[method])
-    key = _key(recipe.load(source, words), record.sha256)
+    key = _key(recipe.load(source, words), record.identity)
     name = f"{method}_{key}" if method == "art_rl" else f"{method}_{solver}_{steps}_{key}"
     if not (folder / name / NAME).is_file():
         train(recipe.load(source, [*words, f"name={name}"]), source)

@@ -132,7 +132,7 @@ class SamplerSettings:
         found = load_schedule(where)
         if self.solver is not None:
             refuse_unknown("--solver", self.solver, ODE_SOLVERS)
-        if record.sha256 != found.model:
+        if record.identity != found.model:
             warnings.warn(f"{path}: was learned on another model; the grid may serve this one less well", stacklevel=2)
         solver, sigmas = self.solver or found.solver, found.grid()
         name = f"{solver}/{found.method}"
@@ -151,7 +151,7 @@ class SamplerSettings:
         if record.kind == "consistency":
             raise UserError(f"--schedule: {path} is a step policy for denoisers, and this is a consistency model")
         found = load_step_policy(path)
-        if record.sha256 != found.model:
+        if record.identity != found.model:
             warnings.warn(
                 f"{path}: was learned on another model; the policy may serve this one less well", stacklevel=2
             )

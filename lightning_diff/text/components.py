@@ -28,6 +28,7 @@ ENCODERS = (
 TOKENIZERS = (*CLIP, *T5, *GEMMA)
 # Of each pipeline the numbers at the end of tokenizer and text_encoder that it has, and those that it can do without.
 PIPELINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "LatentConsistencyModelPipeline": (("",), ()),
     "StableDiffusionPipeline": (("",), ()),
     "StableDiffusionXLPipeline": (("", "_2"), ("",)),
     "StableDiffusion3Pipeline": (("", "_2", "_3"), ("_3",)),

@@ -69,7 +69,7 @@ def _named(pipeline: Any, prompts: list[str], max_tokens: int | None, *, is_null
     # Classes without a negative prompt return the empty one's embedding as any other's.
     chosen = 1 if is_null and "do_classifier_free_guidance" in takes else 0
     match name:
-        case "StableDiffusionPipeline":
+        case "StableDiffusionPipeline" | "LatentConsistencyModelPipeline":
             return {"encoder_hidden_states": found[chosen]}
         case "StableDiffusionXLPipeline":
             return {"encoder_hidden_states": found[chosen], "text_embeds": found[2 + chosen]}

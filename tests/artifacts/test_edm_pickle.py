@@ -146,7 +146,7 @@ def test_a_pickle_is_a_model_where_a_model_is_asked_for_and_so_is_what_import_ma
         (["edm.pkl", "--out", "other"], "other ... another model ... --out"),
         (["edm.pkl", "--out", "edm.pkl"], "edm.pkl ... is a file ... --out"),
         (["edm.pkl", "--out", "edm.pkl/x"], "edm.pkl/x/model.safetensors ... cannot be written"),
-        (["model.json"], "model.json ... --out"),
+        (["model.json"], "model.json: no such folder"),
         (["none.pkl"], "none.pkl ... cannot be read"),
     ],
 )

@@ -1,45 +1,56 @@
-"""A model from a run's newest checkpoint, with the weight average of one's choice."""
+"""The network of a run's newest checkpoint, with the weight average of one's choice."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..artifacts import RECORD, checkpoints, ema_snapshots, load_weights, read_record, save_denoiser
-from ..artifacts.autoencoder import node_in
-from ..foundation.binding import nearest
-from ..foundation.errors import UserError
-from . import recipe
+from ...artifacts import RECORD, TrainedWith, checkpoints, ema_snapshots, load_weights, read_record
+from ...artifacts.autoencoder import node_in
+from ...denoiser import Denoiser
+from ...foundation.binding import is_node, nearest
+from ...foundation.errors import UserError
+from .. import recipe
 
 NETWORK = "denoiser.net."  # where a training module's state has the network
 EMA_STATE = "lightning_diff.EMA"  # callbacks.EMA.state_key
 
 
-def export(
-    folder: Path | str,
-    out: Path | str | None = None,
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A model as its run's newest checkpoint has it.
+
+    Args:
+        denoiser: with the weights asked for; adapters are still beside them.
+        facts: what `save_denoiser` takes besides: the network's node as `net`, shape, num_classes, class_names, ema, images,
+            trained_with, autoencoder, text and prompts.
+    """
+
+    denoiser: Denoiser
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def restored(
+    folder: Path,
     *,
     profile: str | None = None,
     sigma_rel: float | None = None,
     images: int | None = None,
-) -> Path:
-    """Write model.safetensors and model.json.
+) -> Restored:
+    """The model of a run's newest checkpoint.
 
     Args:
         folder: of the run: recipe.yaml, checkpoints/, and ema/ for `sigma_rel`.
-        out: folder to write to; the run's own by default, where it replaces the model.
         profile: name of a tracked average, "none" for the last step's own weights; the first average by default.
         sigma_rel: relative width of a power-function average to reconstruct from the stored snapshots instead (EDM2,
             arXiv 2312.02696, section 3.2).
         images: the moment to reconstruct it at; the last snapshot's by default.
 
-    Returns:
-        The path of the weights.
-
     Raises:
         UserError: there is no usable checkpoint, no such average, or the checkpoint is of another network.
     """
-    folder = Path(folder)
     if profile is not None and sigma_rel is not None:
         raise UserError("export: give an average's name or sigma_rel, not both")
     if images is not None and sigma_rel is None:
@@ -54,27 +65,30 @@ def export(
     module = recipe.build(settings["model"], "model", folder / "recipe.yaml")
     load_weights(module.denoiser.net, _weights(checkpoint, average, path), path)
     shape, num_classes = _facts(settings, folder / "recipe.yaml")
-    return save_denoiser(
-        folder if out is None else out,
-        module.denoiser,
-        settings["model"]["net"],
-        shape=shape,
-        num_classes=num_classes,
-        class_names=(checkpoint.get("TrainingData") or {}).get("class_names", ()),
-        ema=average.name,
-        images=average.images,
-        trained_with=module.trained_with(
-            recipe.build(settings["data"].get("augment"), "data.augment", folder / "recipe.yaml")
-        ),
-        autoencoder=_autoencoder(folder, settings),
+    augment = recipe.build(settings["data"].get("augment"), "data.augment", folder / "recipe.yaml")
+    trained_with: TrainedWith = module.trained_with(augment)
+    return Restored(
+        denoiser=module.denoiser,
+        facts={
+            "net": settings["model"]["net"],
+            "shape": shape,
+            "num_classes": num_classes,
+            "class_names": (checkpoint.get("TrainingData") or {}).get("class_names", ()),
+            "ema": average.name,
+            "images": average.images,
+            "trained_with": trained_with,
+            **_noted(folder, settings),
+        },
     )
 
 
-def _autoencoder(folder: Path, settings: recipe.Recipe) -> recipe.Node | None:
-    """As the run noted it at its end; before that, by the recipe, whose paths may be seen from another working folder."""
+def _noted(folder: Path, settings: recipe.Recipe) -> dict[str, Any]:
+    """Autoencoder and text as the run noted them at its end; before that, as the recipe has them."""
     if (folder / RECORD).is_file():
-        return read_record(folder).autoencoder
-    return node_in(settings["data"])
+        noted = read_record(folder)
+        return {"autoencoder": noted.autoencoder, "text": noted.text, "prompts": noted.prompts}
+    text = settings["data"].get("text")
+    return {"autoencoder": node_in(settings["data"]), "text": text if is_node(text) else None}
 
 
 @dataclass(frozen=True)
