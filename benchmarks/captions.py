@@ -43,7 +43,7 @@ from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules import GRIDS
 from lightning_diff.schedules.sampling import Sampling, choose
 
-GUIDANCE, STEPS, FEW = 2.0, 20, 5
+GUIDANCE, STEPS, FEW = 3.0, 10, 5
 STAGES = ("flow", "scd", "art", "reward")
 
 
@@ -88,7 +88,8 @@ def train(stage: str, seed: int, runs: Path, overrides: list[str]) -> float | No
 
 def data_of(run: Path, **changes: Any) -> Captions:
     """The data of a run."""
-    data = build_data(recipe.read_yaml(run / "recipe.yaml", "data") | changes)
+    settings = recipe.read_yaml(run / "recipe.yaml", "data")
+    data = build_data(settings | {"data": settings["data"] | changes})
     assert isinstance(data, Captions)
     return data
 
