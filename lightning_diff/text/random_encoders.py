@@ -18,9 +18,8 @@ from .protocol import Parts
 from .word_tokenizers import clip_tokenizer, t5_tokenizer, words_of
 
 PIPELINE = "StableDiffusion3Pipeline"
-VERSION = 2  # of how the weights are drawn
+VERSION = 1  # of how the weights are drawn
 AT_ONCE = 64  # prompts
-EVEN = 0.3  # of the queries: attention near even, so that no word is lost in what is pooled
 
 
 class RandomEncoders:
@@ -174,6 +173,4 @@ def _scale(key: str, weight: torch.Tensor) -> float:
         return 1.0
     scale: float = weight.shape[1] ** -0.5
     per_head: float = (weight.shape[0] / 4) ** -0.5
-    if key.endswith(".q.weight"):  # T5 divides by no root
-        scale *= per_head
-    return scale * EVEN if key.endswith((".q.weight", "q_proj.weight")) else scale
+    return scale * per_head if key.endswith(".q.weight") else scale  # T5 divides by no root
