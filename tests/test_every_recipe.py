@@ -47,6 +47,13 @@ SMALL_PLAN = [
     "data.batch_size=8",
 ]
 FEW = {"SampleGrid": {"columns": 2, "rows": 2, "steps": 2}, "RewardReport": {"n": 8}}  # images that callbacks draw
+WORDS = ["data.text.width=8"]
+SD3 = [
+    *WORDS,
+    *(f"model.net.config.{size}" for size in (
+        "joint_attention_dim=16", "pooled_projection_dim=16", "attention_head_dim=4", "caption_projection_dim=16"
+    )),
+]  # fmt: skip
 INK = ["model.reward={_target_: lightning_diff.rewards.Ink}"]
 # What makes a recipe small; what it starts from comes first.
 SMALL = {
@@ -60,6 +67,10 @@ SMALL = {
         ["data.batch_size=4", "model.learner.max_steps=3", "model.learner.reference_steps=2"],
     ),
     "digits_reward": ("digits_edm", [*SMALL_PLAN, "model.loss.levels=2"]),
+    "captions_flow": (None, [*SD3, "data.batch_size=16"]),
+    "captions_scd": ("captions_flow", [*WORDS, "data.batch_size=16"]),
+    "captions_art": ("captions_flow", ["data.batch_size=4", "model.learner.width=8"]),
+    "captions_reward": ("captions_flow", [*WORDS, *SMALL_PLAN, "model.loss.levels=2"]),
     "cifar10_edm": (None, [*PICTURES, *UNET]),
     "cifar10_small": (None, [*PICTURES, *UNET]),
     "cifar10_scd": ("cifar10_edm", PICTURES),

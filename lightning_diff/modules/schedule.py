@@ -131,7 +131,10 @@ class ScheduleModule(CountedModule):
     def _refuse_unfit_conditions(self, data: Data) -> None:
         """UserError for labels or guidance that the model cannot be called with; a remark where that is not known."""
         conditions, where, num_classes = self._record.conditions, self.model_path, data.num_classes
-        if conditions.num_classes and num_classes > conditions.num_classes:
+        takes_labels = (
+            conditions.num_classes and not conditions.takes_condition
+        )  # which has numbers of prompts for labels
+        if takes_labels and num_classes > conditions.num_classes:
             raise UserError(
                 f"data: {num_classes} classes, {where} has {conditions.num_classes}; take data.model={where}"
             )

@@ -22,6 +22,9 @@ WEIGHTING = "model.weighting={_target_: lightning_diff.weighting.MeasuredVarianc
 NOISE = "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, warmup: %s}"
 # At their packaged lengths, as the recipes had them in images; data.batch_size x trainer.max_steps.
 PACKAGED = {
+    "captions_art": {"learning_rate.total": 2_400, "learning_rate.warmup": 160},
+    "captions_flow": {"learning_rate.total": 160_000, "learning_rate.warmup": 12_800},
+    "captions_scd": {"learning_rate.total": 51_200, "warmup": 10_240},
     "cifar10_art": {"learning_rate.total": 19_200, "learning_rate.warmup": 1_280},
     "cifar10_edm": {"learning_rate.warmup": 10_000_000},
     "cifar10_scd": {"warmup": 5_120_000},
