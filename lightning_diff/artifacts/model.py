@@ -49,6 +49,8 @@ class ModelRecord(TrainedWith):
         images: images seen in training.
         sha256: of the weights' file.
         label_dropout, guidance, augment: see `TrainedWith`.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
         sampling: solver, grid and the grid's arguments that suit it, as `pipeline.Sampling.record` gives them; {} for its kind's.
         weights: files elsewhere that hold the rest of the weights, as `Reference.record` gives them; () for none.
@@ -66,6 +68,8 @@ class ModelRecord(TrainedWith):
     ema: str
     images: int
     sha256: str
+    text: record.Node | None = None
+    prompts: tuple[str, ...] = ()
     autoencoder: record.Node | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     weights: tuple[dict[str, str], ...] = ()
@@ -106,6 +110,8 @@ def save_denoiser(
     ema: str = "none",
     images: int = 0,
     trained_with: TrainedWith | None = None,
+    text: record.Node | None = None,
+    prompts: Sequence[str] = (),
     autoencoder: record.Node | None = None,
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
@@ -121,6 +127,8 @@ def save_denoiser(
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
+        text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
+        prompts: texts that samples are drawn for where nobody says.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
 
     Returns:
@@ -150,6 +158,8 @@ def save_denoiser(
         ema=ema,
         images=images,
         sha256=digest,
+        text=text,
+        prompts=tuple(prompts),
         autoencoder=autoencoder,
         **asdict(trained_with or TrainedWith()),
     )
