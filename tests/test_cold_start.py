@@ -99,4 +99,5 @@ def test_every_command_that_reads_and_does_not_train_is_in_the_table():
         "schedule",
         "export",
         "import",
+        "show",
     }  # which train, measure or build a module

@@ -95,7 +95,7 @@ def rows(folder: Path, name: str) -> dict[tuple[str, int], float]:
 
 def test_every_command_of_the_page_prints_what_the_page_shows(followed):
     _, printed = followed
-    assert len(printed) == 6
+    assert len(printed) == 8
     for command, (shown, output) in printed.items():
         assert shown, command
         assert agree(shown, output), (command, shown, output)

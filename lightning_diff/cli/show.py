@@ -18,7 +18,9 @@ def show(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the noise levels, too.")] = None,
 ) -> None:
-    """Show a recipe before it trains: its comment, and the noise levels that it draws and weighs.
+    """Show a recipe before it trains, and the noise levels it takes.
+
+    What its author says of it, and the noise levels that it draws and weighs.
 
     p is how often a level is drawn, w the weight of its loss, p w its share of the objective, all over log-SNR and as at the first
     step. Nothing is trained.

@@ -15,7 +15,6 @@ EXTRAS = {
     "huggingface_hub": "diffusers",
     "litdata": "litdata",
     "onnx": "onnx",
-    "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "pyarrow": "huggingface",
     "tensorboard": "tensorboard",
@@ -28,7 +27,7 @@ EXTRAS = {
 
 
 # What recipes often name besides, under the name that pip knows too.
-OFTEN_NAMED = ("accelerate", "peft", "torchvision", "webdataset", *EXTRAS)
+OFTEN_NAMED = ("accelerate", "onnxruntime", "peft", "torchvision", "webdataset", *EXTRAS)
 
 
 def is_installed(package: str) -> bool:

@@ -162,7 +162,8 @@ class TrainingModule(CountedModule):
             conditioning.keep_null_condition(net, source.data)
 
     def on_fit_start(self) -> None:
-        self.keep_null_condition(self.denoiser.net)
+        if takes_condition(self.denoiser.net):
+            self.keep_null_condition(self.denoiser.net)
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled is not None and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one

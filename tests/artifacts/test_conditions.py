@@ -20,7 +20,7 @@ def conditions(kind="denoiser", classes=8, takes_scale=False, **trained) -> Cond
 
 FAULTS = {
     "dropped": (conditions(label_dropout=0.1), {}, None),
-    "never dropped": (conditions(label_dropout=0.0), {}, "guidance: ... label_dropout"),
+    "never dropped": (conditions(label_dropout=0.0), {}, "guidance: ... condition_dropout"),
     "never dropped, guided by another": (conditions(label_dropout=0.0), {"has_guide": True}, None),
     "no label wanted, one always had": (conditions(label_dropout=0.0), {"scale": 1.0, "labelled": False}, "labels: ... label"),
     "no label wanted, sometimes had none": (conditions(label_dropout=0.1), {"scale": 1.0, "labelled": False}, None),
@@ -46,8 +46,8 @@ def test_what_a_model_cannot_give_is_refused_and_nothing_else(model, wanted, exp
 
 def test_what_is_not_known_is_said():
     assert conditions().doubt(1.0) is None
-    assert tells(conditions().doubt(2.0), "... label_dropout")
-    assert tells(conditions().doubt(1.0, labelled=False), "... label_dropout")
+    assert tells(conditions().doubt(2.0), "... condition_dropout")
+    assert tells(conditions().doubt(1.0, labelled=False), "... condition_dropout")
     assert conditions().doubt(2.0, has_guide=True) is None
     assert conditions(label_dropout=0.0).doubt(1.0) is None
     assert tells(conditions(takes_scale=True).doubt(2.0), "... distilled ... not recorded")
@@ -91,7 +91,7 @@ def test_every_entry_refuses_guidance_without_an_unconditional_output_before_any
         ["schedule", "plain", "--method", "art_rl", "--guidance", "2"],
     ):
         assert cli.main(command) == 2
-        assert tells(capsys.readouterr().err, "error: --guidance: ... label_dropout")
+        assert tells(capsys.readouterr().err, "error: --guidance: ... condition_dropout")
     assert cli.main(["sample", "plain", "--labels", "none"]) == 2
     assert tells(capsys.readouterr().err, "error: --labels: ... label")
     for words in (

@@ -28,6 +28,7 @@ COMMANDS = (
     "import",
     "doctor",
     "describe",
+    "show",
     "new",
     "data",
 )

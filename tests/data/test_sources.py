@@ -95,6 +95,7 @@ def test_building_a_source_reads_nothing_and_setup_reads_once():
         "class_names": (),
         "sigma_data": data.sigma_data,
         "augment_dim": 0,
+        "condition_shapes": {},
     }
     assert Counting(4, augment=Augment()).facts()["augment_dim"] == 9
 

@@ -17,6 +17,7 @@ from torch import nn
 from lightning_diff.foundation.annotations import describe, fits
 from lightning_diff.foundation.binding import bind, construct, locate
 from lightning_diff.foundation.errors import UserError
+from lightning_diff.foundation.extras import how_to_install
 from lightning_diff.nets import DiT
 from lightning_diff.noise import NoiseLaw
 
@@ -290,7 +291,8 @@ def test_a_package_that_is_not_there_is_named_rather_than_something_like_it(pack
     monkeypatch.setattr("lightning_diff.foundation.binding.is_installed", lambda name: False)
     with pytest.raises(UserError) as error:
         locate(f"{package}.sub.Name", "data.dataset._target_")
-    assert tells(str(error.value), f"data.dataset._target_: ... {package} ... not installed ... pip install {package}")
+    way = how_to_install(package)
+    assert tells(str(error.value), f"data.dataset._target_: ... {package} ... not installed ... {way}")
     assert "did you mean" not in str(error.value)
 
 

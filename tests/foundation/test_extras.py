@@ -1,5 +1,6 @@
 """Packages of the extras: one sentence for each that is missing, which names its extra."""
 
+import inspect
 import sys
 import tomllib
 from pathlib import Path
@@ -12,7 +13,10 @@ from lightning_diff.foundation.extras import EXTRAS, is_installed, required
 from lightning_diff.nets import MLP
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-BROUGHT_ALONG = {"peft"}  # for pipelines of diffusers, which read adapters with it
+BROUGHT_ALONG = {
+    "peft",
+    "onnxruntime",
+}  # pipelines of diffusers read adapters with the one; the other only checks an export
 NEITHER = ("test", "metrics")  # what tests need, and an old name of `fid`
 OPTIONAL = {extra: packages for extra, packages in PROJECT["optional-dependencies"].items() if extra not in NEITHER}
 
@@ -83,7 +87,7 @@ def hub(tmp_path):
 def graph(tmp_path):
     from lightning_diff.runs.export import onnx
 
-    onnx.refuse(None)
+    inspect.unwrap(onnx.refuse)(None)
 
 
 def network(tmp_path):
@@ -98,7 +102,6 @@ USES = {
     "huggingface_hub": hub,
     "litdata": chunks,
     "onnx": graph,
-    "onnxruntime": graph,
     "onnxscript": graph,
     "pyarrow": parquet,
     "tensorboard": logger("tensorboard"),

@@ -131,7 +131,9 @@ def agree(path: str) -> bool:
     assert imported is not None, path
 
     def shape(found):
-        return [(name, p.kind, p.default is p.empty, p.default is None) for name, p in found.items()]
+        listed = [(name, p.kind, p.default is p.empty, p.default is None) for name, p in found.items()]
+        by_name = sorted(each for each in listed if each[1] is each[1].KEYWORD_ONLY)  # whose order nothing depends on
+        return [each for each in listed if each[1] is not each[1].KEYWORD_ONLY], by_name
 
     assert shape(read) == shape(imported), path
     for name, parameter in read.items():

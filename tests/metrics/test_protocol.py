@@ -111,9 +111,24 @@ def test_whatever_samples_takes_is_of_a_drawing_or_changes_no_sample(draws):
     assert set(takes) <= {each.name for each in fields(Drawing)}
 
 
+# Which prompts the labels are numbers of, whose texts are hashed with the labels; what makes images of a model's latents.
+OF_THE_MODEL = ("prompts", "autoencoder")
+
+
 def test_what_measures_takes_is_of_a_drawing_or_a_column_or_changes_no_sample():
     takes = {PARTS.get(name, name) for name in inspect.signature(evaluate_denoiser).parameters}
-    assert takes == {*BASE, "denoiser", "reference", "n", "ema", "batch", "device", "progress", "per_class"}
+    assert takes == {
+        *BASE,
+        "denoiser",
+        "reference",
+        "n",
+        "ema",
+        "batch",
+        "device",
+        "progress",
+        "per_class",
+        *OF_THE_MODEL,
+    }
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -15,7 +15,15 @@ RECIPES = sorted(path.stem for path in Path(str(files("lightning_diff.recipes"))
 # Of version 0.1.
 HARMLESS = ("name", "runs_dir", "resume", "data.path", "data.dataset.root", "data.test_*", "data.workers", "data.model")
 HARMLESS += ("model.reward.*data.*", "model.compile", "model.teacher", "model.model", "model.channels_last")
-HARMLESS += ("model.net.checkpointing", "callbacks.*", "trainer.*")
+HARMLESS += (
+    "data.held_out",
+    "data.prompts",
+    "data.source.batch_size",
+    "data.autoencoder.folder",
+    "model.net.checkpointing",
+    "callbacks.*",
+    "trainer.*",
+)
 DECISIVE = [
     "trainer.precision",
     "trainer.gradient_clip_*",

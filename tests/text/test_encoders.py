@@ -45,6 +45,7 @@ def encoders():
 
 
 KINDS = {
+    "LatentConsistencyModelPipeline": ["clip"],
     "StableDiffusionPipeline": ["clip"],
     "StableDiffusionXLPipeline": ["clip", "projected"],
     "StableDiffusion3Pipeline": ["projected", "projected", "t5"],
@@ -94,7 +95,11 @@ def test_every_pipeline_on_the_list_is_tried():
 @pytest.mark.parametrize("name", KINDS)
 def test_prompts_are_embedded_as_their_pipeline_does(folders, name):
     folder, parts = folders[name]
-    own = {} if name in ("StableDiffusionPipeline", "StableDiffusionXLPipeline") else {"max_sequence_length": TOKENS}
+    own = (
+        {}
+        if name in ("LatentConsistencyModelPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline")
+        else {"max_sequence_length": TOKENS}
+    )
     encoder = PipelineText(folder, max_tokens=TOKENS, size=(32, 48), instruct=False)
     assert isinstance(encoder, TextEncoder)
     has_negative = "Flux" not in name and "Sprint" not in name

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...condition import AnyCondition, _unchecked, takes_condition
 from ...denoiser import Denoiser
+from ...foundation import rng
 from ...foundation.errors import UserError
 from .source import Source
 
@@ -70,19 +71,18 @@ def inputs(source: Source) -> list[Input]:
 
 def example(source: Source, batch: int, seed: int = 0) -> list[Tensor]:
     """Something to call the graph with; no random number of anybody's changes."""
-    generator = torch.Generator().manual_seed(seed)
     drawn = []
     for each in inputs(source):
         shape = (batch, *each.shape)
         if each.name == "label":
             classes = source.record.conditions.num_classes
-            drawn.append(torch.randint(classes, shape, generator=generator))
+            drawn.append((torch.arange(batch) + seed) % classes)
         elif each.name == "sigma":
             drawn.append(torch.tensor([LEVELS[row % len(LEVELS)] for row in range(batch)]))
         elif "mask" in each.name or each.name == "guidance":
             drawn.append(torch.ones(shape))
         else:
-            drawn.append(torch.randn(shape, generator=generator))
+            drawn.append(rng.normal(seed, f"export {each.name}", range(batch), each.shape))
     sigma = drawn[1].reshape(-1, *[1] * (drawn[0].ndim - 1))
     drawn[0] = drawn[0] * (sigma**2 + source.record.sigma_data**2).sqrt()
     return drawn
