@@ -18,7 +18,7 @@ from .protocol import Parts
 from .word_tokenizers import clip_tokenizer, t5_tokenizer, words_of
 
 PIPELINE = "StableDiffusion3Pipeline"
-VERSION = 1  # of how the weights are drawn
+VERSION = 2  # of how the weights are drawn
 AT_ONCE = 64  # prompts
 
 

@@ -1,11 +1,11 @@
 """Tokenizers of given words, in transformers' classes for CLIP and T5: each word is one token, others are cut into letters.
 
-A list of merges learned to the end from the words makes each of them one token of CLIP's byte-pair encoding; T5's unigrams have
+Merges that end in whole words make each of them one token of CLIP's byte-pair encoding; T5's unigrams have
 the words as pieces, far more likely than their letters.
 """
 
-import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..foundation.extras import required
@@ -31,20 +31,37 @@ def clip_tokenizer(words: Sequence[str], tokens: int) -> Any:
         for piece, _ in empty.pre_tokenizer.pre_tokenize_str(empty.normalizer.normalize_str(word))
     }
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    learned = tokenizers.Tokenizer(tokenizers.models.BPE(continuing_subword_prefix="", end_of_word_suffix=SUFFIX))
-    learned.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    enough = 2 * len(letters) + sum(map(len, pieces))  # a merge for each letter of each word
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=enough, min_frequency=1, show_progress=False, end_of_word_suffix=SUFFIX, initial_alphabet=letters
-    )
-    learned.train_from_iterator(sorted(pieces), trainer)
-    model = json.loads(learned.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
+    merges = _merges(sorted(pieces))
     names = dict.fromkeys(
         [*letters, *(f"{letter}{SUFFIX}" for letter in letters), *("".join(merge) for merge in merges)]
     )
     vocabulary = {name: number for number, name in enumerate([*names, START, END])}
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=tokens)
+
+
+def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of byte-pair encoding, in order of rank, that make each of these words one token.
+
+    Not learned: a trainer breaks ties by the order of a hash table, which differs from process to process. Each word is encoded by
+    the pairs so far, and what is left of it joined from its beginning. Pairs that come later leave the words before as they are, since
+    there is always one of a lower rank until such a word is whole.
+    """
+    rank: dict[tuple[str, str], int] = {}
+    for word in words:
+        parts = [*word[:-1], f"{word[-1]}{SUFFIX}"]
+        while len(parts) > 1:
+            pairs = list(pairwise(parts))
+            known = [pair for pair in pairs if pair in rank]
+            best = min(known, key=rank.__getitem__) if known else pairs[0]
+            rank.setdefault(best, len(rank))
+            joined: list[str] = []
+            for part in parts:
+                if joined and (joined[-1], part) == best:
+                    joined[-1] += part
+                else:
+                    joined.append(part)
+            parts = joined
+    return list(rank)
 
 
 def t5_tokenizer(words: Sequence[str], tokens: int) -> Any:
