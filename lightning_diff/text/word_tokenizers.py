@@ -43,8 +43,8 @@ def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of byte-pair encoding, in order of rank, that make each of these words one token.
 
     Not learned: a trainer breaks ties by the order of a hash table, which differs from process to process. Each word is encoded by
-    the pairs so far, and what is left of it joined from its beginning. Pairs that come later leave the words before as they are, since
-    there is always one of a lower rank until such a word is whole.
+    the pairs so far, and what is left of it joined from its beginning. Pairs that come later leave the words before as they are:
+    until such a word is whole, there is a pair of a lower rank.
     """
     rank: dict[tuple[str, str], int] = {}
     for word in words:
