@@ -29,8 +29,12 @@ def function(net):
     x, time = torch.randn(2, *net.shape).double(), torch.tensor([0.31, 0.67]).double() * unit[0]
     directions = torch.randn_like(x), torch.tensor([1.0, -0.7]).double() * unit[0] / 1000
 
+    in_precision = {
+        dtype: label if isinstance(label, torch.Tensor) else label.to(dtype) for dtype in (torch.float32, torch.float64)
+    }  # here, because what is traced should not
+
     def called(x, time):
-        return net(x, time, label if isinstance(label, torch.Tensor) else label.to(x.dtype))
+        return net(x, time, in_precision[x.dtype])
 
     return called, (x, time), directions
 
