@@ -97,14 +97,14 @@ AnyCondition = Int64[Tensor, " b"] | Condition
 _pytree.register_pytree_node(  # so that torch's transforms, FSDP and export see the tensors
     Condition,
     lambda condition: (list(condition.tensors.values()), tuple(condition.tensors)),
-    lambda values, names: _unchecked(dict(zip(names, values, strict=True))),
+    lambda values, names: unchecked(dict(zip(names, values, strict=True))),
     serialized_type_name="lightning_diff.condition.Condition",
     to_dumpable_context=list,
     from_dumpable_context=tuple,
 )
 
 
-def _unchecked(tensors: dict[str, Any]) -> Condition:
+def unchecked(tensors: dict[str, Any]) -> Condition:
     """Of whatever a transform puts in the place of tensors."""
     condition = Condition.__new__(Condition)
     condition.tensors = tensors

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..denoiser import TableTime
+from ..denoiser import FlowTime, TableTime
 
 
 def flow_sigmas(sigmas: Sequence[float], shift: float = 1.0) -> list[float]:
@@ -19,8 +19,9 @@ def flow_sigmas(sigmas: Sequence[float], shift: float = 1.0) -> list[float]:
         sigmas: noise levels.
         shift: of the scheduler, which applies it to what it is given: s' = shift s / (1 + (shift - 1) s), undone here.
     """
-    times = [1.0 if math.isinf(sigma) else sigma / (1 + sigma) for sigma in sigmas[:-1]]
-    return [s / (shift - (shift - 1) * s) for s in times]
+    levels = torch.tensor(list(sigmas[:-1]), dtype=torch.float64)
+    found: list[float] = FlowTime().pipeline_levels(levels, shift)["sigmas"]
+    return found
 
 
 def table_sigmas(sigmas: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...condition import AnyCondition, _unchecked, takes_condition
+from ...condition import AnyCondition, takes_condition, unchecked
 from ...denoiser import Denoiser
 from ...foundation import rng
 from ...foundation.errors import UserError
@@ -51,7 +51,7 @@ class Graph(nn.Module):
         conditioning = {name: by_name.pop(name) for name in ("guidance",) if name in by_name}
         label: AnyCondition | None = by_name.pop("label", None)
         if by_name:
-            label = _unchecked(by_name)  # a check of lengths would fix the batch's
+            label = unchecked(by_name)  # a check of lengths would fix the batch's
         denoised: Tensor = self.denoiser(x, sigma, label, **conditioning)
         return denoised
 
