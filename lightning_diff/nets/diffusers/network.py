@@ -13,6 +13,7 @@ from . import building, forward_mode
 from .families import family_of
 from .family import kind
 from .guidance import GuidanceInput, is_of_input, start_at_zero
+from .smooth_time import SmoothTime
 
 
 class Diffusers(nn.Module):
@@ -33,6 +34,8 @@ class Diffusers(nn.Module):
         guided: take the scale of guidance as an input, which starts at zero: Flux, Sana and the conditional U-Net in the library's
             own way (guidance_embeds, time_cond_proj_dim), as their distilled pipelines do; the others by an embedding of the scale
             that is added to their time's. A configuration that has the library's input has it in any case.
+        smooth_time: leave out the sinusoids of its time that turn by more than this many radians between no noise and pure noise, for
+            a network that is to become a consistency model; None keeps all, up to 1,000. Not for a time in Fourier features or a table.
 
     Attributes:
         model: the library's module; the state's names are "model." and its own, then the null condition's.
@@ -51,6 +54,7 @@ class Diffusers(nn.Module):
         condition_shapes: Mapping[str, Sequence[int]] | None = None,
         num_classes: int | None = None,
         guided: bool = False,
+        smooth_time: float | None = None,
     ):
         super().__init__()
         self.family = family_of(class_name)
@@ -70,6 +74,9 @@ class Diffusers(nn.Module):
         if is_new:
             start_at_zero(self.model)
         self.guidance = GuidanceInput(self.model) if self.guided and not self._takes_scale else None
+        if smooth_time is not None:
+            smooth = SmoothTime(self.family, self.config, self.model, smooth_time)
+            self.register_load_state_dict_post_hook(smooth)
         self.condition_shapes = {name: tuple(each) for name, each in (condition_shapes or {}).items()}
         self.null = NullCondition(self.condition_shapes) if self.condition_shapes else None
         forward_mode.prepare(self.model)
