@@ -34,8 +34,9 @@ class Diffusers(nn.Module):
         guided: take the scale of guidance as an input, which starts at zero: Flux, Sana and the conditional U-Net in the library's
             own way (guidance_embeds, time_cond_proj_dim), as their distilled pipelines do; the others by an embedding of the scale
             that is added to their time's. A configuration that has the library's input has it in any case.
-        smooth_time: leave out the sinusoids of its time that turn by more than this many radians between no noise and pure noise, for
-            a network that is to become a consistency model; None keeps all, up to 1,000. Not for a time in Fourier features or a table.
+        smooth_time: leave out the sinusoids of its time that turn by more than this many radians between no noise and pure
+            noise, for a network that is to become a consistency model; None keeps all, up to 1,000. Not for a UNet2DModel or
+            UNet2DConditionModel that embeds its time by Fourier features or a table.
 
     Attributes:
         model: the library's module; the state's names are "model." and its own, then the null condition's.

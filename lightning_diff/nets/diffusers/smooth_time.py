@@ -1,10 +1,10 @@
 """A smooth embedding of the time, for consistency models, in weights that the library runs as they are.
 
-The library's networks embed a time that runs from 0 to 1,000 by sinusoids of 1 down to 1e-4 radians per unit. The fastest of them turn
-160 times along one trajectory, and so does what is built on them: their part of dF/dt, which the tangent of consistency training
-contains, is hundreds of times that of a time between 0 and 1 (sCM, arXiv 2410.11081, section 4.1; Sana-Sprint, arXiv 2503.09641,
-section 3.2, trains a network over to such a time). Leaving out the fast sinusoids has the same effect and needs no other time: columns of
-zeros in the first layer after them are the same network, in every pipeline.
+The networks of the library embed a time from 0 to 1,000 by sinusoids of 1 down to 1e-4 radians per unit. The fastest of them turn
+160 times along one trajectory, and what they do to the network is in dF/dt, hence in the tangent of consistency training, where it
+drowns the rest (sCM, arXiv 2410.11081, section 4.1; Sana-Sprint, arXiv 2503.09641, section 3.2, trains a network over to a time
+between 0 and 1 first). Leaving out the fast sinusoids has the same effect, and needs no other time: with columns of zeros in the
+first layer after them it is the same network in every pipeline.
 """
 
 import math
@@ -45,8 +45,9 @@ class SmoothTime:
                 )
             frequencies = _frequencies(sinusoids, count // 2)
             if (fast := sum(each > limit for each in frequencies)) == len(frequencies):
+                slowest = frequencies[-1] / limit * radians
                 raise family.wrong(
-                    f"smooth_time {radians:g}: the slowest sinusoid of its time turns by {frequencies[-1] / limit * radians:.3g} radians; give more"
+                    f"smooth_time {radians:g}: its slowest sinusoid turns by {slowest:.3g} radians; give more"
                 )
             self._without.append((name, fast))
             layer.register_forward_pre_hook(_Without(fast))
