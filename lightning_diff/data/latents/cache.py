@@ -17,15 +17,15 @@ import torch
 from jaxtyping import Float16
 from torch import Tensor
 
-from ..artifacts import record
-from ..autoencoders import Autoencoder
-from ..foundation import caches, stopping
-from ..foundation.atomic import replacing_folder
-from ..foundation.errors import UserError
-from ..foundation.processes import is_first_process
-from ..foundation.progress import stage
-from .image_set import Examples
-from .latents_moments import ChannelMoments
+from ...artifacts import record
+from ...autoencoders import Autoencoder
+from ...foundation import caches, stopping
+from ...foundation.atomic import replacing_folder
+from ...foundation.errors import UserError
+from ...foundation.processes import is_first_process
+from ...foundation.progress import stage
+from ..image_set import Examples
+from .moments import ChannelMoments
 
 FORMAT = 1  # of the folder
 RECORD = "record.json"

@@ -8,15 +8,16 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from ..autoencoders import Autoencoder
-from ..condition import Condition, Prompts
-from ..foundation import devices, rng
-from ..foundation.errors import UserError
-from . import class_names, latents_cache
-from .image_set import Examples
-from .latents_examples import LatentExamples, LatentsNow, StoredLatents
-from .latents_moments import ChannelMoments
-from .source import Data
+from ...autoencoders import Autoencoder
+from ...condition import Condition, Prompts
+from ...foundation import devices, rng
+from ...foundation.errors import UserError
+from .. import class_names
+from ..image_set import Examples
+from ..source import Data
+from . import cache
+from .examples import LatentExamples, LatentsNow, StoredLatents
+from .moments import ChannelMoments
 
 MEASURED = 256  # images, for the standard deviation of what is encoded on the fly
 FAR = 1.25  # a standard deviation so many times larger or smaller than expected is remarked on
@@ -26,7 +27,7 @@ FAR = 1.25  # a standard deviation so many times larger or smaller than expected
 class Latents(Data):
     """Images as an autoencoder encodes them: what a latent diffusion model is trained on.
 
-    From a cache (`latents_cache`), which is made at the first start, or encoded at each step. Either way the noise of the encoder's
+    From a cache (`latents.cache`), which is made at the first start, or encoded at each step. Either way the noise of the encoder's
     distribution is drawn by (seed, position), so that a resumed run sees what an uninterrupted one does. Pictures, rewards and
     figures see decoded samples, and the source's own images are what figures are measured against.
 
@@ -89,7 +90,7 @@ class Latents(Data):
         return made[0], made[1] if len(made) > 1 else None
 
     def _stored(self, sets: list[Examples], shape: tuple[int, ...]) -> list[LatentExamples]:
-        found = latents_cache.encoded(
+        found = cache.encoded(
             sets,
             self.autoencoder,
             mirrored=self.flip,
