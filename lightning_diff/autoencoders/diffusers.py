@@ -107,7 +107,7 @@ class Diffusers(Pair):
         return default if found is None else found
 
     def settings(self) -> dict[str, object]:
-        """See `Pair.settings`."""
+        """See `Pair.settings`; with digits that change with the config and with the weights."""
         return {
             "class": self.config["_class_name"],
             "config": hashlib.sha256(json.dumps(self._own_config, sort_keys=True).encode()).hexdigest()[:16],

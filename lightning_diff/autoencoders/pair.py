@@ -101,9 +101,8 @@ class Pair:
         return f"{self._content()} {self.image_range} {self.dtype}"
 
     def settings(self) -> dict[str, object]:
-        """By name, what `moments` depends on: what caches tell of encoders that differ."""
-        own: dict[str, object] = {"content": self._content()[:16]}
-        return {"class": type(self.module).__name__} | own | {"image_range": self.image_range, "dtype": self.dtype}
+        """By name, what `moments` depends on beside weights: what is told of encoders that differ."""
+        return {"class": type(self._module).__name__, "image_range": self.image_range, "dtype": self.dtype}
 
     def _content(self) -> str:
         digest = hashlib.sha256(repr(self.module).encode())

@@ -134,7 +134,8 @@ def differences(old: LatentsRecord, new: LatentsRecord) -> list[str]:
     ]
     if told:
         return told
-    return [f"it is of another {name}" for name in DECISIVE if getattr(old, name) != getattr(new, name)][:1]
+    words = {"source": "the images", "encoder": "the autoencoder's weights"}
+    return [f"{words.get(name, name)} differ" for name in DECISIVE if getattr(old, name) != getattr(new, name)][:1]
 
 
 def _place(of: LatentsRecord) -> str:
