@@ -75,7 +75,7 @@ def encoded(*words, cache="cache", killed_at=None):
 def test_training_reads_what_was_encoded_ahead_of_it(place):
     said = encoded("latents.yaml").stdout
     assert tells(said, f"encoding {COUNT:,} images with Killed: ... KiB of latents in ...")
-    assert tells(said.splitlines()[-1], "latents: ... .latents, ... KiB")
+    assert tells(said.splitlines()[-1], "latents: ... latents, ... KiB")
     before = made()
     done = forked.run("train", "latents.yaml", env={"KILLED_AT": "1"})  # it may encode one of zeros, for the shape
     assert done.returncode == 0, done.stderr
