@@ -7,15 +7,15 @@ import forked
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LATENTS = "encoding 9", "encoding 12", "step 6", "saving 9"
+LATENTS = "encoding 9", "step 6", "saving 9"
 KILLS = [  # module, processes, source, workers, steps, places
     ("both", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
     ("schedule", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
     ("reward", "one", "digits", 0, "8", ("exploring 3", "regenerating 5", "measuring 7", "step 8")),
-    ("edm", "one", "latents", 0, "12", LATENTS),
-    ("edm", "two", "edm2_latents", 2, "12", ("step 6",)),
+    ("edm", "one", "latents", 2, "12", LATENTS),
     pytest.param("edm", "two", "latents", 2, "12", LATENTS, marks=pytest.mark.slow),
-    pytest.param("edm", "two", "latents_on_the_fly", 2, "12", LATENTS[2:], marks=pytest.mark.slow),
+    pytest.param("edm", "two", "latents_on_the_fly", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
+    pytest.param("edm", "two", "edm2_latents", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
 ]
 
 

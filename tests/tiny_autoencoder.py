@@ -51,7 +51,7 @@ class Halves(nn.Module):
 
 
 class Killed(Halves):
-    """Kills its process at image number $KILLED_AT, if that is said."""
+    """Kills its process at image number $KILLED_AT, if that is said, by $KILLED_BY, a signal's name."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class Killed(Halves):
     def encode(self, images):
         self.count += len(images)
         if self.count > int(os.environ.get("KILLED_AT", sys.maxsize)):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, os.environ.get("KILLED_BY", "SIGKILL")))
         return super().encode(images)
 
 

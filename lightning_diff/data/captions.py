@@ -91,9 +91,16 @@ class Captions(Data):
         images = self.source.pictured
         if images is self.source:
             return self
-        given = {"captions": self.captions, "text": self.text, "prompts": self._asked, "held_out": self.held_out}
-        given |= {"conditional": self.conditional, "max_gib": self.max_gib}
-        return Captions(self.batch_size, source=images, **given)  # type: ignore[arg-type]
+        return Captions(
+            self.batch_size,
+            source=images,
+            captions=self.captions,
+            text=self.text,
+            prompts=self._asked,
+            held_out=self.held_out,
+            conditional=self.conditional,
+            max_gib=self.max_gib,
+        )
 
     @cached_property
     def prompts(self) -> Prompts | None:

@@ -9,7 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-LOOKED_AT = 16  # blocks of a finished file, to tell whether it is damaged
+LOOKED_AT, LOOKED_AT_BYTES = (
+    16,
+    2**26,
+)  # of finished files at most, the last block in any case, to tell whether they are damaged
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ def damage(folder: Path, tables: Sequence[Table], checks: Sequence[int]) -> str:
         return ""
     if len(checks) != len(blocks):
         return f"has {len(checks):,} checksums for {len(blocks):,} blocks"
-    for number in sorted(set(np.linspace(0, len(blocks) - 1, LOOKED_AT).astype(int).tolist())):
+    largest = max(table.block * sum(table.widths) for table in tables)
+    count = max(min(LOOKED_AT, LOOKED_AT_BYTES // largest), 1)
+    for number in np.unique(np.linspace(len(blocks) - 1, 0, count).astype(int)).tolist():
         table = tables[blocks[number].table]
         with (folder / table.file).open("rb") as file:
             if check(file, table, blocks[number]) != checks[number]:

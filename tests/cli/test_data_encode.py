@@ -104,6 +104,13 @@ def test_encoding_that_was_killed_goes_on_and_ends_in_the_same_bytes(place):
     assert made() == made("other")
 
 
+def test_a_signal_ends_it_in_words(place):
+    done = forked.run("data", "encode", "latents.yaml", env={"KILLED_AT": "500", "KILLED_BY": "SIGTERM"})
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "stopped by SIGTERM while encoding; the same command goes on where it was"
+    assert "going on" in encoded("latents.yaml").stdout
+
+
 def test_two_processes_share_the_work_and_make_the_same(place):
     one, two = forked.run_two("data", "encode", "latents.yaml")
     assert (one.stdout + two.stdout).count("encoding") == 1

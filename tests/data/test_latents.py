@@ -1,5 +1,6 @@
 """Latents as training data: drawn by position, encoded once, mirrored before the encoder, measured in words."""
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tiny_autoencoder import Halves
 from lightning_diff.autoencoders import Pair
 from lightning_diff.condition import Condition
 from lightning_diff.data import Data, Digits, ImageSet, Latents, Stream
-from lightning_diff.foundation import caches, rng
+from lightning_diff.foundation import caches, rng, shared_work
 from lightning_diff.foundation.errors import UserError
 
 
@@ -183,6 +184,23 @@ def test_an_interrupted_encoding_leaves_no_cache_and_goes_on_to_the_same_bytes(c
     latents(module, flip=True).setup()
     (cache / "aside").rename(cache.parent / "aside")
     assert {path.name: path.read_bytes() for path in halves(cache).iterdir()} == interrupted
+
+
+def test_a_disk_that_fills_up_is_told_and_what_is_there_stays(cache, monkeypatch, capsys):
+    write, calls = shared_work.write, []
+
+    def full(file, start, content):
+        calls.append(start)
+        if len(calls) > 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, start, content)
+
+    monkeypatch.setattr(shared_work, "write", full)
+    with pytest.raises(UserError, match=r"No space left on device.* KiB are needed.* kept"):
+        latents().setup()
+    monkeypatch.setattr(shared_work, "write", write)
+    latents().setup()
+    assert "going on, 256 are there" in capsys.readouterr().out  # a row of bytes and a line for each of 64
 
 
 def test_a_block_of_other_bytes_is_damage(cache, capsys):

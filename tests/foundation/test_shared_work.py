@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from lightning_diff.foundation import shared_work
+from lightning_diff.foundation import row_files, shared_work
 from lightning_diff.foundation.row_files import Table, damage
 from lightning_diff.foundation.shared_work import Work
 
@@ -159,7 +159,7 @@ def test_help_is_called_where_there_is_something_to_do(target):
     assert calls == [1]
 
 
-def test_damage_is_told_by_size_and_by_content(target):
+def test_damage_is_told_by_size_and_by_content(target, monkeypatch):
     checks = []
     with Work(target, TABLES, "", target.exists) as work:
         for block in work.missing():
@@ -170,5 +170,7 @@ def test_damage_is_told_by_size_and_by_content(target):
     whole = (target / "b").read_bytes()
     (target / "b").write_bytes(whole[:-1] + b"!")
     assert damage(target, TABLES, checks).startswith("b holds other bytes")
+    monkeypatch.setattr(row_files, "LOOKED_AT_BYTES", 1)
+    assert damage(target, TABLES, checks)  # the last block is always looked at
     (target / "b").write_bytes(whole[:-1])
     assert damage(target, TABLES, checks).startswith("b is not 15 bytes")
