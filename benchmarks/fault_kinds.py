@@ -5,6 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -77,8 +78,13 @@ PROCESSES = {
 }
 LATENTS = (
     "data={{_target_: lightning_diff.data.Latents, source: {{_target_: lightning_diff.data.Digits, batch_size: 1}}, flip: true, "
-    "autoencoder: {{_target_: lightning_diff.autoencoders.Pair, module: {{_target_: benchmarks.fault_kinds.TinyAutoencoder}}, "
+    "autoencoder: {{_target_: lightning_diff.autoencoders.Pair, module: {{_target_: benchmarks.{module}}}, "
     "weights: ../autoencoder.safetensors, scale: 1.4}}, encode: {encode}, batch_size: 32}}"
+)
+EDM2_LATENTS = (
+    "data={_target_: lightning_diff.data.EDM2Latents, path: ../latents.zip, images: {_target_: lightning_diff.data.Digits, "
+    "batch_size: 1}, autoencoder: {_target_: lightning_diff.autoencoders.Pair, module: {_target_: "
+    "benchmarks.fault_kinds.TinyAutoencoder}, weights: ../autoencoder.safetensors}, batch_size: 32}"
 )
 SOURCES = {
     "digits": [],
@@ -88,8 +94,9 @@ SOURCES = {
         "data={_target_: lightning_diff.data.MapDataset, dataset: {_target_: benchmarks.fault_kinds.Pictures}, "
         "test_dataset: {_target_: benchmarks.fault_kinds.Pictures, first: 200}, batch_size: 32}"
     ],
-    "latents": [LATENTS.format(encode="cache")],
-    "latents_on_the_fly": [LATENTS.format(encode="fly")],
+    "latents": [LATENTS.format(encode="cache", module="fault_runs.WitnessedEncoder")],
+    "latents_on_the_fly": [LATENTS.format(encode="fly", module="fault_kinds.TinyAutoencoder")],
+    "edm2_latents": [EDM2_LATENTS],
 }
 
 
@@ -124,6 +131,8 @@ KINDS = [
     *(Kind(module, "one", workers=2) for module in ("edm", "scd")),
     *(Kind("edm", processes, source) for processes in ("one", "two") for source in ("latents", "latents_on_the_fly")),
     *(Kind("edm", "one", source, 2) for source in ("latents", "latents_on_the_fly")),
+    *(Kind("edm", "two", source, 2) for source in ("latents", "latents_on_the_fly", "edm2_latents")),
+    Kind("edm", "one", "edm2_latents"),
 ]
 
 
@@ -159,6 +168,21 @@ class TinyAutoencoder(nn.Module):
         return decoded
 
 
+def write_latents(path: Path, autoencoder: TinyAutoencoder) -> None:
+    """Means and standard deviations of 400 digits as EDM2's dataset tool writes them, with their labels."""
+    digits, labels = load_digits(), []
+    images = torch.from_numpy(digits.images[:400] / 8 - 1).float()[:, None]
+    with torch.no_grad():
+        moments = torch.cat(autoencoder.encode(images), 1).numpy()
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, (row, label) in enumerate(zip(moments, digits.target, strict=False)):
+            name = f"{i // 100:05d}/img-mean-std-{i:08d}.npy"
+            labels.append([name, int(label)])
+            with archive.open(name, "w") as file:
+                np.save(file, row)
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+
+
 def new_folder(folder: Path, steps: int) -> Path:
     """With the recipe in it, its cadences in proportion to the number of steps."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +199,7 @@ def new_folder(folder: Path, steps: int) -> Path:
 
 
 def prepare(root: Path) -> None:
-    """What trainings start from, beside their folders: a teacher, an autoencoder, and pictures in a folder and in a zip."""
+    """What trainings start from, beside their folders: a teacher, an autoencoder, latents, pictures in a folder and in a zip."""
     if (root / "prepared.json").exists():
         return
     root.mkdir(parents=True, exist_ok=True)
@@ -184,7 +208,9 @@ def prepare(root: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         denoiser = Denoiser(UNet(**net, **facts), 0.75)
-        save_file(TinyAutoencoder().state_dict(), root / "autoencoder.safetensors")
+        autoencoder = TinyAutoencoder()
+    save_file(autoencoder.state_dict(), root / "autoencoder.safetensors")
+    write_latents(root / "latents.zip", autoencoder)
     save_denoiser(root / "teacher", denoiser, {"_target_": "lightning_diff.nets.UNet", **net, **facts}, **facts)
     digits = load_digits()
     with zipfile.ZipFile(root / "pictures.zip", "w") as archive:

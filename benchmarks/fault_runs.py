@@ -26,13 +26,14 @@ import lightning_diff.callbacks
 import lightning_diff.data
 import lightning_diff.runs.train  # noqa: F401  (imported once for all attempts)
 from lightning_diff.cli import app as cli
+from lightning_diff.foundation import caches
 from lightning_diff.foundation.errors import STOP_SIGNALS, exit_code
 from lightning_diff.modules import reward_epoch
 
-from .fault_kinds import Kind
+from .fault_kinds import Kind, TinyAutoencoder
 
-PHASES = ("starting", "step", "saving", "ending", "exploring", "regenerating", "measuring")
-NUMBERED = ("step", "saving", "exploring", "regenerating", "measuring")
+PHASES = ("starting", "step", "saving", "ending", "exploring", "regenerating", "measuring", "encoding")
+NUMBERED = ("step", "saving", "exploring", "regenerating", "measuring", "encoding")
 HANGS_SECONDS = 240.0
 GRACE_SECONDS = 30.0  # from a launcher's SIGTERM to those that are left until its SIGKILL; torchrun's
 STOPPED = tuple(map(exit_code, STOP_SIGNALS))
@@ -157,6 +158,18 @@ class Witness(Callback):
             note("ending", trainer.global_step)
 
 
+class WitnessedEncoder(TinyAutoencoder):
+    """Notes on the board which batch the first process of a run encodes: the first is of zeros, the second of one image."""
+
+    count = 0
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.count += 1
+        if os.environ.get("RANK", "0") == "0":
+            note("encoding", self.count)
+        return super().encode(images)
+
+
 def witnessed(draw: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
     """`rollouts.rollout.draw`, noting its phases on the board."""
     names = {"explore": "exploring", "regenerate": "regenerating", "full": "regenerating", "measure": "measuring"}
@@ -236,6 +249,7 @@ def _become(folder: Path, log: int, variables: dict[str, str]) -> None:
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.environ.update(variables)
+    os.environ[caches.OWN] = str(folder / "cache")  # what is encoded meets faults, too
     os.chdir(folder)
 
 

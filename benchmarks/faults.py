@@ -9,10 +9,11 @@
 
 A trial is one training with up to three faults, all of them drawn from (seed, trial): what learns (EDM's objective with fixed,
 measured and learned weights and adaptive noise levels, consistency models by distillation and by training, a schedule, a reward),
-in one process or two, some of them sharded, from digits or from pictures in a folder, in a zip or in a map-style dataset, with or
-without workers; and for each fault its kind (SIGKILL, SIGTERM, SIGINT, SIGHUP, a disk that fills up, the newest checkpoint damaged
-after a SIGKILL), whom of two processes it meets, and where: at a phase or some milliseconds into it, or before one of the
-operations on files (opening one to write, renaming, deleting, making a folder), start and end included.
+in one process or two, some of them sharded, from digits, from pictures in a folder, in a zip or in a map-style dataset, or from
+latents that are encoded ahead, at each step or in EDM2's files, with or without workers; and for each fault its kind (SIGKILL,
+SIGTERM, SIGINT, SIGHUP, a disk that fills up, the newest checkpoint damaged after a SIGKILL), whom of two processes it meets, and
+where: at a phase or some milliseconds into it, or before one of the operations on files (opening one to write, renaming, deleting,
+making a folder), start and end included.
 
 After each fault the same command resumes. In the end the run folder must be that of the run that nothing happened to: weights,
 averages, optimiser, metrics.csv without its rows of speed, pictures, tables. A line of the ledger (JSON) is one fault:
@@ -96,6 +97,8 @@ def drawn_fault(draws: random.Random, kind: Kind, steps: int, operations: int, s
     if draws.random() < 0.5:
         return Fault(name, draws.randint(1, max(1, operations * (steps - saved) // steps)), whom=whom)
     place = draws.choice([step, step, step, "saving", "ending"])
+    if kind.source == "latents" and not saved and draws.random() < 0.5:
+        place = f"encoding {draws.randint(1, 60)}"
     return Fault(name, place, draws.choice([0.0, draws.uniform(0.0, 0.03), draws.uniform(0.0, 0.3)]), whom)
 
 
@@ -236,7 +239,7 @@ def by_hand(root: Path, options: argparse.Namespace) -> int:
     """`--at` and `--operations`; the number of runs that were LOST."""
     lost = 0
     for module in options.module or MODULES:
-        kind = Kind(module, options.processes, options.source)
+        kind = Kind(module, options.processes, options.source, options.workers)
         last = Reference(root, kind, options.steps).operations
         runs = [[number] for number in range(options.operations, last + 1)] if options.operations else [options.at]
         for places in runs:
@@ -261,7 +264,8 @@ def main() -> int:
         "--processes", choices=["one", "two", "sharded"], default="one", help="with --at and --operations"
     )
     parser.add_argument("--source", choices=SOURCES, default="digits", help="likewise")
-    parser.add_argument("--at", nargs="+", help="places of one run: 'step 9', 'saving 20', 'exploring 3', ending")
+    parser.add_argument("--workers", type=int, default=0, help="likewise")
+    parser.add_argument("--at", nargs="+", help="places of one run: 'step 9', 'saving 20', 'encoding 9', ending")
     parser.add_argument(
         "--operations", nargs="?", type=int, const=1, metavar="FIRST", help="a run for each operation on files"
     )

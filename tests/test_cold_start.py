@@ -21,6 +21,7 @@ WITH_NOTHING = {
     "lightning_diff.cli.app": "",
     "lightning_diff.artifacts": "",
     "train --help": "",
+    "data encode --help": "",
     "new --from digits_edm copy.yaml": "",
     "describe UNet": "",
     "runs": "omegaconf",

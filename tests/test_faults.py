@@ -7,13 +7,16 @@ import forked
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KILLS = {
-    "both": ("12", "step 6", "saving 9", "ending"),
-    "schedule": ("12", "step 6", "saving 9", "ending"),
-    "reward": ("8", "exploring 3", "regenerating 5", "measuring 7", "step 8"),
-    "edm": ("12", "step 6", "saving 9"),
-}
-SOURCES = {"edm": "latents"}
+LATENTS = "encoding 9", "step 6", "saving 9"
+KILLS = [  # module, processes, source, workers, steps, places
+    ("both", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
+    ("schedule", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
+    ("reward", "one", "digits", 0, "8", ("exploring 3", "regenerating 5", "measuring 7", "step 8")),
+    ("edm", "one", "latents", 2, "12", LATENTS),
+    pytest.param("edm", "two", "latents", 2, "12", LATENTS, marks=pytest.mark.slow),
+    pytest.param("edm", "two", "latents_on_the_fly", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
+    pytest.param("edm", "two", "edm2_latents", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
+]
 
 
 def faults(folder: Path, *words: str) -> str:
@@ -22,12 +25,13 @@ def faults(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", KILLS)
-def test_a_run_killed_while_training_saving_and_ending_leaves_the_same_folder(tmp_path, module):
+@pytest.mark.parametrize(("module", "processes", "source", "workers", "steps", "places"), KILLS)
+def test_a_run_killed_while_training_saving_and_ending_leaves_the_same_folder(
+    tmp_path, module, processes, source, workers, steps, places
+):
     """Drawn faults, and every operation on files: benchmarks/faults.py with other options."""
-    steps, *places = KILLS[module]
-    source = SOURCES.get(module, "digits")
-    said = faults(tmp_path, "--module", module, "--source", source, "--steps", steps, "--at", *places)
+    kind = ("--module", module, "--processes", processes, "--source", source, "--workers", str(workers))
+    said = faults(tmp_path, *kind, "--steps", steps, "--at", *places)
     assert "identical" in said
     assert ", ".join(f"SIGKILL at {place}" for place in places) in said
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,11 +106,30 @@ class Diffusers(Pair):
         found = self.config.get(name)
         return default if found is None else found
 
+    def settings(self) -> dict[str, object]:
+        """See `Pair.settings`; with digits that change with the config and with the weights."""
+        return {
+            "class": self.config["_class_name"],
+            "config": hashlib.sha256(json.dumps(self._own_config, sort_keys=True).encode()).hexdigest()[:16],
+            "weights": hashlib.sha256("".join(self._hashes).encode()).hexdigest()[:16],
+            "tiling": self.tiling,
+            "image_range": self.image_range,
+            "dtype": self.dtype,
+        }
+
     def _content(self) -> str:
         """Of the files: the same in any folder."""
-        own = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        text = json.dumps([self.config["_class_name"], self.tiling, own], sort_keys=True)
-        return hashlib.sha256("".join([text, *map(sha256, self._files)]).encode()).hexdigest()
+        text = json.dumps([self.config["_class_name"], self.tiling, self._own_config], sort_keys=True)
+        return hashlib.sha256("".join([text, *self._hashes]).encode()).hexdigest()
+
+    @property
+    def _own_config(self) -> dict[str, Any]:
+        return {name: value for name, value in self.config.items() if not name.startswith("_")}
+
+    @cached_property
+    def _hashes(self) -> list[str]:
+        """sha256 of the files of weights."""
+        return [sha256(file) for file in self._files]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -100,6 +100,10 @@ class Pair:
         """See `Autoencoder`."""
         return f"{self._content()} {self.image_range} {self.dtype}"
 
+    def settings(self) -> dict[str, object]:
+        """By name, what `moments` depends on beside weights: what is told of encoders that differ."""
+        return {"class": type(self._module).__name__, "image_range": self.image_range, "dtype": self.dtype}
+
     def _content(self) -> str:
         digest = hashlib.sha256(repr(self.module).encode())
         for name, value in self.module.state_dict().items():

@@ -1,4 +1,4 @@
-"""lightning-diff data inspect, lightning-diff data prepare"""
+"""lightning-diff data inspect, data prepare, data encode"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,13 @@ from typing import Annotated
 import typer
 
 from .command import Command
+from .completion import recipes_and_runs
 
 data = typer.Typer(
-    name="data", help="Look at images before training, and prepare them.", rich_markup_mode=None, no_args_is_help=True
+    name="data",
+    help="Look at images before training, prepare and encode them.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 Images = Annotated[Path, typer.Argument(metavar="PATH", help="A folder or a zip of images.")]
 Resize = Annotated[str, typer.Option(metavar="HOW", help="How images come to that size: centre_crop, pad or stretch.")]
@@ -83,3 +87,28 @@ def prepare(
     if (framing := framing_of(size, resize, filter)) is None:
         raise UserError("--size: is needed")
     print(preparing(path, out, framing))
+
+
+@data.command(cls=Command)
+def encode(
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="File or packaged name.", autocompletion=recipes_and_runs)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value...]", help="What to change in it.")
+    ] = None,
+) -> None:
+    """Make a recipe's latents and text embeddings, ahead of training.
+
+    They go into the cache, from where training reads them; a start of training without them makes them likewise. The size is said
+    before anything is written, and must not exceed data.max_gib.
+
+    Killed in the middle, the same command goes on where it was, and so does `train`. As many processes share the work as
+    trainer.devices says, one on each GPU, and whoever else gives the same command meanwhile.
+    """
+    from ..runs import recipe
+
+    settings, source = recipe.load(name, overrides or []), recipe.find(name)
+    from ..runs.encode import encode as encoding
+
+    encoding(settings, source, [name, *(overrides or [])])

@@ -3,11 +3,10 @@
 from .augment import Augment
 from .captions import Captions
 from .digits import Digits
-from .edm2_latents import EDM2Latents
 from .hugging_face import HuggingFace
 from .image_set import Examples, ImageSet
 from .images import Images
-from .latents import Latents
+from .latents import EDM2Latents, Latents
 from .map_dataset import MapDataset
 from .noise import Noise
 from .photo_patches import PhotoPatches

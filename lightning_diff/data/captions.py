@@ -15,7 +15,7 @@ from torch import Tensor
 from ..condition import Condition, Prompts
 from ..foundation import rng
 from ..foundation.errors import UserError
-from ..text import Embedded, PromptList, TextEncoder, class_of, embedded, read_prompts
+from ..text import MAX_GIB, Embedded, PromptList, TextEncoder, class_of, embedded, read_prompts
 from . import caption_texts
 from .augment import Augment
 from .caption_texts import BESIDE, Wordings
@@ -41,6 +41,7 @@ class Captions(Data):
         prompts: what samples are drawn for where nobody says: a file (see `text.read_prompts`) or a list; None for `held_out`, or
             without it up to 64 captions.
         held_out: wordings by class, as `captions`, that training never sees.
+        max_gib: largest size of the embeddings of all captions, GiB.
         flip, augment, workers, conditional: see `Data`.
     """
 
@@ -50,6 +51,7 @@ class Captions(Data):
         "source.workers",
         "source.batch_size",
         "text.device",
+        "max_gib",
     )
 
     def __init__(
@@ -65,19 +67,22 @@ class Captions(Data):
         augment: Augment | None = None,
         workers: int = 0,
         conditional: bool = True,
+        max_gib: int | float = MAX_GIB,
     ):
         super().__init__(batch_size, flip=flip, augment=augment, workers=workers, conditional=conditional)
         self.source, self.captions, self.held_out = source, captions, held_out
         self.text: TextEncoder = text  # type: ignore[misc]  # of the class it is None
         self.autoencoder = source.autoencoder  # type: ignore[misc]  # likewise
-        self._asked = prompts
+        self._asked, self.max_gib = prompts, max_gib
+        self.file: Path | None = None  # of the captions' embeddings, once they are there
 
     def load(self) -> tuple["CaptionedImages", Examples | None]:
         wordings = self._wordings(self.source.train)
         every = {text for texts in wordings for text in texts}
         if told := sorted(every & {text for texts in self._held_out or () for text in texts}):
             raise UserError(f"{self.name}: held_out: {told[0]!r} is a caption that training sees")
-        made = embedded(self.text, sorted(every))
+        made = embedded(self.text, sorted(every), max_gib=self.max_gib)
+        self.file = made.file
         return CaptionedImages(self.source.train, wordings, made, self.text.fingerprint()), self.source.test
 
     @property
@@ -86,8 +91,16 @@ class Captions(Data):
         images = self.source.pictured
         if images is self.source:
             return self
-        given = {"captions": self.captions, "text": self.text, "prompts": self._asked, "held_out": self.held_out}
-        return Captions(self.batch_size, source=images, conditional=self.conditional, **given)  # type: ignore[arg-type]
+        return Captions(
+            self.batch_size,
+            source=images,
+            captions=self.captions,
+            text=self.text,
+            prompts=self._asked,
+            held_out=self.held_out,
+            conditional=self.conditional,
+            max_gib=self.max_gib,
+        )
 
     @cached_property
     def prompts(self) -> Prompts | None:

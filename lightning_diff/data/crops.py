@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..foundation import rng
 from ..foundation.errors import UserError
+from .decoded.mapped import Mapped, tensor_of
+from .decoded.stores import Ragged
 from .image_set import NOWHERE, Indices, Origin, as_values, bytes_of, checked_labels, labels_at, std_of
-from .mapped import Mapped, tensor_of
-from .pixel_stores import Ragged
 from .resize import Framing
 
 

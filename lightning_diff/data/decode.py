@@ -10,9 +10,9 @@ import numpy as np
 
 from ..foundation.errors import UserError
 from ..foundation.progress import stage
+from .decoded.stores import InMemory, MakeStore, Ragged, Store
 from .deep import ImageError
 from .formats import Read, has_frames, is_grey, opened
-from .pixel_stores import InMemory, MakeStore, Ragged, Store
 from .pixels import Pixels, Reading
 from .span import Kind, Span, kind_of
 

@@ -14,12 +14,12 @@ from . import class_names
 from .classes import counted, gaps, relabelled
 from .crops import Crops
 from .decode import count_channels, decode, shown, some
-from .decoded_entry import Sets
+from .decoded.entry import Sets
+from .decoded.stored_images import StoredImages
+from .decoded.stores import InMemory, MakeStore
 from .image_set import ImageSet, Origin
 from .label_values import Classes, known_labels, numbered
 from .listing import is_hidden
-from .pixel_stores import InMemory, MakeStore
-from .stored_images import StoredImages
 
 
 @dataclass(eq=False, kw_only=True)

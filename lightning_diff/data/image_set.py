@@ -12,7 +12,7 @@ from torch import Tensor
 from ..condition import AnyCondition
 from ..foundation.errors import UserError
 from .classes import counted
-from .mapped import Mapped
+from .decoded.mapped import Mapped
 
 Indices = Int64[np.ndarray, " n"] | Int64[Tensor, " n"]
 

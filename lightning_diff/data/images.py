@@ -14,12 +14,12 @@ from ..foundation import rng
 from ..foundation.errors import UserError
 from .crops import Crops
 from .decode import count_channels, decode, shown
-from .decoded_entry import Sets
+from .decoded.entry import Sets
+from .decoded.stored_images import StoredImages
+from .decoded.stores import MakeStore
 from .image_files import ImageFiles
 from .image_labels import Labelled, Where, labelled
 from .image_set import ImageSet, Origin
-from .pixel_stores import MakeStore
-from .stored_images import StoredImages
 
 
 @dataclass(eq=False, kw_only=True)

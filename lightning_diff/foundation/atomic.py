@@ -45,18 +45,23 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         delete(temporary)
         temporary.mkdir(parents=True)
         yield temporary
-        for entry in temporary.rglob("*"):
-            if entry.is_dir():
-                _flush_folder(entry)
-            else:
-                with entry.open("rb+") as file:
-                    os.fsync(file.fileno())
-        _flush_folder(temporary)
-        delete(path)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+        move_into_place(temporary, path)
     finally:
         delete(temporary)
+
+
+def move_into_place(made: Path, path: Path) -> None:
+    """Flush a file or folder to the disk and rename it over `path`, which lies on the same disk."""
+    for entry in [*made.rglob("*"), made]:
+        if entry.is_dir():
+            _flush_folder(entry)
+        else:
+            with entry.open("rb+") as file:
+                os.fsync(file.fileno())
+    if made.is_dir() or path.is_dir():
+        delete(path)
+    os.replace(made, path)
+    _flush_folder(path.parent)
 
 
 def delete(path: Path) -> None:

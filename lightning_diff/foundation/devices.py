@@ -5,6 +5,7 @@ own table of device modules (`torch.cuda`, `torch.xpu`, ...), so that no kind is
 is which kernels it has, in `precision/kernels.py`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -26,6 +27,12 @@ def _copies_from_pinned(device: torch.device) -> bool:
 def default() -> str:
     """Where to compute if nobody says: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def own() -> str:
+    """The same, of several GPUs the one that this process trains on: by LOCAL_RANK, as launchers set it."""
+    local, there = os.environ.get("LOCAL_RANK", ""), count()
+    return f"cuda:{local}" if local.isdigit() and int(local) < there else default()
 
 
 def description() -> dict[str, str | None] | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 PACKAGE = __name__.partition(".")[0]
 
-# Files of version 0.1, below the package.
+# Files by their names of before, below the package.
 _FILES = {
     "options": "cli.options",
     "run": "runs.train",
@@ -69,6 +69,15 @@ _FILES = {
     "lora": "nets.lora",
     "metrics.sampled": "metrics.evaluate_denoiser",
     "metrics.samples": "metrics.two_samples",
+    "data.decoded_cache": "data.decoded.cache",
+    "data.decoded_entry": "data.decoded.entry",
+    "data.edm2_latents": "data.latents.edm2",
+    "data.latents_cache": "data.latents.cache",
+    "data.latents_examples": "data.latents.examples",
+    "data.latents_moments": "data.latents.moments",
+    "data.mapped": "data.decoded.mapped",
+    "data.pixel_stores": "data.decoded.stores",
+    "data.stored_images": "data.decoded.stored_images",
 }
 FILES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in _FILES.items()}
 

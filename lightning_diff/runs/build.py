@@ -34,16 +34,17 @@ DEFAULT_CALLBACKS = (FiniteGuard, Throughput, Progress, Checkpoint)
 def build_data(settings: Recipe, source: Path | str | None = None) -> Data:
     """The data of a recipe, loaded."""
     data: Data = recipe.build(settings["data"], "data", source)
-    return _loaded(data, source)
+    return set_up(data, source)
 
 
 def build_images(settings: Recipe, source: Path | str | None = None) -> Data:
     """What figures are measured against: the data of a recipe, of latents their images, which needs no latents; loaded."""
     data: Data = recipe.build(settings["data"], "data", source)
-    return _loaded(data.pictured, source)
+    return set_up(data.pictured, source)
 
 
-def _loaded(data: Data, source: Path | str | None) -> Data:
+def set_up(data: Data, source: Path | str | None) -> Data:
+    """The same data, loaded. UserError, with the recipe's name in front, where they cannot be."""
     try:
         data.setup()
     except UserError as error:

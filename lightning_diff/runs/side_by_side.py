@@ -39,9 +39,13 @@ class Running:
 
 def refuse_launched(jobs: int) -> None:
     """UserError for several runs at a time under a launcher, whose processes train one run together."""
-    world = max(int(text) for name in ("WORLD_SIZE", "SLURM_NTASKS") if (text := os.environ.get(name, "1")).isdigit())
-    if jobs > 1 and world > 1:
+    if jobs > 1 and (world := launched()) > 1:
         raise UserError(f"--jobs: a launcher started {world} processes for each run; leave --jobs out")
+
+
+def launched() -> int:
+    """Processes that a launcher says it has started, 1 without one."""
+    return max(int(text) for name in ("WORLD_SIZE", "SLURM_NTASKS") if (text := os.environ.get(name, "1")).isdigit())
 
 
 def run(points: Sequence[Point], jobs: int) -> int:
@@ -90,7 +94,7 @@ def _begin(point: Point, slot: int, jobs: int) -> Running:
         stderr=subprocess.STDOUT if jobs > 1 else None,
         text=True,
         errors="replace",
-        env=_environment(slot, jobs),
+        env=environment(slot, jobs),
         process_group=0,  # Ctrl-C is handed on, once
     )
     printer = None
@@ -115,7 +119,7 @@ def _print_lines(process: subprocess.Popen[str], name: str) -> None:
                 print(f"[{name}] {line.rstrip()}", flush=True)
 
 
-def _environment(slot: int, jobs: int) -> dict[str, str]:
+def environment(slot: int, jobs: int) -> dict[str, str]:
     """This one's, where the package can be imported from; beside others with a share of the cores and of the GPUs."""
     own = dict(os.environ)
     root = Path(__file__).parents[2]

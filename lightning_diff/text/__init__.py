@@ -1,12 +1,13 @@
 """Prompts as numbers: text encoders of diffusers' pipelines, files of prompts, a cache of embeddings. No networks that draw."""
 
-from .embeddings import Embedded, embedded
+from .embeddings import MAX_GIB, Embedded, embedded
 from .pipeline_text import PipelineText
 from .prompt_files import PromptList, class_of, classes_in, read_prompts
 from .protocol import Parts, TextEncoder
 from .random_encoders import RandomEncoders
 
 __all__ = [
+    "MAX_GIB",
     "Embedded",
     "Parts",
     "PipelineText",

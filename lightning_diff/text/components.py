@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,17 +137,25 @@ class Components:
         """sha256 over all small files, and of files of weights their size, their head and blocks spread over them."""
         digest = hashlib.sha256(json.dumps([self.pipeline, sorted(self.parts)]).encode())
         for name in sorted(self.parts):
-            for file in sorted((self.folder / name).iterdir()):
-                if not file.is_file() or file.suffix not in KEPT:
-                    continue
-                size = file.stat().st_size
-                digest.update(f"{name}/{file.name} {size}".encode())
-                step = max(size // BLOCKS, BLOCK)
-                with file.open("rb") as content:
-                    for start in range(0, size, step):
-                        content.seek(start)
-                        digest.update(content.read(BLOCK))
+            for content in self._content(name):
+                digest.update(content)
         return digest.hexdigest()
+
+    def identities(self) -> dict[str, str]:
+        """The same of each component by itself, 16 digits."""
+        return {name: hashlib.sha256(b"".join(self._content(name))).hexdigest()[:16] for name in sorted(self.parts)}
+
+    def _content(self, name: str) -> Iterator[bytes]:
+        for file in sorted((self.folder / name).iterdir()):
+            if not file.is_file() or file.suffix not in KEPT:
+                continue
+            size = file.stat().st_size
+            yield f"{name}/{file.name} {size}".encode()
+            step = max(size // BLOCKS, BLOCK)
+            with file.open("rb") as content:
+                for start in range(0, size, step):
+                    content.seek(start)
+                    yield content.read(BLOCK)
 
     def copy(self, folder: Path) -> Parts:
         """Copy tokenizers and encoders into a folder, each into one of its name; nothing but configurations, words and weights."""

@@ -3,15 +3,13 @@
     CACHE/text/<encoder>/<texts>.safetensors      by fingerprint of the encoder, and by hash of the distinct texts in order
 
 The file holds a row for each text and, last, the null row. It is written as the texts are encoded, so that their number is not
-limited by memory.
+limited by memory, by one process or several, and goes on where a killed one was (`foundation.shared_work`).
 """
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +17,17 @@ import torch
 from torch import Tensor
 
 from ..condition import Condition
-from ..foundation import caches, stopping
-from ..foundation.atomic import replacing
+from ..foundation import caches, shared_work
 from ..foundation.errors import UserError
-from ..foundation.first_process import is_first_process
 from ..foundation.progress import stage
+from ..foundation.row_files import Block
+from ..foundation.shared_work import Work
+from . import embeddings_file
 from .protocol import TextEncoder
 
 AT_ONCE = 64  # texts, between two writes
 WORTH_SAYING = 2**24  # bytes of a file that is announced
-DTYPES = {  # safetensors' names
-    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL",
-}  # fmt: skip
+MAX_GIB = 200.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,13 @@ class Embedded:
         rows: text -> number of its row.
         stored: the rows, in the encoder's own precision; perhaps mapped from a file.
         null: one row, float32.
+        file: of the rows; None where they are in memory alone.
     """
 
     rows: dict[str, int]
     stored: Condition
     null: Condition
+    file: Path | None = None
 
     def numbers(self, texts: Sequence[str]) -> Tensor:
         """The rows' numbers of these texts, int64."""
@@ -56,28 +55,28 @@ class Embedded:
         return self.stored[numbers].to(torch.float32)
 
 
-def embedded(encoder: TextEncoder, texts: Sequence[str]) -> Embedded:
+def embedded(encoder: TextEncoder, texts: Sequence[str], *, max_gib: int | float = MAX_GIB) -> Embedded:
     """The texts' embeddings and the null row, from the cache, or else made and put there.
 
-    Where nothing can be written they are kept in memory.
+    Processes that need the same ones at the same time share the work. Where nothing can be written they are kept in memory.
+
+    Args:
+        encoder: that encodes.
+        texts: any, in any order.
+        max_gib: largest size of the file, GiB.
 
     Raises:
-        UserError: the disk is too small for them.
+        UserError: they take more than max_gib, or the disk is too small for them.
     """
     distinct = sorted(set(texts))
     file = _file(encoder, distinct)
-    tensors = _read(file, len(distinct) + 1)
+    tensors, _ = (None, "") if file is None else embeddings_file.read(file, len(distinct) + 1)
     if tensors is None:
-        null = encoder.null()
-        try:
-            tensors = _written(file, encoder, distinct, null)
-        except OSError:
-            parts = [part for _, part in _parts(encoder, distinct, null)]
-            tensors = Condition.cat(parts).tensors
+        tensors = _made(file, encoder, distinct, max_gib)
         encoder.release()
     every = Condition(tensors)
     rows = {text: number for number, text in enumerate(distinct)}
-    return Embedded(rows, every, every[slice(len(distinct), None)].to(torch.float32))
+    return Embedded(rows, every, every[slice(len(distinct), None)].to(torch.float32), file)
 
 
 def _file(encoder: TextEncoder, texts: Sequence[str]) -> Path | None:
@@ -89,69 +88,97 @@ def _file(encoder: TextEncoder, texts: Sequence[str]) -> Path | None:
     return place / "text" / encoder.fingerprint()[:16] / f"{key[:32]}.safetensors"
 
 
-def _read(file: Path | None, count: int) -> dict[str, Tensor] | None:
-    """The rows in a file; None where it is not there or not whole."""
-    if file is None or not file.is_file():
-        return None
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    with suppress(OSError, SafetensorError):
-        tensors = load_file(file)
-        if tensors and all(len(each) == count for each in tensors.values()):
-            return tensors
-    return None
-
-
-def _parts(encoder: TextEncoder, texts: Sequence[str], null: Condition) -> Iterator[tuple[int, Condition]]:
-    """The number of the first row and the rows, `AT_ONCE` by `AT_ONCE`; the null row last."""
-    shown = is_first_process() and len(texts) > AT_ONCE
-    with stage("embedding prompts", len(texts), "prompt", shown=shown) as bar:
-        for first in range(0, len(texts), AT_ONCE):
-            stopping.check("batch")
-            some = texts[first : first + AT_ONCE]
-            yield first, encoder.encode(some)
-            bar.advance(len(some))
-    yield len(texts), null
+def _made(file: Path | None, encoder: TextEncoder, texts: Sequence[str], max_gib: int | float) -> dict[str, Tensor]:
+    """The rows, encoded: in the file, or in memory where there can be none."""
+    null = encoder.null()
+    size = (len(texts) + 1) * sum(each.nbytes for each in null.tensors.values())
+    if size > max_gib * 2**30:
+        raise UserError(
+            f"data.max_gib: the embeddings of {len(texts):,} prompts would take {size / 2**30:,.3g} GiB, more than "
+            f"{max_gib:g} GiB; raise it, or take fewer tokens or a smaller dtype"
+        )
+    try:
+        return _written(file, encoder, texts, null)
+    except OSError as error:
+        if size > WORTH_SAYING and file is not None:
+            raise UserError(
+                f"{file}: embeddings cannot be written ({error.strerror or error}), {size / 1e9:,.3g} GB are needed, and what is "
+                f"there is kept; make room, or set {caches.OWN} to a folder with more"
+            ) from error
+        parts = [encoder.encode(texts[first : first + AT_ONCE]) for first in range(0, len(texts), AT_ONCE)]
+        return Condition.cat([*parts, null]).tensors
 
 
 def _written(file: Path | None, encoder: TextEncoder, texts: Sequence[str], null: Condition) -> dict[str, Tensor]:
-    """The rows, in the file of safetensors' layout: length of the header, header, tensors one after another."""
+    """The rows, in the file. OSError where there can be none."""
     if file is None:
         raise OSError("no place to write")
-    header, starts, total = _layout(null, len(texts) + 1)
+    told, count = embeddings_file.about(encoder), len(texts) + 1
+    layout = embeddings_file.table(null, count, AT_ONCE, told)
     file.parent.mkdir(parents=True, exist_ok=True)
-    if total > (free := shutil.disk_usage(file.parent).free):
+    left = shared_work.bytes_left(file, layout.size)
+    if left > (free := shutil.disk_usage(file.parent).free):
         raise UserError(
-            f"{file.parent}: the embeddings of {len(texts):,} prompts take {total / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free; "
+            f"{file.parent}: the embeddings of {len(texts):,} prompts take {left / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free; "
             f"set {caches.OWN} to a folder with more room, or take fewer tokens or a smaller dtype"
         )
-    if total > WORTH_SAYING and is_first_process():
-        print(f"embeddings of {len(texts):,} prompts: {total / 1e9:,.3g} GB in {file}", flush=True)
-    with replacing(file) as temporary, temporary.open("wb") as out:
-        out.write(header)
-        for first, part in _parts(encoder, texts, null):
-            for name, each in part.tensors.items():
-                rows = each.to("cpu", null.tensors[name].dtype).contiguous()
-                out.seek(len(header) + starts[name] + first * (rows.nbytes // len(rows)))
-                out.write(rows.view(-1).view(torch.uint8).numpy().tobytes())
-    tensors = _read(file, len(texts) + 1)
+    with Work(file, [layout], told["encoder"], lambda: _is_whole(file, count)) as work:
+        if work.is_needed:
+            _say(work, file, len(texts), told)
+            for block in _with_bar(work):
+                work.put(block, embeddings_file.columns(_encoded(encoder, texts, null, block), null))
+            made = work.tables[0]
+            work.publish(
+                lambda folder: _finish(
+                    folder / made.file,
+                    embeddings_file.table(null, count, made.block, told, work.checks()).header,
+                ),
+                made.file,
+            )
+    tensors, why = embeddings_file.read(file, count)
     if tensors is None:
-        raise OSError(f"{file} was damaged while it was written")
+        raise OSError(f"{file}: {why or 'is gone'}, and was just written")
     return tensors
 
 
-def _layout(row: Condition, count: int) -> tuple[bytes, dict[str, int], int]:
-    """Header, each tensor's first byte after it, and the number of bytes in all."""
-    entries, starts, total = {}, {}, 0
-    for name, each in sorted(row.tensors.items(), key=lambda item: -item[1].element_size()):  # aligned
-        size = count * math.prod(each.shape[1:]) * each.element_size()
-        entries[name] = {
-            "dtype": DTYPES[each.dtype],
-            "shape": [count, *each.shape[1:]],
-            "data_offsets": [total, total + size],
-        }
-        starts[name], total = total, total + size
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, starts, total
+def _encoded(encoder: TextEncoder, texts: Sequence[str], null: Condition, block: Block) -> Condition:
+    """The rows of a block; after the last text comes the null row."""
+    some = texts[block.first : block.first + block.rows]
+    parts = [encoder.encode(some[first : first + AT_ONCE]) for first in range(0, len(some), AT_ONCE)]
+    return Condition.cat([*parts, null] if len(some) < block.rows else parts)
+
+
+def _is_whole(file: Path, count: int) -> bool:
+    """Says what is wrong with a file that is not."""
+    tensors, why = embeddings_file.read(file, count)
+    if why:
+        print(f"{file}: {why}; embedding again", flush=True)
+    return tensors is not None
+
+
+def _say(work: Work, file: Path, count: int, told: dict[str, str]) -> None:
+    """Before anything is encoded, by one process for all: what other embeddings of these texts differ in, and a large size."""
+    if not work.speaks:
+        return
+    for other in sorted(file.parent.parent.glob(f"*/{file.name}")):
+        if different := embeddings_file.differences(other, told):
+            print(f"{other} does not do: {', '.join(different)}", flush=True)
+    if work.rows_done:
+        print(f"embedding {count:,} prompts: going on, {work.rows_done:,} are there", flush=True)
+    elif work.tables[0].size > WORTH_SAYING:
+        print(f"embeddings of {count:,} prompts: {work.tables[0].size / 1e9:,.3g} GB in {file}", flush=True)
+
+
+def _with_bar(work: Work) -> Iterator[Block]:
+    shown = work.speaks and work.rows > AT_ONCE
+    with stage("embedding prompts", work.rows, "prompt", shown=shown, lines=True, start=work.rows_done) as bar:
+        for block in work.missing():
+            yield block
+            bar.reach(work.rows_done)
+        bar.reach(work.rows)
+
+
+def _finish(file: Path, header: bytes) -> None:
+    """The header with the checksums, as long as the one without."""
+    with file.open("r+b") as content:
+        content.write(header)

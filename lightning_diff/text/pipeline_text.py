@@ -85,6 +85,10 @@ class PipelineText:
         own = json.dumps([self.components.fingerprint(), *settings, list(self._ids())])
         return hashlib.sha256(own.encode()).hexdigest()
 
+    def identities(self) -> dict[str, str]:
+        """Of each tokenizer and encoder, digits that change with its files."""
+        return self.components.identities()
+
     def save(self, folder: Path | str) -> Parts:
         """Copy the components."""
         return self.components.copy(Path(folder))

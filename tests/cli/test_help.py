@@ -61,7 +61,7 @@ def test_every_command_has_a_summary_that_is_not_cut(help_of):
     assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data inspect", "data prepare"])
+@pytest.mark.parametrize("command", [*COMMANDS, "data inspect", "data prepare", "data encode"])
 def test_no_types_between_brackets_and_no_line_too_long(help_of, command):
     text = help_of(*command.split())
     assert not re.search(r"<[\w ,\[\]]+>|[{}]", text)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_diff.data import Images, ImageSet, Stream, decoded_cache, images
-from lightning_diff.data.decoded_cache import LIMIT_GIB
+from lightning_diff.data import Images, ImageSet, Stream, images
+from lightning_diff.data.decoded import cache as decoded_cache
+from lightning_diff.data.decoded.cache import LIMIT_GIB
 from lightning_diff.foundation.errors import UserError
 
 
@@ -229,7 +230,7 @@ def test_the_copies_that_were_not_used_for_longest_make_room(folder, room, monke
     cached(folder, size=3)  # used again
     capsys.readouterr()
     kept = max(entries(room), key=lambda path: (path / "facts.json").stat().st_mtime_ns)
-    room_for = decoded_cache.decoded_entry.size_of(kept) + 20 * 3 * 6 * 6
+    room_for = decoded_cache.entry.size_of(kept) + 20 * 3 * 6 * 6
     monkeypatch.setenv(LIMIT_GIB, str(room_for / 2**30))
     cached(folder, size=6)
     deleted = [line for line in capsys.readouterr().err.splitlines() if "deleted" in line]
@@ -246,13 +247,13 @@ def test_the_copies_that_were_not_used_for_longest_make_room(folder, room, monke
 def test_one_process_decodes_and_the_others_read(folder, room, monkeypatch, reads):
     """Another one has come first, between the look at the entry and the lock."""
     cached(folder)
-    read, looks = decoded_cache.decoded_entry.read, []
+    read, looks = decoded_cache.entry.read, []
 
     def late(*where):
         looks.append(where)
         return (None, "") if len(looks) == 1 else read(*where)
 
-    monkeypatch.setattr(decoded_cache.decoded_entry, "read", late)
+    monkeypatch.setattr(decoded_cache.entry, "read", late)
     data = cached(folder)
     assert data.train.mapped is not None
     assert len(reads) == 3  # of the last one only the first image, before it knows how large they are

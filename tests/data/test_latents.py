@@ -1,5 +1,6 @@
 """Latents as training data: drawn by position, encoded once, mirrored before the encoder, measured in words."""
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tiny_autoencoder import Halves
 from lightning_diff.autoencoders import Pair
 from lightning_diff.condition import Condition
 from lightning_diff.data import Data, Digits, ImageSet, Latents, Stream
-from lightning_diff.foundation import caches, rng
+from lightning_diff.foundation import caches, rng, shared_work
 from lightning_diff.foundation.errors import UserError
 
 
@@ -158,16 +159,84 @@ def test_the_record_names_encoder_normalisation_and_image_size(cache):
     assert (record["image_shape"], record["latent_shape"]) == ([1, 8, 8], [1, 4, 4])
 
 
-def test_an_interrupted_encoding_leaves_no_cache(cache, capsys):
+def test_an_interrupted_encoding_leaves_no_cache_and_goes_on_to_the_same_bytes(cache, capsys):
     class Failing(Counting):
+        most = 300
+
         def encode(self, images):
-            if self.count > 300:
+            if self.count > self.most:
                 raise RuntimeError("boom")
             return super().encode(images)
 
+    module = Failing()
     with pytest.raises(RuntimeError, match="boom"):
-        latents(Failing()).setup()
-    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+        latents(module, flip=True).setup()
+    assert {path.suffix for path in cache.iterdir()} == {".lock", ".partial"}
+    capsys.readouterr()
+    module.most, before = 10**9, module.count
+    data = latents(module, flip=True)
+    data.setup()
+    count = 2 * len(data.train) + len(data.test)
+    assert tells(capsys.readouterr().out, f"encoding {count:,} images with Failing: ... going on, 320 are there")
+    assert module.count - before <= count - 320 + 2  # and two of zeros, for the shape
+    interrupted = {path.name: path.read_bytes() for path in halves(cache).iterdir()}
+    halves(cache).rename(cache / "aside")
+    latents(module, flip=True).setup()
+    (cache / "aside").rename(cache.parent / "aside")
+    assert {path.name: path.read_bytes() for path in halves(cache).iterdir()} == interrupted
+
+
+def test_a_disk_that_fills_up_is_told_and_what_is_there_stays(cache, monkeypatch, capsys):
+    write, calls = shared_work.write, []
+
+    def full(file, start, content):
+        calls.append(start)
+        if len(calls) > 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, start, content)
+
+    monkeypatch.setattr(shared_work, "write", full)
+    with pytest.raises(UserError, match=r"No space left on device.* KiB are needed.* kept"):
+        latents().setup()
+    monkeypatch.setattr(shared_work, "write", write)
+    latents().setup()
+    assert "going on, 256 are there" in capsys.readouterr().out  # a row of bytes and a line for each of 64
+
+
+def test_a_block_of_other_bytes_is_damage(cache, capsys):
+    wanted = latents().train.images(np.arange(3))
+    with (halves(cache) / "train.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    capsys.readouterr()
+    assert torch.equal(latents().train.images(np.arange(3)), wanted)
+    assert tells(capsys.readouterr().out, "... train.npy holds other bytes ... encoding again ...")
+
+
+def test_what_differs_from_latents_that_are_there_is_said(capsys):
+    latents().setup()
+    capsys.readouterr()
+    source = Digits(batch_size=1)
+    Latents(source=source, autoencoder=Pair(Halves(), 1.4, dtype="bfloat16"), batch_size=8).setup()
+    said = capsys.readouterr().out.splitlines()
+    assert tells(said[0], "... does not do: autoencoder.dtype was torch.float32 and is torch.bfloat16")
+    assert len(said) == 2
+    latents(flip=True).setup()
+    assert tells(capsys.readouterr().out.splitlines()[0], "... does not do: flip was False and is True")
+    latents(Halves(spread=0.3)).setup()
+    assert tells(capsys.readouterr().out.splitlines()[0], "... does not do: the autoencoder's weights differ")
+
+
+def test_a_cache_without_checksums_is_read(cache):
+    latents(Counting()).setup()
+    record = halves(cache) / "record.json"
+    kept = json.loads(record.read_text())
+    for name in ("settings", "block", "checks"):
+        del kept[name]
+    record.write_text(json.dumps(kept))
+    module = Counting()
+    latents(module).setup()
+    assert module.count <= 1
 
 
 @dataclass(eq=False)

@@ -1,7 +1,11 @@
 """Each text is encoded once, and what is read from the file is what the encoder gave."""
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from texts import Letters
 
 from lightning_diff.foundation.errors import UserError
@@ -44,6 +48,56 @@ def test_a_damaged_file_is_made_again(tmp_path):
     (file,) = (tmp_path / "cache").rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-7])
     alike(embeddings.embedded(Letters(), TEXTS))
+
+
+def test_other_bytes_than_were_written_are_damage(tmp_path, capsys):
+    embeddings.embedded(Letters(), TEXTS)
+    (file,) = (tmp_path / "cache").rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    alike(embeddings.embedded(Letters(), TEXTS))
+    assert f"{file}: {file.name} holds other bytes" in capsys.readouterr().out
+
+
+def test_the_file_names_its_encoder_and_one_of_before_that_does_not_is_read(tmp_path):
+    embeddings.embedded(Letters(3.0), TEXTS)
+    (file,) = (tmp_path / "cache").rglob("*.safetensors")
+    with safe_open(file, "pt") as content:
+        told = content.metadata()
+    assert told["encoder"] == Letters(3.0).fingerprint()
+    assert json.loads(told["settings"]) == {"target": "texts.Letters", "scale": "3.0"}
+    save_file(load_file(file), file)  # without metadata
+    again = Letters(3.0)
+    alike(embeddings.embedded(again, TEXTS), Letters(3.0))
+    assert again.calls == 0
+
+
+def test_encoding_that_was_interrupted_goes_on_to_the_same_bytes(tmp_path, monkeypatch, capsys):
+    class Failing(Letters):
+        def encode(self, prompts):
+            if self.calls > 3:
+                raise RuntimeError("boom")
+            return super().encode(prompts)
+
+    monkeypatch.setattr(embeddings, "AT_ONCE", 2)
+    texts = list("abcdefg")
+    with pytest.raises(RuntimeError, match="boom"):
+        embeddings.embedded(Failing(), texts)
+    assert not list((tmp_path / "cache").glob("text/*/*.safetensors"))
+    encoder = Letters()
+    embeddings.embedded(encoder, texts)
+    assert encoder.calls == 1 + 3  # the empty one, and what was missing of seven
+    assert "going on, 4 are there" in capsys.readouterr().out
+    (file,) = (tmp_path / "cache").rglob("*.safetensors")
+    interrupted = file.read_bytes()
+    file.unlink()
+    embeddings.embedded(Letters(), texts)
+    assert file.read_bytes() == interrupted
+
+
+def test_more_than_max_gib_is_told_before_anything_is_encoded(tmp_path):
+    with pytest.raises(UserError, match=r"data\.max_gib: .* GiB"):
+        embeddings.embedded(Letters(), TEXTS, max_gib=1e-9)
+    assert not (tmp_path / "cache" / "text").exists()
 
 
 def test_parts_are_written_where_they_belong(monkeypatch):

@@ -1,8 +1,13 @@
 """Mean and variance of what an encoder gives, by channel: from them follows the standard deviation for any normalisation."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+State = Sequence[Any]  # sums of z and of its square by channel, and of how many values
 
 
 class ChannelMoments:
@@ -20,6 +25,16 @@ class ChannelMoments:
         square = z**2 if std is None else z**2 + std.double() ** 2
         self._sums += torch.stack([z.sum((0, 2, 3)), square.sum((0, 2, 3))])
         self._count += len(z) * z[0, 0].numel()
+
+    def state(self) -> State:
+        """What `merge` takes, in JSON without loss."""
+        return self._sums.tolist(), self._count
+
+    def merge(self, state: State) -> None:
+        """Take in what another one has seen."""
+        sums, count = state
+        self._sums += torch.tensor(sums, dtype=torch.float64)
+        self._count += count
 
     @property
     def mean(self) -> list[float]:

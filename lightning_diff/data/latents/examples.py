@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64, Shaped
 from torch import Tensor
 
-from ..autoencoders import Autoencoder, Normalisation
-from ..condition import AnyCondition, Condition, Shapes
-from ..foundation import rng
-from .image_set import NOWHERE, Examples, Indices, Origin
-from .stream import taken
+from ...autoencoders import Autoencoder, Normalisation
+from ...condition import AnyCondition, Condition, Shapes
+from ...foundation import rng
+from ..image_set import NOWHERE, Examples, Indices, Origin
+from ..stream import taken
 
 NOISE = "latent"  # purpose of the noise of an encoder's distribution
 At = tuple[int, Int64[np.ndarray, " n"]]  # the run's seed, and positions in its stream
@@ -101,7 +101,7 @@ class LatentExamples:
 
 
 class StoredLatents(LatentExamples):
-    """Moments from an array, in memory or on the disk (see `latents_cache`).
+    """Moments from an array, in memory or on the disk (see `latents.cache`).
 
     Args:
         latents: float16 or float32 (rows, 1 or 2, c, h, w): mean and standard deviation; of mirror images after all others.

@@ -8,15 +8,15 @@ from typing import ClassVar
 from jaxtyping import Int64
 from torch import Tensor
 
-from .crops import Crops
-from .decode import Decoded
-from .decoded_cache import Cache, DecodedCache
-from .decoded_entry import Sets
-from .image_set import ImageSet, Origin
-from .image_source import ImageSource
+from ..crops import Crops
+from ..decode import Decoded
+from ..image_set import ImageSet, Origin
+from ..image_source import ImageSource
+from ..source import Data
+from .cache import Cache, DecodedCache
+from .entry import Sets
 from .mapped import tensor_of
-from .pixel_stores import MakeStore, Ragged
-from .source import Data
+from .stores import MakeStore, Ragged
 
 
 @dataclass(eq=False, kw_only=True)

@@ -3,20 +3,22 @@
 import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from ..autoencoders import Autoencoder
-from ..condition import Condition, Prompts
-from ..foundation import devices, rng
-from ..foundation.errors import UserError
-from . import class_names, latents_cache
-from .image_set import Examples
-from .latents_examples import LatentExamples, LatentsNow, StoredLatents
-from .latents_moments import ChannelMoments
-from .source import Data
+from ...autoencoders import Autoencoder
+from ...condition import Condition, Prompts
+from ...foundation import devices, rng
+from ...foundation.errors import UserError
+from .. import class_names
+from ..image_set import Examples
+from ..source import Data
+from . import cache
+from .examples import LatentExamples, LatentsNow, StoredLatents
+from .moments import ChannelMoments
 
 MEASURED = 256  # images, for the standard deviation of what is encoded on the fly
 FAR = 1.25  # a standard deviation so many times larger or smaller than expected is remarked on
@@ -26,9 +28,9 @@ FAR = 1.25  # a standard deviation so many times larger or smaller than expected
 class Latents(Data):
     """Images as an autoencoder encodes them: what a latent diffusion model is trained on.
 
-    From a cache (`latents_cache`), which is made at the first start, or encoded at each step. Either way the noise of the encoder's
-    distribution is drawn by (seed, position), so that a resumed run sees what an uninterrupted one does. Pictures, rewards and
-    figures see decoded samples, and the source's own images are what figures are measured against.
+    From a cache (`latents.cache`), which `data encode` or the first start makes, or encoded at each step. Either way the noise of
+    the encoder's distribution is drawn by (seed, position), so that a resumed run sees what an uninterrupted one does. Pictures,
+    rewards and figures see decoded samples, and the source's own images are what figures are measured against.
 
     Args:
         source: the images. Its batch_size, flip and workers count for nothing; flip here is of the images, before they are encoded.
@@ -36,7 +38,8 @@ class Latents(Data):
         encode: "cache" encodes all images once; "fly" encodes what each step needs, with whatever the source chooses anew each time
             (crops), and keeps nothing.
         sample: draw from the encoder's distribution; False takes its mean.
-        device: where images are encoded; auto takes a GPU if there is one. With `workers` and fly it is the CPU.
+        device: where images are encoded; auto takes a GPU if there is one, of several each process its own. With `workers` and fly
+            it is the CPU.
         encode_batch: images at a time.
         max_gib: largest size of the cache, GiB.
     """
@@ -63,6 +66,7 @@ class Latents(Data):
             raise ValueError(
                 "Latents: source.flip: set flip of the Latents instead: it mirrors images before they are encoded"
             )
+        self.folder: Path | None = None  # of the cache, once it is there
         self.source.conditional = self.conditional
         self.text = self.source.text  # type: ignore[misc]
 
@@ -89,14 +93,16 @@ class Latents(Data):
         return made[0], made[1] if len(made) > 1 else None
 
     def _stored(self, sets: list[Examples], shape: tuple[int, ...]) -> list[LatentExamples]:
-        found = latents_cache.encoded(
+        found = cache.encoded(
             sets,
+            self.source,
             self.autoencoder,
             mirrored=self.flip,
             device=self._device,
             batch=self.encode_batch,
             max_gib=self.max_gib,
         )
+        self.folder = found.folder
         std = self.autoencoder.normalisation.std(found.record.mean, found.record.variance)
         notes = (*found.notes, *remark(std, 1.0, self.autoencoder.name, rescalable=True))
         return [
@@ -131,7 +137,7 @@ class Latents(Data):
 
     @property
     def _device(self) -> torch.device:
-        name = devices.default() if self.device == "auto" else self.device
+        name = devices.own() if self.device == "auto" else self.device
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:

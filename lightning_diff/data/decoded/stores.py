@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
-from ..foundation.errors import UserError
-from .pixels import Pixels
+from ...foundation.errors import UserError
+from ..pixels import Pixels
 
 
 class Ragged(NamedTuple):

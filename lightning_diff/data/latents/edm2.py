@@ -14,19 +14,19 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from ..autoencoders import EDM2_NORMALISATION, Autoencoder, Normalisation
-from ..condition import AnyCondition
-from ..foundation import rng
-from ..foundation.errors import UserError
-from .decode import shown
-from .image_files import UNREADABLE, ImageFiles
-from .image_labels import Labelled, labelled
-from .image_set import Examples, Indices, Origin
-from .images import share_of
-from .latents import MEASURED, remark
-from .latents_examples import At, LatentExamples, Moments
-from .latents_moments import ChannelMoments
-from .source import Data
+from ...autoencoders import EDM2_NORMALISATION, Autoencoder, Normalisation
+from ...condition import AnyCondition
+from ...foundation import rng
+from ...foundation.errors import UserError
+from ..decode import shown
+from ..image_files import UNREADABLE, ImageFiles
+from ..image_labels import Labelled, labelled
+from ..image_set import Examples, Indices, Origin
+from ..images import share_of
+from ..source import Data
+from .examples import At, LatentExamples, Moments
+from .moments import ChannelMoments
+from .source import MEASURED, remark
 
 EXPECTED = 0.5  # standard deviation of what EDM2's models are given
 

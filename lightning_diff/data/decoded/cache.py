@@ -17,14 +17,14 @@ from typing import Literal, TypeAlias
 
 import PIL
 
-from ..foundation import caches, stopping
-from ..foundation.atomic import delete, replacing_folder
-from ..foundation.errors import UserError
-from . import decoded_entry
-from .decoded_entry import FORMAT, Sets
-from .file_state import FileState, file_state
-from .pixel_stores import InFile, InMemory, MakeStore, Store
-from .pixels import Pixels
+from ...foundation import caches, stopping
+from ...foundation.atomic import delete, replacing_folder
+from ...foundation.errors import UserError
+from ..file_state import FileState, file_state
+from ..pixels import Pixels
+from . import entry
+from .entry import FORMAT, Sets
+from .stores import InFile, InMemory, MakeStore, Store
 
 Cache = Literal["auto", "always", "never"]
 # Bytes, decoded or not, of a set that "auto" keeps in a file: of smaller ones a start decodes in a second or two.
@@ -74,7 +74,7 @@ class DecodedCache:
             if self.mode == "always" and self.room is None:
                 self._say(f"no home folder is known: the images are kept in memory; set {caches.OWN} to a folder")
             return decode(lambda split: InMemory)
-        sets, wrong = decoded_entry.read(self.room / self.key, state.digest)
+        sets, wrong = entry.read(self.room / self.key, state.digest)
         if sets is not None:
             return sets
         if wrong:
@@ -90,7 +90,7 @@ class DecodedCache:
             )
             return decode(lambda split: InMemory)
         if sets is None:  # written, by this process or by another one
-            sets, _ = decoded_entry.read(self.room / self.key, state.digest)
+            sets, _ = entry.read(self.room / self.key, state.digest)
         return sets if sets is not None else decode(lambda split: InMemory)
 
     def _state(self) -> FileState | None:
@@ -123,7 +123,7 @@ class _Writing(ExitStack):
 
         def make(first: Pixels, n: int, ragged: bool) -> Store:
             size = first.nbytes * n
-            if split == decoded_entry.SPLITS[0]:
+            if split == entry.SPLITS[0]:
                 if self.cache.mode == "auto" and max(size, self.state.bytes) < LEAST:
                     return InMemory(first, n, ragged)
                 self._begin(size)
@@ -143,7 +143,7 @@ class _Writing(ExitStack):
         """The sets, if they lie in memory; None if they lie in the entry, which is whole when this ends well."""
         if self.folder is None:
             return sets
-        decoded_entry.write(self.folder, sets, self.state.digest)
+        entry.write(self.folder, sets, self.state.digest)
         return None
 
     def _begin(self, size: int) -> None:
@@ -156,7 +156,7 @@ class _Writing(ExitStack):
         room = self.target.parent
         room.mkdir(parents=True, exist_ok=True)
         self._lock()
-        if decoded_entry.read(self.target, self.state.digest)[0] is not None:
+        if entry.read(self.target, self.state.digest)[0] is not None:
             raise _IsThereError
         for left in room.glob(f".{self.target.name}.*"):  # of processes that were killed, since this one has the lock
             delete(left)
@@ -200,7 +200,7 @@ def make_room(room: Path, target: Path, size: int) -> None:
     entries = [
         (_used(folder), folder) for folder in room.iterdir() if folder.is_dir() and not folder.name.startswith(".")
     ]
-    sizes = {folder: decoded_entry.size_of(folder) for _, folder in entries}
+    sizes = {folder: entry.size_of(folder) for _, folder in entries}
     for _, folder in sorted(entries):
         is_much = size + sum(sizes.values()) > limit
         if not is_much and shutil.disk_usage(room).free > size + SPARE:
@@ -217,6 +217,6 @@ def make_room(room: Path, target: Path, size: int) -> None:
 
 def _used(folder: Path) -> float:
     try:
-        return (folder / decoded_entry.FACTS).stat().st_mtime
+        return (folder / entry.FACTS).stat().st_mtime
     except OSError:
         return 0.0

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
-from .crops import Crops
-from .image_set import ImageSet, Origin
+from ..crops import Crops
+from ..image_set import ImageSet, Origin
+from ..resize import Framing
 from .mapped import Mapped
-from .pixel_stores import Ragged
-from .resize import Framing
+from .stores import Ragged
 
 FORMAT = 1  # of the folder; another one is not read
 FACTS = "facts.json"
