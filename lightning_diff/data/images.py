@@ -12,12 +12,11 @@ from jaxtyping import Int64
 
 from ..foundation import rng
 from ..foundation.errors import UserError
-from .crops import Crops
 from .decode import count_channels, decode, shown
-from .decoded_entry import Sets
+from .decoded_entry import Decoded, Sets
 from .image_files import ImageFiles
 from .image_labels import Labelled, Where, labelled
-from .image_set import ImageSet, Origin
+from .image_set import Origin
 from .pixel_stores import MakeStore
 from .stored_images import StoredImages
 
@@ -87,7 +86,7 @@ class Images(StoredImages):
         channels: int,
         split: str,
         store: Callable[[str], MakeStore],
-    ) -> ImageSet | Crops:
+    ) -> Decoded:
         names = [files.names[i] for i in chosen.tolist()]
         decoded = decode(files.where, names, files.bytes, self.reading(channels), store(split))
         classes = None if labels.classes is None else torch.tensor([labels.classes[i] for i in chosen.tolist()])

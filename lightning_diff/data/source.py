@@ -11,6 +11,7 @@ from ..foundation.errors import UserError
 from ..text import TextEncoder
 from . import class_names
 from .augment import Augment
+from .buckets import Buckets
 from .image_set import NOWHERE, Examples, Origin
 from .part import split
 
@@ -72,9 +73,11 @@ class Data:
 
         Raises:
             UserError: sets of different shapes, test labels that training lacks, constant images, flips of what is
-                no image.
+                no image, a bucket that fills no batch.
         """
         _ = self._sets, self.sigma_data
+        if (buckets := self.in_buckets) is not None:
+            buckets.refuse_small(self.name, self.batch_size)
 
     @property
     def name(self) -> str:
@@ -90,8 +93,19 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example: (C, H, W) for images."""
+        """Of one example: (C, H, W) for images. Of images in buckets, that of samples."""
         return self.train.shape
+
+    @property
+    def in_buckets(self) -> Buckets | None:
+        """Which of several shapes each training example has; None where all have one."""
+        buckets: Buckets | None = getattr(self.train, "buckets", None)
+        return buckets
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """All shapes that training examples have: `shape`, or those of the buckets."""
+        return (self.shape,) if (buckets := self.in_buckets) is None else buckets.shapes
 
     @property
     def num_classes(self) -> int:
@@ -161,13 +175,20 @@ class Data:
         if train.labelled:
             labels = f"{train.num_classes} classes" if self.conditional else "labels not used"
         parts = [
-            f"{len(train):,} {kind_of_images(train.shape)}" + (f" from {words.where}" if words.where else ""),
+            f"{len(train):,} {self._kind()}" + (f" from {words.where}" if words.where else ""),
             labels + (f" by {words.labels}" if words.labels else "") + self._named(),
         ]
         parts += words.notes
+        if (buckets := self.in_buckets) is not None:
+            parts.append(buckets.summary(self.batch_size))
         if test is not None:
             parts += [f"{len(test):,} held out", *(note for note in _origin(test).notes if note not in words.notes)]
         return f"{self.name}: {'; '.join(parts)}"
+
+    def _kind(self) -> str:
+        """Size and colours, for the summary; of images in buckets about their size."""
+        kind = kind_of_images(self.train.shape)
+        return kind if self.in_buckets is None else kind.replace("images of", "images of about")
 
     def _named(self) -> str:
         """The classes by name, for the summary."""
