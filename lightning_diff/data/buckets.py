@@ -1,6 +1,6 @@
 """Several shapes that the images of a set come in, each in the one that is nearest to its own: training's batches are of one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from ..foundation.errors import UserError
 from .deep import ImageError
-from .image_set import Indices
+from .image_set import Examples, Indices
 from .resize import Framing, Plane
 
 Size = tuple[int, int]  # height and width
@@ -77,7 +77,9 @@ class Buckets:
 
     def summary(self, batch_size: int) -> str:
         """How many images are in which bucket, and how many of them an epoch leaves out."""
-        filled = ", ".join(f"{count or 'none':{',' if count else ''}} of {_words(size)}" for count, size, _ in self._rows())
+        filled = ", ".join(
+            f"{count or 'none':{',' if count else ''}} of {_words(size)}" for count, size, _ in self._rows()
+        )
         left = [f"{rest} of {_words(size)}" for count, size, _ in self._rows() if (rest := count % batch_size)]
         told = f"each epoch leaves out {', '.join(left)}, others each time" if left else "each epoch shows all"
         return f"{len(self.sizes)} buckets: {filled}; batches of {batch_size} are of one shape, and {told}"
@@ -85,6 +87,22 @@ class Buckets:
     def _rows(self, marks: Sequence[bool] | None = None) -> list[tuple[int, Size, bool]]:
         marks = [False] * len(self.sizes) if marks is None else marks
         return list(zip(self.counts, self.sizes, marks, strict=True))
+
+
+def of_one_shape(examples: Examples, indices: Indices, most: int) -> Iterator[Int64[np.ndarray, " some"]]:
+    """Places in `indices` whose examples can be taken together, bucket by bucket, at most so many at a time.
+
+    Args:
+        examples: in buckets, or all of one shape.
+        indices: of some of them.
+        most: of examples together.
+    """
+    buckets: Buckets | None = getattr(examples, "buckets", None)
+    places = np.arange(len(indices))
+    of = np.zeros(len(indices), np.int64) if buckets is None else buckets.of[np.asarray(indices)]
+    for number in np.unique(of):
+        together = places[of == number]
+        yield from (together[start : start + most] for start in range(0, len(together), most))
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,9 @@ class Bucketing(Framing):
         height, width = self.nearest(x.shape[1], x.shape[2])
         if self.how != "pad" and not self.enlarge and (x.shape[1] < height or x.shape[2] < width):
             found = f"{x.shape[2]}x{x.shape[1]}"
-            raise ImageError(f"{found} is too small: without enlarge=true it has to fill its bucket, [{height}, {width}]")
+            raise ImageError(
+                f"{found} is too small: without enlarge=true it has to fill its bucket, [{height}, {width}]"
+            )
         return Framing(height, width, self.how, self.filter, self.enlarge).apply(x)
 
     def nearest(self, height: int, width: int) -> Size:

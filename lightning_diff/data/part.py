@@ -70,6 +70,14 @@ class Part:
         return chosen
 
 
+def of_bucket(examples: Examples, number: int) -> Part:
+    """The examples of one bucket, all of one shape."""
+    buckets: Buckets = examples.buckets  # type: ignore[attr-defined]
+    part = Part(examples, buckets.members[number], examples.name)
+    part.shape, part.buckets = buckets.shapes[number], None
+    return part
+
+
 def split(examples: Examples, held_out: int) -> tuple[Part, Part]:
     """The training set and the held-out one: `held_out` examples chosen at random, the same ones in every run.
 

@@ -51,7 +51,7 @@ class StoredImages(ImageSource):
             raise ValueError(f"{self.name}: bucket_step must be at least 1, got {self.bucket_step}")
         if not self.bucket_ratio > 1:
             raise ValueError(f"{self.name}: bucket_ratio must be above 1, got {self.bucket_ratio}")
-        self.sizes  # refuses what cannot be
+        _ = self.sizes  # which refuses what cannot be
 
     def load(self) -> Sets:
         # How examples are drawn changes nothing about them.

@@ -34,8 +34,8 @@ class Stream(Dataset[Batch]):
         u       ((p mod B) + uniform) / B: one in each of B strata of (0, 1), in any B positions that follow each other
         noise   standard normal
 
-    Of images in buckets an epoch shows n <= N, a multiple of B, so that p // n is the epoch, and the B positions of an optimiser step
-    are of one shape (see `order.bucketed`).
+    Of images in buckets an epoch shows n <= N, a multiple of B, so that p // n is the epoch, and the B positions of an optimiser
+    step are of one shape (see `order.bucketed`).
 
     Args:
         data: where the images come from, and batch_size, flip, augment.
@@ -197,8 +197,8 @@ def loader(
     stream, positions = Stream(data, seed), Positions(data.batch_size, rank, world, accumulation, start)
     if stream.buckets is not None and start % data.batch_size:
         raise UserError(
-            f"{data.name}: buckets: the training stands at image {start:,}, in the middle of a batch of {data.batch_size}; keep the "
-            "batch_size that it had"
+            f"{data.name}: buckets: the training stands at image {start:,}, in the middle of a batch of {data.batch_size}; keep "
+            "the batch_size that it had"
         )
     room = 0
     if data.workers:

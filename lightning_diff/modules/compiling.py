@@ -93,6 +93,12 @@ class Compile:
         if self.replays_graphs:
             _delimit(network)
 
+    @staticmethod
+    def expect(shapes: int) -> None:
+        """Let code be compiled for so many shapes of examples, images in buckets, before torch gives up on it."""
+        torch._dynamo.config.recompile_limit += 2 * (shapes - 1)  # in training and in evaluation
+        torch._dynamo.config.accumulated_recompile_limit += 2 * (shapes - 1)
+
     def part(self, part: nn.Module) -> None:
         """Compile one module in place."""
         # Blocks share their code, and torch gives up on code that it has compiled eight times: each may have a shape of its own,
