@@ -35,11 +35,11 @@ class Buckets:
         return counts
 
     @property
-    def members(self) -> list[Int64[np.ndarray, " some"]]:
+    def members(self) -> list[Int64[np.ndarray, " _"]]:
         """Indices of the examples of each bucket."""
         return [np.flatnonzero(self.of == number) for number in range(len(self.shapes))]
 
-    def part(self, places: Int64[np.ndarray, " some"]) -> "Buckets":
+    def part(self, places: Int64[np.ndarray, " _"]) -> "Buckets":
         """Of these examples alone, in this order."""
         return Buckets(self.shapes, self.of[places], self.sizes)
 
@@ -89,7 +89,7 @@ class Buckets:
         return list(zip(self.counts, self.sizes, marks, strict=True))
 
 
-def of_one_shape(examples: Examples, indices: Indices, most: int) -> Iterator[Int64[np.ndarray, " some"]]:
+def of_one_shape(examples: Examples, indices: Indices, most: int) -> Iterator[Int64[np.ndarray, " _"]]:
     """Places in `indices` whose examples can be taken together, bucket by bucket, at most so many at a time.
 
     Args:

@@ -41,7 +41,7 @@ def windowed(seed: int, epoch: int, shards: Sequence[int], window: int) -> Int64
 
 
 def bucketed(
-    seed: int, epoch: int, buckets: Sequence[Int64[np.ndarray, " some"]], batch_size: int
+    seed: int, epoch: int, buckets: Sequence[Int64[np.ndarray, " _"]], batch_size: int
 ) -> Int64[np.ndarray, " n"]:
     """Batches that lie in one bucket each: every image of the buckets once, but for those that fill no batch.
 
@@ -62,13 +62,13 @@ def bucketed(
 
 
 def _shown(
-    seed: int, epoch: int, purpose: str, members: Int64[np.ndarray, " some"], left_out: int
-) -> Int64[np.ndarray, " shown"]:
+    seed: int, epoch: int, purpose: str, members: Int64[np.ndarray, " _"], left_out: int
+) -> Int64[np.ndarray, " _"]:
     """The images of a bucket in an order of the epoch's, but for those whose turn it is to be left out."""
     n = len(members)
     circle = rng.permutation(seed, f"{purpose} left out", 0, n)
     stays = np.ones(n, bool)
     stays[circle[(epoch * left_out + np.arange(left_out)) % max(n, 1)]] = False
     order = rng.permutation(seed, purpose, epoch, n)
-    chosen: Int64[np.ndarray, " shown"] = members[order[stays[order]]]
+    chosen: Int64[np.ndarray, " _"] = members[order[stays[order]]]
     return chosen

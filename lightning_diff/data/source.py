@@ -73,11 +73,9 @@ class Data:
 
         Raises:
             UserError: sets of different shapes, test labels that training lacks, constant images, flips of what is
-                no image, a bucket that fills no batch.
+                no image.
         """
         _ = self._sets, self.sigma_data
-        if (buckets := self.in_buckets) is not None:
-            buckets.refuse_small(self.name, self.batch_size)
 
     @property
     def name(self) -> str:

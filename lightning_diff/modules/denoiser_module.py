@@ -118,10 +118,11 @@ class TrainingModule(CountedModule):
         """UserError for a network without a derivative that the training takes, beside that by its weights."""
 
     def refuse_unfit_data(self, data: Data) -> None:
-        """UserError for data that have what the network is not told of, or shapes that it does not take."""
+        """UserError for data that have what the network is not told of, shapes that it does not take, or a bucket never shown."""
         if self.trains_on_images:
             conditioning.refuse_unfit(self.denoiser.net, data, self.num_classes)
             if data.in_buckets is not None:
+                data.in_buckets.refuse_small(data.name, data.batch_size)
                 self._refuse_one_shape(data.shapes)
         else:
             conditioning.refuse_buckets(data, type(self).__name__)
