@@ -1,6 +1,6 @@
 """Several shapes that the images of a set come in, each in the one that is nearest to its own: training's batches are of one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,28 +65,24 @@ class Buckets:
         Args:
             name: of the data, for the message.
         """
-        small = [0 < count < batch_size for count in self.counts]
-        if not any(small):
+        rows = list(zip(self.counts, self.sizes, strict=True))
+        small = [f"{count} of {_words(size)}" for count, size in rows if 0 < count < batch_size]
+        if not small:
             return
-        named = [f"{count} of {_words(size)}" for count, size, is_small in self._rows(small) if is_small]
-        others = [list(size) for count, size, is_small in self._rows(small) if count and not is_small]
+        others = [list(size) for count, size in rows if count >= batch_size]
+        instead = f", or leave these buckets out, so that their images go to the nearest others: buckets={others}"
         raise UserError(
-            f"{name}: buckets: {', '.join(named)} fill no batch of {batch_size} and would never be shown; take a smaller "
-            f"batch_size, or leave these buckets out, so that their images go to the nearest others: buckets={others}"
+            f"{name}: buckets: {', '.join(small)} fill no batch of {batch_size} and would never be shown; take a smaller batch_size"
+            + (instead if others else "")
         )
 
     def summary(self, batch_size: int) -> str:
         """How many images are in which bucket, and how many of them an epoch leaves out."""
-        filled = ", ".join(
-            f"{count or 'none':{',' if count else ''}} of {_words(size)}" for count, size, _ in self._rows()
-        )
-        left = [f"{rest} of {_words(size)}" for count, size, _ in self._rows() if (rest := count % batch_size)]
+        rows = list(zip(self.counts, self.sizes, strict=True))
+        filled = ", ".join(f"{f'{count:,}' if count else 'none'} of {_words(size)}" for count, size in rows)
+        left = [f"{rest} of {_words(size)}" for count, size in rows if (rest := count % batch_size)]
         told = f"each epoch leaves out {', '.join(left)}, others each time" if left else "each epoch shows all"
-        return f"{len(self.sizes)} buckets: {filled}; batches of {batch_size} are of one shape, and {told}"
-
-    def _rows(self, marks: Sequence[bool] | None = None) -> list[tuple[int, Size, bool]]:
-        marks = [False] * len(self.sizes) if marks is None else marks
-        return list(zip(self.counts, self.sizes, marks, strict=True))
+        return f"{len(rows)} buckets: {filled}; batches of {batch_size} are of one shape, and {told}"
 
 
 def of_one_shape(examples: Examples, indices: Indices, most: int) -> Iterator[Int64[np.ndarray, " _"]]:

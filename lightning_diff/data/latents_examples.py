@@ -113,7 +113,7 @@ class InBuckets:
     """
 
     def __init__(self, arrays: Sequence[Shaped[np.ndarray, "rows k c h w"] | None], buckets: Buckets):
-        self.arrays, self.buckets = arrays, buckets
+        self.arrays, self.of, self.counts = arrays, buckets.of, buckets.counts
         self.places = np.empty(len(buckets.of), np.int64)  # of each example in its bucket
         for members in buckets.members:
             self.places[members] = np.arange(len(members))
@@ -121,10 +121,10 @@ class InBuckets:
     def __getitem__(self, rows: Int64[np.ndarray, " n"]) -> Shaped[np.ndarray, "n k c h w"]:
         """Of examples of one bucket, at least one."""
         mirrored, i = np.divmod(rows, len(self.places))
-        number = int(self.buckets.of[i[0]])
+        number = int(self.of[i[0]])
         array = self.arrays[number]
         assert array is not None
-        chosen: np.ndarray = array[self.places[i] + self.buckets.counts[number] * mirrored]
+        chosen: np.ndarray = array[self.places[i] + self.counts[number] * mirrored]
         return chosen
 
 

@@ -173,7 +173,8 @@ class Data:
         if train.labelled:
             labels = f"{train.num_classes} classes" if self.conditional else "labels not used"
         parts = [
-            f"{len(train):,} {self._kind()}" + (f" from {words.where}" if words.where else ""),
+            f"{len(train):,} {kind_of_images(train.shape, about=self.in_buckets is not None)}"
+            + (f" from {words.where}" if words.where else ""),
             labels + (f" by {words.labels}" if words.labels else "") + self._named(),
         ]
         parts += words.notes
@@ -182,11 +183,6 @@ class Data:
         if test is not None:
             parts += [f"{len(test):,} held out", *(note for note in _origin(test).notes if note not in words.notes)]
         return f"{self.name}: {'; '.join(parts)}"
-
-    def _kind(self) -> str:
-        """Size and colours, for the summary; of images in buckets about their size."""
-        kind = kind_of_images(self.train.shape)
-        return kind if self.in_buckets is None else kind.replace("images of", "images of about")
 
     def _named(self) -> str:
         """The classes by name, for the summary."""
@@ -236,9 +232,11 @@ def _origin(examples: Examples) -> Origin:
     return origin
 
 
-def kind_of_images(shape: Sequence[int]) -> str:
-    """Size and colours, in words."""
+def kind_of_images(shape: Sequence[int], *, about: bool = False) -> str:
+    """Size and colours, in words; `about` where that is the size of some."""
     if len(shape) != 3:
         return f"examples of shape {tuple(shape)}"
     channels, height, width = shape
-    return f"images of {width}x{height}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}"
+    return (
+        f"images of {'about ' * about}{width}x{height}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}"
+    )

@@ -177,7 +177,7 @@ class TrainingModule(CountedModule):
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled is not None and isinstance(source := internals.datamodule(self.trainer), TrainingData):
-            self.compiled.expect(len(source.data.shapes))
+            self.compiled.expect(self.denoiser.net, len(source.data.shapes))
         if self.compiled is not None and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
             self._compile(self.compiled)
         self._prepared_for = ()
