@@ -40,12 +40,21 @@ def test_training_goes_on_without_and_trains_the_same(train, state, monkeypatch)
         assert torch.equal(value, state(without)["state_dict"][name]), name
 
 
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
 class Stack(torch.nn.Module):
     """One block."""
 
     def __init__(self):
         super().__init__()
-        self.blocks = torch.nn.ModuleList([torch.nn.Conv2d(1, 1, 3, padding=1)])
+        self.blocks = torch.nn.ModuleList([Block()])
 
     def forward(self, x):
         return self.blocks[0](x)
