@@ -26,6 +26,10 @@ def sample(
     latents: Annotated[
         bool, typer.Option("--latents", help="Of a model of latents: keep them, and decode nothing.")
     ] = False,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="In pixels, of a model trained in buckets; default its own."),
+    ] = None,
     *,
     sampler: SamplerOptions,
 ) -> None:
@@ -41,7 +45,8 @@ def sample(
 
     told = given(prompts, prompt or ())
     with joined(sampler.device) as device:
-        drawn = draw(folder, sampler.settings(device), n, labels=labels, prompts=told, out=out, latents=latents)
+        settings = sampler.settings(device)
+        drawn = draw(folder, settings, n, labels=labels, prompts=told, out=out, latents=latents, size=size)
     if drawn.cost is not None:
         say(drawn.cost)
     say(f"{drawn.n} samples in {drawn.target}")

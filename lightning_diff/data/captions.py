@@ -18,6 +18,7 @@ from ..foundation.errors import UserError
 from ..text import MAX_GIB, Embedded, PromptList, TextEncoder, class_of, embedded, read_prompts
 from . import caption_texts
 from .augment import Augment
+from .buckets import Buckets
 from .caption_texts import BESIDE, Wordings
 from .image_set import NOWHERE, Examples, Indices, Origin
 from .source import Data
@@ -191,6 +192,7 @@ class CaptionedImages:
         )
         self.class_names: Sequence[str] = getattr(images, "class_names", ())
         self.mirrors: bool = getattr(images, "mirrors", False)
+        self.buckets: Buckets | None = getattr(images, "buckets", None)
         origin: Origin = getattr(images, "origin", NOWHERE)
         self._counts = np.array([len(texts) for texts in wordings])
         self._starts = self._counts.cumsum() - self._counts  # of each image's wordings among all

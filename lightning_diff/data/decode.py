@@ -23,7 +23,7 @@ AHEAD = 2 * ((os.cpu_count() or 1) + 4)  # tasks, of as many threads as the pool
 class Decoded(NamedTuple):
     """Pixels of many images, uint8 if all are of 8 bits, else float32 in [-1, 1], and what there is to say about them.
 
-    Of one shape (n, C, H, W), unless they are to be cropped at random.
+    Of one shape (n, C, H, W), unless they are to be cropped at random, or lie in buckets.
     """
 
     pixels: Pixels | Ragged
@@ -103,7 +103,7 @@ class _Gathered:
         self.brightest = 0  # of the bytes
         self.sizes: Counter[tuple[int, ...]] = Counter()
         self.example: dict[tuple[int, ...], str] = {}
-        self.ragged = reading.framing is not None and reading.framing.how == "random_crop"
+        self.ragged = reading.framing is not None and reading.framing.ragged
 
     def add(self, name: str, one: One) -> None:
         if isinstance(one.pixels, str):

@@ -12,12 +12,11 @@ from ..foundation.errors import NotHereError, UserError
 from ..foundation.extras import required
 from . import class_names
 from .classes import counted, gaps, relabelled
-from .crops import Crops
 from .decode import count_channels, decode, shown, some
-from .decoded.entry import Sets
+from .decoded.entry import Decoded, Sets
 from .decoded.stored_images import StoredImages
 from .decoded.stores import InMemory, MakeStore
-from .image_set import ImageSet, Origin
+from .image_set import Origin
 from .label_values import Classes, known_labels, numbered
 from .listing import is_hidden
 
@@ -132,7 +131,7 @@ class HuggingFace(StoredImages):
         *,
         classes: int = 0,
         named: int = 0,
-    ) -> ImageSet | Crops:
+    ) -> Decoded:
         """One split.
 
         Args:

@@ -38,7 +38,9 @@ class Examples(Protocol):
     values, `fingerprint()` a sha256 of the content in hexadecimal digits. It may have `class_names` too, in order of
     label. Where `take` gives a `Condition` in place of labels, `condition_shapes` are its tensors' of one example, and
     `null_condition` is a row that stands for none. Where training chooses something anew at each position, such as a crop,
-    there is a `take_at(indices, seed, positions)` beside `take`, of the same kind of result (`stream.taken`).
+    there is a `take_at(indices, seed, positions)` beside `take`, of the same kind of result (`stream.taken`). Examples of
+    several shapes say by `buckets`, a `buckets.Buckets`, which one has which: `shape` is that of samples, and those that are taken
+    together are of one bucket.
     """
 
     name: str

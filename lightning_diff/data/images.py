@@ -12,14 +12,13 @@ from jaxtyping import Int64
 
 from ..foundation import rng
 from ..foundation.errors import UserError
-from .crops import Crops
 from .decode import count_channels, decode, shown
-from .decoded.entry import Sets
+from .decoded.entry import Decoded, Sets
 from .decoded.stored_images import StoredImages
 from .decoded.stores import MakeStore
 from .image_files import ImageFiles
 from .image_labels import Labelled, Where, labelled
-from .image_set import ImageSet, Origin
+from .image_set import Origin
 
 
 @dataclass(eq=False, kw_only=True)
@@ -87,7 +86,7 @@ class Images(StoredImages):
         channels: int,
         split: str,
         store: Callable[[str], MakeStore],
-    ) -> ImageSet | Crops:
+    ) -> Decoded:
         names = [files.names[i] for i in chosen.tolist()]
         decoded = decode(files.where, names, files.bytes, self.reading(channels), store(split))
         classes = None if labels.classes is None else torch.tensor([labels.classes[i] for i in chosen.tolist()])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..condition import AnyCondition, Condition, Shapes
 from ..foundation import rng
+from .buckets import Buckets
 from .image_set import NOWHERE, Examples, Indices, Origin
 
 TakeAt = Callable[[Indices, int, Int64[np.ndarray, " n"]], tuple[Tensor, AnyCondition | None]]
@@ -33,6 +34,8 @@ class Part:
         self.null_condition: Condition | None = getattr(whole, "null_condition", None)
         self.mirrors, self.flip = getattr(whole, "mirrors", False), getattr(whole, "flip", False)  # of latents
         names: Sequence[str] = getattr(whole, "names", ())  # of files
+        buckets: Buckets | None = getattr(whole, "buckets", None)
+        self.buckets = None if buckets is None else buckets.part(places)
         self.names = tuple(names[i] for i in places.tolist()) if names else ()
 
     def __len__(self) -> int:
@@ -65,6 +68,14 @@ class Part:
     def _places(self, indices: Indices) -> Int64[np.ndarray, " n"]:
         chosen: Int64[np.ndarray, " n"] = self.places[np.asarray(torch.as_tensor(indices))]
         return chosen
+
+
+def of_bucket(examples: Examples, number: int) -> Part:
+    """The examples of one bucket, all of one shape."""
+    buckets: Buckets = examples.buckets  # type: ignore[attr-defined]
+    part = Part(examples, buckets.members[number], examples.name)
+    part.shape, part.buckets = buckets.shapes[number], None
+    return part
 
 
 def split(examples: Examples, held_out: int) -> tuple[Part, Part]:

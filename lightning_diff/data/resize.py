@@ -44,6 +44,11 @@ class Framing:
     enlarge: bool = False
     cover: int | None = None
 
+    @property
+    def ragged(self) -> bool:
+        """Whether what `apply` gives may be of several sizes."""
+        return self.how == "random_crop"
+
     def apply(self, x: Plane) -> Plane:
         """(C, height, width) of an image (C, H, W), bytes or values in [-1, 1]; of random_crop, what is to be cropped from.
 

@@ -11,6 +11,7 @@ from ..foundation.errors import UserError
 from ..text import TextEncoder
 from . import class_names
 from .augment import Augment
+from .buckets import Buckets
 from .image_set import NOWHERE, Examples, Origin
 from .part import split
 
@@ -90,8 +91,19 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example: (C, H, W) for images."""
+        """Of one example: (C, H, W) for images. Of images in buckets, that of samples."""
         return self.train.shape
+
+    @property
+    def in_buckets(self) -> Buckets | None:
+        """Which of several shapes each training example has; None where all have one."""
+        buckets: Buckets | None = getattr(self.train, "buckets", None)
+        return buckets
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """All shapes that training examples have: `shape`, or those of the buckets."""
+        return (self.shape,) if (buckets := self.in_buckets) is None else buckets.shapes
 
     @property
     def num_classes(self) -> int:
@@ -161,10 +173,13 @@ class Data:
         if train.labelled:
             labels = f"{train.num_classes} classes" if self.conditional else "labels not used"
         parts = [
-            f"{len(train):,} {kind_of_images(train.shape)}" + (f" from {words.where}" if words.where else ""),
+            f"{len(train):,} {kind_of_images(train.shape, about=self.in_buckets is not None)}"
+            + (f" from {words.where}" if words.where else ""),
             labels + (f" by {words.labels}" if words.labels else "") + self._named(),
         ]
         parts += words.notes
+        if (buckets := self.in_buckets) is not None:
+            parts.append(buckets.summary(self.batch_size))
         if test is not None:
             parts += [f"{len(test):,} held out", *(note for note in _origin(test).notes if note not in words.notes)]
         return f"{self.name}: {'; '.join(parts)}"
@@ -217,9 +232,11 @@ def _origin(examples: Examples) -> Origin:
     return origin
 
 
-def kind_of_images(shape: Sequence[int]) -> str:
-    """Size and colours, in words."""
+def kind_of_images(shape: Sequence[int], *, about: bool = False) -> str:
+    """Size and colours, in words; `about` where that is the size of some."""
     if len(shape) != 3:
         return f"examples of shape {tuple(shape)}"
     channels, height, width = shape
-    return f"images of {width}x{height}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}"
+    return (
+        f"images of {'about ' * about}{width}x{height}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}"
+    )

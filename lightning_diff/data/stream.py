@@ -5,6 +5,7 @@ accumulation, draw the same examples at the same step.
 """
 
 import atexit
+import math
 import multiprocessing.util  # whose own atexit must be there first
 import signal
 from collections.abc import Iterator, Sequence
@@ -33,9 +34,15 @@ class Stream(Dataset[Batch]):
         u       ((p mod B) + uniform) / B: one in each of B strata of (0, 1), in any B positions that follow each other
         noise   standard normal
 
+    Of images in buckets an epoch shows n <= N, a multiple of B, so that p // n is the epoch, and the B positions of an optimiser
+    step are of one shape (see `order.bucketed`).
+
     Args:
         data: where the images come from, and batch_size, flip, augment.
         seed: the run's.
+
+    Raises:
+        UserError: a bucket that fills no batch.
     """
 
     def __init__(self, data: Data, seed: int):
@@ -44,9 +51,14 @@ class Stream(Dataset[Batch]):
         self.batch_size, self.augment, self.seed = data.batch_size, data.augment, seed
         self.flip = data.flip and not getattr(self.examples, "mirrors", False)  # latents mirror what they are of
         self._orders: dict[int, Int64[np.ndarray, " n"]] = {}
+        self.buckets, self.per_epoch = data.in_buckets, len(self.examples)
+        if self.buckets is not None:
+            self.buckets.refuse_small(data.name, self.batch_size)
+            self.per_epoch = self.buckets.per_epoch(self.batch_size)
+            self._members = self.buckets.members
 
     def __getitems__(self, positions: Int64[np.ndarray, " b"] | Sequence[int]) -> Batch:
-        """One batch.
+        """One batch; of images in buckets, at positions of one optimiser step.
 
         Returns:
             "image" (B, ...) float32, "noise" like it, "u" (B,) float64 in (0, 1), "position" (B,) int64; with labels
@@ -66,7 +78,7 @@ class Stream(Dataset[Batch]):
         return batch
 
     def _indices(self, p: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
-        n = len(self.examples)
+        n = self.per_epoch
         epochs = p // n
         indices = np.empty_like(p)
         for epoch in np.unique(epochs).tolist():
@@ -78,10 +90,24 @@ class Stream(Dataset[Batch]):
         if epoch not in self._orders:
             while len(self._orders) >= 2:  # a batch may straddle two epochs
                 del self._orders[min(self._orders)]
-            own = getattr(self.examples, "order", None)  # of what cannot be read from any place as quickly
-            made = order.full(self.seed, epoch, len(self.examples)) if own is None else own(self.seed, epoch)
-            self._orders[epoch] = made
+            self._orders[epoch] = self._made_order(epoch)
         return self._orders[epoch]
+
+    def _made_order(self, epoch: int) -> Int64[np.ndarray, " n"]:
+        if self.buckets is not None:
+            return order.bucketed(self.seed, epoch, self._members, self.batch_size)
+        own = getattr(self.examples, "order", None)  # of what cannot be read from any place as quickly
+        made: Int64[np.ndarray, " n"] = (
+            order.full(self.seed, epoch, len(self.examples)) if own is None else own(self.seed, epoch)
+        )
+        return made
+
+    def most_bytes(self, position: int) -> int:
+        """Of one example as a batch holds it, of the largest shape; that at `position` is read for it."""
+        batch = self.__getitems__([position])
+        values, bytes_of_it = batch["image"].numel(), sum(tensor.nbytes for tensor in batch.values())
+        shapes = [batch["image"].shape[1:]] if self.buckets is None else self.buckets.shapes
+        return -(-bytes_of_it * max(map(math.prod, shapes)) // max(values, 1))
 
 
 def taken(
@@ -163,13 +189,21 @@ class Positions(Sampler[list[int]]):
 def loader(
     data: Data, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1, start: int = 0, pin: bool = False
 ) -> WorkerLoader:
-    """Micro-batches of one process, from position `start` on; arguments as for `Stream`, `Positions` and `WorkerLoader`."""
+    """Micro-batches of one process, from position `start` on; arguments as for `Stream`, `Positions` and `WorkerLoader`.
+
+    Raises:
+        UserError: images in buckets, and a start in the middle of a batch.
+    """
     stream, positions = Stream(data, seed), Positions(data.batch_size, rank, world, accumulation, start)
+    if stream.buckets is not None and start % data.batch_size:
+        raise UserError(
+            f"{data.name}: buckets: the training stands at image {start:,}, in the middle of a batch of {data.batch_size}; keep "
+            "the batch_size that it had"
+        )
     room = 0
     if data.workers:
-        example = sum(tensor.nbytes for tensor in stream.__getitems__([start]).values())
         # Of each process: a batch that is trained with, one that comes next, and what so many workers make ahead.
-        room = example * (data.batch_size // accumulation) * (2 + PREFETCH * data.workers)
+        room = stream.most_bytes(start) * (data.batch_size // accumulation) * (2 + PREFETCH * data.workers)
     return WorkerLoader(stream, positions, data.workers, accumulation, room, pin)
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ..condition import Condition
+from ..data.buckets import of_one_shape
 from ..data.image_set import Examples
 from ..denoiser import Denoiser
 from ..foundation import rng
@@ -63,8 +64,9 @@ def losses(
 ) -> Float64[Tensor, " m"]:
     """The unweighted loss |F - target|^2 of each probe (see `objectives.denoising_loss`), in evaluation mode.
 
-    Noise of probe i is rng.normal(seed, "validation noise", [i], shape). Under a process group each process, by calling this, takes
-    its share, and gets all. No generator moves, and weights, gradients and modes stay as they are.
+    Noise of probe i is rng.normal(seed, "validation noise", [i], shape); images in buckets are measured in the shape of theirs.
+    Under a process group each process, by calling this, takes its share, and gets all. No generator moves, and weights, gradients
+    and modes stay as they are.
 
     Args:
         denoiser: on `device`.
@@ -75,11 +77,12 @@ def losses(
         batch: probes at a time on each process.
     """
     rank, world = rank_and_world()
-    mine = range(rank, len(probes.image), world)
-    found = torch.zeros(len(mine), dtype=torch.float64)
+    mine: list[int] = []
+    found = [torch.zeros(0, dtype=torch.float64)]
     with evaluating(denoiser):
-        for start in range(0, len(mine), batch):
-            numbers = torch.tensor(mine[start : start + batch])
+        for together in of_one_shape(examples, images[probes.image], batch * world):
+            own = torch.from_numpy(together)[rank::world]
+            numbers = own if len(own) else together[:1]  # of a sharded network every process makes every call
             x0, given = examples.take(images[probes.image[numbers]])
             noise = rng.normal(seed, "validation noise", numbers.tolist(), x0.shape[1:])
             given = given.to(device) if isinstance(given, Condition) else given
@@ -90,5 +93,6 @@ def losses(
                 moved(noise, device),
                 moved(given, device) if isinstance(given, Tensor) else given,
             )
-            found[start : start + batch] = loss.double().cpu()
-    return rows_of_all(found, mine, len(probes.image), device) if world > 1 else found
+            mine += own.tolist()
+            found.append(loss[: len(own)].double().cpu())
+    return rows_of_all(torch.cat(found), mine, len(probes.image), device)

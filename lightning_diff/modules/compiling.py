@@ -14,6 +14,7 @@ from ..nets.blocks import blocks
 P = ParamSpec("P")
 R = TypeVar("R")
 
+MOST = 4  # times that a block is compiled for one shape of examples
 GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile that replay CUDA graphs
 
 
@@ -93,12 +94,19 @@ class Compile:
         if self.replays_graphs:
             _delimit(network)
 
+    @staticmethod
+    def expect(network: nn.Module, shapes: int) -> None:
+        """Let the code of a network, and of a teacher like it, be compiled for so many shapes of examples (see `part`)."""
+        more = 2 * MOST * max(len(list(blocks(network))), 1) * (shapes - 1)
+        torch._dynamo.config.recompile_limit += more
+        torch._dynamo.config.accumulated_recompile_limit += more
+
     def part(self, part: nn.Module) -> None:
         """Compile one module in place."""
         # Blocks share their code, and torch gives up on code that it has compiled eight times: each may have a shape of its own,
         # and is called with gradients and without, in training and in evaluation.
-        torch._dynamo.config.recompile_limit += 4
-        torch._dynamo.config.accumulated_recompile_limit += 4
+        torch._dynamo.config.recompile_limit += MOST
+        torch._dynamo.config.accumulated_recompile_limit += MOST
         part._compiled_call_impl = _for_any_number(self.function(part._call_impl))
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:

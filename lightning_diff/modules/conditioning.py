@@ -66,6 +66,16 @@ def refuse_unlike_condition(net: nn.Module, data: Data) -> None:
         raise UserError(str(error)) from error
 
 
+def refuse_buckets(data: Data, name: str) -> None:
+    """UserError for images in buckets, where they are not what is trained on.
+
+    Args:
+        name: of the training module.
+    """
+    if data.in_buckets is not None:
+        raise UserError(f"data.buckets: {name} trains on what its model draws, in one shape; leave data.buckets out")
+
+
 def keep_null_condition(net: nn.Module, data: Data) -> None:
     """Give the network the data's null condition. UserError where it has another one."""
     if not takes_condition(net) or (null := data.null_condition) is None:

@@ -20,7 +20,7 @@ from . import conditioning, sharding
 from . import lightning_internals as internals
 from .base import CountedModule, Optimizer, StepOutputs
 from .compiling import Compile, as_compile
-from .network_check import refuse_unfit_network
+from .network_check import refuse_one_shape, refuse_unfit_network
 from .training_data import TrainingData, training_data
 
 __all__ = ["Optimizer", "StepOutputs", "TrainingModule"]
@@ -82,7 +82,7 @@ class TrainingModule(CountedModule):
         ] = []  # (position, log_snr, loss, weight, importance) of the step under way
         self._null: Condition | None = None  # of the network, in the host's memory
         self._begins_step = True  # the micro-batch under way
-        self._fits: tuple[int, ...] | None = None  # the shape of examples that the network was tried with
+        self._fits: set[tuple[int, ...]] = set()  # shapes of examples that the network was tried with
         self._prepared_for: object = ()  # the revision of the noise law that the weighting was prepared for
 
     def setup(self, stage: str) -> None:
@@ -109,18 +109,28 @@ class TrainingModule(CountedModule):
         own = tuple(getattr(self.denoiser.net, "shape", shape))
         if own != tuple(shape):
             raise UserError(f"model.net.shape: the network is for {own}, the data are {tuple(shape)}")
-        if self._fits != tuple(shape):
+        if tuple(shape) not in self._fits:
             refuse_unfit_network(self.denoiser, shape, self.num_classes)
             self._refuse_no_derivative(shape, device)
-        self._fits = tuple(shape)
+        self._fits.add(tuple(shape))
 
     def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
         """UserError for a network without a derivative that the training takes, beside that by its weights."""
 
     def refuse_unfit_data(self, data: Data) -> None:
-        """UserError for data that have what the network is not told of."""
+        """UserError for data that have what the network is not told of, shapes that it does not take, or a bucket never shown."""
         if self.trains_on_images:
             conditioning.refuse_unfit(self.denoiser.net, data, self.num_classes)
+            if data.in_buckets is not None:
+                data.in_buckets.refuse_small(data.name, data.batch_size)
+                self._refuse_one_shape(data.shapes)
+        else:
+            conditioning.refuse_buckets(data, type(self).__name__)
+
+    def _refuse_one_shape(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """UserError for a network that does not take the shapes of all buckets."""
+        refuse_one_shape(self.denoiser, [shape for shape in shapes if shape not in self._fits], self.num_classes)
+        self._fits.update(shapes)
 
     def _refuse_unfit_data(self) -> None:
         """UserError for data that the network is not for; what the data have and the training does not use is said."""
@@ -166,6 +176,8 @@ class TrainingModule(CountedModule):
             self.keep_null_condition(self.denoiser.net)
         if self.memory_format is torch.channels_last:
             self.denoiser.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiled is not None and isinstance(source := internals.datamodule(self.trainer), TrainingData):
+            self.compiled.expect(self.denoiser.net, len(source.data.shapes))
         if self.compiled is not None and not sharding.is_sharded(self.denoiser.net):  # whose blocks are, one by one
             self._compile(self.compiled)
         self._prepared_for = ()

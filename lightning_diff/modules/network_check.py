@@ -6,7 +6,7 @@ Found by one call on shapes alone, or with one example, before anything is train
 import copy
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,24 @@ def refuse_unfit_network(denoiser: Denoiser, shape: Sequence[int], num_classes: 
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when it trains
         _check(denoiser.net, shape, num_classes)
+
+
+def refuse_one_shape(denoiser: Denoiser, shapes: Iterable[Sequence[int]], num_classes: int) -> None:
+    """UserError for a network that cannot be called with every one of the shapes that images in buckets have.
+
+    Args:
+        denoiser: around the network, which takes one of them, see `refuse_unfit_network`.
+        shapes: of an example of each bucket.
+        num_classes: 0 for none.
+    """
+    for shape in shapes:
+        try:
+            refuse_unfit_network(denoiser, shape, num_classes)
+        except UserError as error:
+            raise UserError(
+                f"data.buckets: with examples of shape {tuple(shape)}, {error}; leave data.buckets out, or take a network of any "
+                "height and width, such as nets.UNet or nets.DiT"
+            ) from error
 
 
 def refuse_no_forward_mode(

@@ -104,6 +104,7 @@ class ScheduleModule(CountedModule):
         data = training_data(self.trainer).data
         if self._record.shape != tuple(data.shape):
             raise UserError(f"model.model: the model is for {self._record.shape}, the data are {data.shape}")
+        conditioning.refuse_buckets(data, "ScheduleModule")
         self._refuse_unfit_conditions(data)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if type(callback).__name__ in AVERAGING:

@@ -20,7 +20,8 @@ class DiT(nn.Module):
     heads 12, 16 and 16.
 
     Args:
-        shape: (channels, height, width) of a picture or latent; height and width divisible by patch_size.
+        shape: (channels, height, width) of a picture or latent; height and width divisible by patch_size. It is called with any
+            others that are, too (images in buckets): the positions of their patches are counted from the middle.
         num_classes: 0 for an unconditional network, which ignores labels.
         augment_dim: length of the augmentation vector, 0 for none.
         patch_size: pixels along a patch's side; the cost grows with its inverse fourth power.
@@ -89,15 +90,23 @@ class DiT(nn.Module):
         guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """F(x; c_noise, label, augment, guidance), like x; x has about unit variance."""
-        check_input("DiT", x, self.shape)
+        check_input("DiT", x, self.shape, self.patch_size)
         embedding = self.conditioning(c_noise, label, augment, guidance)
-        p, (rows, columns) = self.patch_size, self.grid
-        h = self.input(rearrange(x, "b c (i p) (j q) -> b (i j) (c p q)", p=p, q=p)) + self.positions
+        p, rows, columns = self.patch_size, x.shape[2] // self.patch_size, x.shape[3] // self.patch_size
+        h = self.input(rearrange(x, "b c (i p) (j q) -> b (i j) (c p q)", p=p, q=p)) + self._positions(rows, columns)
         for block in self.blocks:
             h = block(h, embedding)
         patches = self.output(self.modulation(tangent.layer_norm(h), embedding))
         output: Tensor = rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=rows, j=columns, p=p, q=p)
         return output.to(x.dtype)
+
+    def _positions(self, rows: int, columns: int) -> Float[Tensor, "n c"]:
+        """Of so many patches, with the middle where that of `shape` is (as SD3 places those of other aspect ratios)."""
+        if (rows, columns) == self.grid:
+            return self.positions
+        first = (self.grid[0] - rows) / 2, (self.grid[1] - columns) / 2
+        width = self.positions.shape[1]
+        return _sin_cos_grid(rows, columns, width, first, self.positions.device).to(self.positions.dtype)
 
 
 class _Block(nn.Module):
@@ -137,10 +146,21 @@ class _Block(nn.Module):
         return tangent.modulate(self.dropout(y), gate1, h)
 
 
-def _sin_cos_grid(rows: int, columns: int, width: int) -> Float[Tensor, "n c"]:
-    """Half the channels tell the row, half the column: [sin, cos] at frequencies 10000^(-k / n), k = 0..n-1."""
+def _sin_cos_grid(
+    rows: int,
+    columns: int,
+    width: int,
+    first: tuple[float, float] = (0, 0),
+    device: torch.device | None = None,
+) -> Float[Tensor, "n c"]:
+    """Half the channels tell the row, half the column: [sin, cos] at frequencies 10000^(-k / n), k = 0..n-1.
+
+    Args:
+        first: row and column of the first patch, whole or half numbers.
+    """
     n = width // 4
-    freqs = 10000.0 ** (-torch.arange(n) / n)
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    freqs = 10000.0 ** (-torch.arange(n, device=device) / n)
+    places = (torch.arange(count, device=device) + start for count, start in zip((rows, columns), first, strict=True))
+    row, column = torch.meshgrid(*places, indexing="ij")
     angles = torch.stack([row, column], -1).reshape(-1, 2, 1) * freqs
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)

@@ -26,14 +26,15 @@ class EDM2(nn.Module):
     imagenet64_edm2_s); weights are normalised after each step (see `magnitude`).
 
     Args:
-        shape: (channels, height, width) of an example; height and width divisible by 2^(len(channel_mult) - 1).
+        shape: (channels, height, width) of an example; height and width divisible by 2^(len(channel_mult) - 1). It is called with
+            any others that are, too: images in buckets.
         num_classes: 0 for an unconditional network, which ignores labels.
         channels: base width.
         channel_mult: width of each resolution over the base width, the finest first.
         noise_mult, embedding_mult: width of the noise features and of the embedding, over the base width; None for the first and
             the largest of `channel_mult`.
         num_blocks: residual blocks per resolution on the way down (one more on the way up).
-        attention: resolutions (heights) whose blocks attend; the middle block always does.
+        attention: resolutions (heights, of `shape`) whose blocks attend; the middle block always does.
         head_width: channels of an attention head; divides the widths of the attending blocks.
         dropout: probability, inside each block.
         label_balance, concat_balance, residual_balance, attention_balance: share of the second part in sums: class against noise
@@ -70,6 +71,7 @@ class EDM2(nn.Module):
         widths = [channels * mult for mult in channel_mult]
         noise_width = widths[0] if noise_mult is None else channels * noise_mult
         width = max(widths) if embedding_mult is None else channels * embedding_mult
+        self.multiple = 2 ** (len(channel_mult) - 1)  # that sides are divisible by
         self.fourier = MPFourier(noise_width)
         self.noise = MPLinear(noise_width, width)
         self.label = MPLinear(num_classes, width) if num_classes else None
@@ -113,7 +115,7 @@ class EDM2(nn.Module):
         guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """F(x; c_noise, label, guidance), like x; x has about unit variance."""
-        check_input("EDM2", x, self.shape)
+        check_input("EDM2", x, self.shape, self.multiple)
         embedding = self._embedding(c_noise, label, guidance)
         h = self.input(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         skips = [h]

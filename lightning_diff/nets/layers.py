@@ -247,10 +247,17 @@ class Modulation(nn.Module):
         return (tangent.pixel_norm(scale), tangent.pixel_norm(shift)) if self.pixel_norm else (1 + scale, shift)
 
 
-def check_input(name: str, x: Tensor, shape: Sequence[int]) -> None:
-    """A ValueError in words if x is not a batch of `shape`."""
-    if tuple(x.shape[1:]) != tuple(shape):
+def check_input(name: str, x: Tensor, shape: Sequence[int], multiple: int | None = None) -> None:
+    """A ValueError in words if x is no batch of `shape`; with `multiple`, its height and width may be any multiples of that."""
+    found = tuple(x.shape[1:])
+    if found == tuple(shape):
+        return
+    if multiple is None or len(found) != len(shape) or found[0] != shape[0]:
         raise ValueError(f"{name} was built for samples of shape {tuple(shape)}, got a batch of shape {tuple(x.shape)}")
+    if any(side % multiple for side in found[1:]):
+        raise ValueError(
+            f"{name} takes heights and widths that are multiples of {multiple}, got {found[1]} and {found[2]}"
+        )
 
 
 def refuse_impossible_levels(name: str, shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> None:

@@ -31,13 +31,14 @@ class UNet(nn.Module):
     `channels=32, channel_mult=[1, 2], num_blocks=2` is ample.
 
     Args:
-        shape: (channels, height, width) of a picture; height and width divisible by 2^(len(channel_mult) - 1).
+        shape: (channels, height, width) of a picture; height and width divisible by 2^(len(channel_mult) - 1). It is called with
+            any others that are, too: images in buckets.
         num_classes: 0 for an unconditional network, which ignores labels.
         augment_dim: length of the augmentation vector, 0 for none.
         channels: base width; even.
         channel_mult: width of each resolution over the base width, the finest first.
         num_blocks: residual blocks per resolution on the way down (one more on the way up).
-        attention: resolutions (heights in pixels) whose blocks attend; the middle block always does.
+        attention: resolutions (heights in pixels, of `shape`) whose blocks attend; the middle block always does.
         heads: attention heads; divides the widths of the attending blocks.
         qk_norm: give queries and keys mean square 1 (EDM2).
         dropout: probability, inside each block.
@@ -77,6 +78,7 @@ class UNet(nn.Module):
             attending_heads = heads if attends else 0
             return Block(c_in, c_out, width, norm, attending_heads, qk_norm, dropout, skip_scale, resample)
 
+        self.multiple = 2 ** (len(channel_mult) - 1)  # that sides are divisible by
         self.input = Conv(shape[0], channels)
         c, skips = channels, [channels]
         down: list[Block] = []
@@ -112,7 +114,7 @@ class UNet(nn.Module):
         guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """F(x; c_noise, label, augment, guidance), like x; x has about unit variance."""
-        check_input("UNet", x, self.shape)
+        check_input("UNet", x, self.shape, self.multiple)
         embedding = self.conditioning(c_noise, label, augment, guidance)
         h = self.input(x)
         skips = [h]

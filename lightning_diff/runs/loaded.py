@@ -81,6 +81,7 @@ class Model:
         seed: int = 0,
         batch: int = 256,
         latents: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> Float32[Tensor, "n ..."]:
         """Draw samples, the same ones for the same seed, and the same that `lightning-diff sample` draws.
 
@@ -92,6 +93,7 @@ class Model:
             steps, solver, grid, levels, schedule, sigma_min, sigma_max, churn, guidance, guide, interval, seed, batch: see
                 `SamplerSettings`; what is None suits the model.
             latents: of a model of latents, keep them, and decode nothing.
+            size: height and width in pixels, of a network that takes others than it was built for; None for the model's own.
 
         Returns:
             (n, ...) float32 on the CPU; images in about [-1, 1], neither clipped nor rounded.
@@ -119,7 +121,14 @@ class Model:
             autoencoder = None if latents else self.autoencoder
             told = _prompts(prompts)
             drawn = draw(
-                self._trained, settings, n, _words(labels), told, denoiser=self.denoiser, autoencoder=autoencoder
+                self._trained,
+                settings,
+                n,
+                _words(labels),
+                told,
+                size=size,
+                denoiser=self.denoiser,
+                autoencoder=autoencoder,
             )
         self._last = drawn.samples, drawn.asked.shown(n)
         return drawn.samples

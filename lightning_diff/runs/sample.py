@@ -49,6 +49,7 @@ def sample(
     prompts: PromptList | None = None,
     out: Path | None = None,
     latents: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Drawn:
     """Draw samples and write them: the same ones for the same seed, whatever the batch or device.
 
@@ -62,6 +63,7 @@ def sample(
         prompts: of a text-conditional model, cycled through; None for those of its record.
         out: PICTURE.png (a grid), FILE.npz or a folder of PNGs; None for one in the run folder.
         latents: keep what a model of latents draws, and decode nothing.
+        size: height and width in pixels, of a network that takes others than it was built for; None for the model's own.
 
     Raises:
         UserError: before any are drawn, for whatever does not go together.
@@ -69,11 +71,12 @@ def sample(
     model = trained.model(run)
     sampling = settings.sampling(model.record)
     autoencoder = None if latents else model.autoencoder()
-    shape = model.record.shape if autoencoder is None else autoencoder.image_shape(model.record.shape)
+    shape = shape_of(model, size)
+    shape = shape if autoencoder is None else autoencoder.image_shape(shape)
     if latents and model.record.autoencoder is None:
         raise UserError(f"--latents: {run} has no autoencoder: its samples are what they are; leave it out")
-    target = writable(out, _default_target(model, settings, sampling, labels, prompts, latents=latents), shape)
-    made = draw(model, settings, n, labels, prompts, autoencoder=autoencoder, shared=True)
+    target = writable(out, _default_target(model, settings, sampling, labels, prompts, size, latents=latents), shape)
+    made = draw(model, settings, n, labels, prompts, size=size, autoencoder=autoencoder, shared=True)
     if not is_first_process():
         return Drawn(n, target, made.cost)
     if target.suffix == ".npz":
@@ -109,6 +112,7 @@ def draw(
     labels: str = "all",
     prompts: PromptList | None = None,
     *,
+    size: tuple[int, int] | None = None,
     denoiser: Denoiser | None = None,
     autoencoder: Autoencoder | None = None,
     shared: bool = False,
@@ -129,6 +133,7 @@ def draw(
     wish = asked(model, labels, prompts)
     settings.refuse_unfit_guidance(model.record, labelled=wish.numbers is not None)
     settings.say_doubt(model.record, labelled=wish.numbers is not None)
+    shape = shape_of(model, size)
     denoiser = model.load(settings.device) if denoiser is None else denoiser
     guide, place = model.guide(settings.guide, settings.device), next(denoiser.parameters()).device
     denoiser, guide = wish.told(denoiser, place), guide and wish.told(guide, place)
@@ -137,13 +142,33 @@ def draw(
     rank, world = rank_and_world() if shared else (0, 1)
     mine = range(rank, n, world)
     own = None if wanted is None else wanted[rank::world]
-    samples, steps = _drawn(denoiser, guide, model.record.shape, settings, sampling, mine, own)
+    try:
+        samples, steps = _drawn(denoiser, guide, shape, settings, sampling, mine, own)
+    except ValueError as error:
+        if size is None:
+            raise
+        raise UserError(f"--size: {error}") from error  # by the network
     samples = as_images(samples, autoencoder, place)
     if world > 1:
         samples = rows_of_all(samples, mine, n, place)
         steps = None if steps is None else rows_of_all(steps, mine, n, place)
     cost = None if steps is None else _cost(denoiser, settings, sampling, steps)
     return Made(samples, wanted, wish, cost)
+
+
+def shape_of(model: trained.Trained, size: tuple[int, int] | None) -> tuple[int, ...]:
+    """Of what a model draws for images of this height and width, those of its record if None. UserError where it cannot."""
+    own = tuple(model.record.shape)
+    if size is None:
+        return own
+    if len(own) != 3 or min(size) < 1:
+        raise UserError(
+            f"--size: expected height and width, at least 1, of a model of images, got {size[0]} {size[1]} for {own}"
+        )
+    autoencoder = model.autoencoder()
+    if autoencoder is None:
+        return own[0], *size
+    return tuple(autoencoder.latent_shape((autoencoder.image_shape(own)[0], *size)))
 
 
 class _How(TypedDict):
@@ -202,6 +227,7 @@ def _default_target(
     sampling: Sampling | PolicySampling,
     labels: str,
     prompts: PromptList | None,
+    size: tuple[int, int] | None,
     *,
     latents: bool,
 ) -> Path:
@@ -215,4 +241,5 @@ def _default_target(
         if words
     )
     drawn += "latents_" if latents else ""
+    drawn += f"{size[1]}x{size[0]}_" if size is not None else ""
     return model.home / "samples" / f"{sampling.solver}{sampling.steps}_{grid}{drawn}seed{settings.seed}"

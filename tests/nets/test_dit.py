@@ -82,9 +82,9 @@ def test_impossible_sizes_are_refused(arguments, words):
         DiT(**arguments)
 
 
-def test_a_batch_of_another_shape_is_refused():
+def test_a_batch_of_other_channels_is_refused():
     with pytest.raises(ValueError, match="batch of shape"):
-        DiT((1, 8, 8), **SMALL)(torch.randn(2, 1, 8, 12), torch.randn(2))
+        DiT((1, 8, 8), **SMALL)(torch.randn(2, 3, 8, 8), torch.randn(2))
 
 
 def awake(net):

@@ -79,6 +79,15 @@ def test_samples_are_decoded_latents(folder, tmp_path):
     assert kept.suffix == ".png"  # one channel: a picture all the same
 
 
+def test_another_size_is_that_of_the_images(train):
+    unet = (
+        "model.net={_target_: lightning_diff.nets.UNet, channels: 8, channel_mult: [1], num_blocks: 1, attention: []}"
+    )
+    run = train("unet", LATENTS, unet, "trainer.max_steps=1")
+    assert drawn(run, size=(8, 12)).shape == (4, 1, 8, 12)
+    assert drawn(run, size=(8, 12), latents=True).shape == (4, 1, 4, 6)
+
+
 def test_grids_and_figures_see_images(folder):
     with Image.open(next((folder / "samples").glob("0*.png"))) as grid:
         assert grid.size == pictures.grid(torch.zeros(4, 1, 8, 8), 2).size

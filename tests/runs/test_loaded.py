@@ -1,6 +1,7 @@
 """A run loaded in a line draws what the command draws; a training returns its figures."""
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 
 import lightning_diff as ld
 from lightning_diff.artifacts.metrics_rows import read
+from lightning_diff.cli import main
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
@@ -45,6 +47,29 @@ def test_a_notebook_shows_the_samples_drawn_last(digits):
     assert shown.size == loaded.grid().size
     assert loaded.grid(columns=3).size != shown.size
     assert loaded.grid(torch.zeros(4, 3, 8, 8)).mode == "RGB"
+
+
+def test_a_network_of_any_size_draws_samples_of_another_one(train, tmp_path):
+    unet = "model.net={_target_: lightning_diff.nets.UNet, channels: 8, channel_mult: [1, 1], num_blocks: 1, attention: []}"
+    loaded = ld.load(train("unet", *DIGITS, unet), device="cpu")
+    own = loaded.sample(3, steps=1, solver="euler")
+    assert torch.equal(loaded.sample(3, steps=1, solver="euler", size=(8, 8)), own)
+    assert loaded.sample(3, steps=1, solver="euler", size=(6, 12)).shape == (3, 1, 6, 12)
+    command = ["sample", "unet", "--n", "1", "--steps", "1", "--solver", "euler", "--size", "6", "12"]
+    assert main([*command, "--out", str(tmp_path / "folder")]) == 0
+    with Image.open(next((tmp_path / "folder").glob("*.png"))) as picture:
+        assert picture.size == (12, 6)
+    assert main(command) == 0
+    assert [path.name for path in Path("runs/unet/samples").glob("*12x6*")] != []
+    with pytest.raises(UserError, match=r"^size: UNet .* multiples of 2, got 7 and 8"):
+        loaded.sample(3, steps=1, solver="euler", size=(7, 8))
+    with pytest.raises(UserError, match=r"^size: .* 0 8"):
+        loaded.sample(3, size=(0, 8))
+
+
+def test_a_network_of_one_size_says_so(digits):
+    with pytest.raises(UserError, match=r"^size: MLP was built for samples of shape \(1, 8, 8\)"):
+        ld.load(digits).sample(3, steps=1, solver="euler", size=(8, 12))
 
 
 def test_what_is_no_picture_is_not_shown(train):

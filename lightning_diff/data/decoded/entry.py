@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
+from ..bucketed import Bucketed
+from ..buckets import Bucketing
 from ..crops import Crops
 from ..image_set import ImageSet, Origin
 from ..resize import Framing
@@ -22,7 +24,7 @@ FORMAT = 1  # of the folder; another one is not read
 FACTS = "facts.json"
 BLOCKS, BLOCK = 64, 4096  # that are looked at to tell a damaged file, and bytes of each
 
-Decoded: TypeAlias = ImageSet | Crops
+Decoded: TypeAlias = ImageSet | Crops | Bucketed
 Sets: TypeAlias = tuple[Decoded, Decoded | None]
 SPLITS = ("train", "test")
 
@@ -73,7 +75,7 @@ def size_of(folder: Path) -> int:
 def _record(folder: Path, split: str, examples: Decoded | None) -> Mapping[str, Any] | None:
     if examples is None:
         return None
-    if isinstance(examples, Crops):
+    if not isinstance(examples, ImageSet):
         np.save(folder / f"{split}.shapes.npy", examples.shapes)
         stored, shape, framing = examples.values, examples.values.shape, examples.framing.__dict__
     else:
@@ -116,7 +118,11 @@ def _examples(folder: Path, split: str, record: Mapping[str, Any] | None) -> Dec
     if record["framing"] is None:
         return ImageSet(mapped.tensor(), *rest, names=names)
     ragged = Ragged(mapped.array(), np.load(folder / f"{split}.shapes.npy"))
-    return Crops(ragged, Framing(**record["framing"]), *rest, names=names)
+    framing = dict(record["framing"])
+    if "sizes" in framing:
+        sizes = tuple((height, width) for height, width in framing.pop("sizes"))
+        return Bucketed(ragged, Bucketing(**framing, sizes=sizes), *rest, names=names)
+    return Crops(ragged, Framing(**framing), *rest, names=names)
 
 
 def _check(stored: Shaped[np.ndarray, "..."]) -> int:

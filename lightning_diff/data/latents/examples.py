@@ -11,6 +11,7 @@ from torch import Tensor
 from ...autoencoders import Autoencoder, Normalisation
 from ...condition import AnyCondition, Condition, Shapes
 from ...foundation import rng
+from ..buckets import Buckets
 from ..image_set import NOWHERE, Examples, Indices, Origin
 from ..stream import taken
 
@@ -34,6 +35,7 @@ class LatentExamples:
         sample: False takes the mean in training, too.
         flip: mirror every training image with probability 1/2, before it is encoded.
         notes: what is to be said of them.
+        buckets: the shapes of latents of images in buckets; None where all have one.
     """
 
     mirrors = True  # itself, before the encoder: a mirrored latent is no latent of the mirrored image
@@ -49,6 +51,7 @@ class LatentExamples:
         sample: bool = True,
         flip: bool = False,
         notes: Sequence[str] = (),
+        buckets: Buckets | None = None,
     ):
         self.source, self.normalisation = source, normalisation
         self.name, self.shape, self.labelled = f"latents of {source.name}", tuple(shape), source.labelled
@@ -56,6 +59,7 @@ class LatentExamples:
         self.class_names: Sequence[str] = getattr(source, "class_names", ())
         self.condition_shapes: Shapes | None = getattr(source, "condition_shapes", None)
         self.null_condition: Condition | None = getattr(source, "null_condition", None)
+        self.buckets = buckets
         self.sample, self.flip, self._std, self._content = sample, flip, std, content
         own: Origin = getattr(source, "origin", NOWHERE)
         self.origin = own._replace(notes=(*own.notes, *notes))
@@ -82,7 +86,7 @@ class LatentExamples:
             mirror = torch.from_numpy(rng.uniform(seed, "flip", positions) < 0.5)
         (z, std), given = self.moments(indices, mirror, (seed, positions))
         if self.sample and std is not None:
-            z = z + std * rng.normal(seed, NOISE, positions, self.shape)
+            z = z + std * rng.normal(seed, NOISE, positions, z.shape[1:])
         return self.normalisation.apply(z), given
 
     def images(self, indices: Indices) -> Float32[Tensor, "n c h w"]:
@@ -100,15 +104,42 @@ class LatentExamples:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+class InBuckets:
+    """Arrays of latents of several shapes, one for each bucket, as one: of the examples, and then of their mirror images.
+
+    Args:
+        arrays: (rows, 1 or 2, c, h, w), in order of the bucket's examples; None for an empty bucket.
+        buckets: of the examples.
+    """
+
+    def __init__(self, arrays: Sequence[Shaped[np.ndarray, "rows k c h w"] | None], buckets: Buckets):
+        self.arrays, self.of, self.counts = arrays, buckets.of, buckets.counts
+        self.places = np.empty(len(buckets.of), np.int64)  # of each example in its bucket
+        for members in buckets.members:
+            self.places[members] = np.arange(len(members))
+
+    def __getitem__(self, rows: Int64[np.ndarray, " n"]) -> Shaped[np.ndarray, "n k c h w"]:
+        """Of examples of one bucket, at least one."""
+        mirrored, i = np.divmod(rows, len(self.places))
+        number = int(self.of[i[0]])
+        array = self.arrays[number]
+        assert array is not None
+        chosen: np.ndarray = array[self.places[i] + self.counts[number] * mirrored]
+        return chosen
+
+
 class StoredLatents(LatentExamples):
     """Moments from an array, in memory or on the disk (see `latents.cache`).
 
     Args:
-        latents: float16 or float32 (rows, 1 or 2, c, h, w): mean and standard deviation; of mirror images after all others.
+        latents: float16 or float32 (rows, 1 or 2, c, h, w): mean and standard deviation; of mirror images after all others. Several
+            such arrays of images in buckets.
         source, ...: see `LatentExamples`.
     """
 
-    def __init__(self, latents: Shaped[np.ndarray, "rows k c h w"], source: Examples, *args: object, **kwargs: object):
+    def __init__(
+        self, latents: Shaped[np.ndarray, "rows k c h w"] | InBuckets, source: Examples, *args: object, **kwargs: object
+    ):
         super().__init__(source, *args, **kwargs)  # type: ignore[arg-type]
         self.latents = latents
 

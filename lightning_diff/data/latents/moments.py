@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -43,3 +44,17 @@ class ChannelMoments:
     @property
     def variance(self) -> list[float]:
         return (self._sums[1] / self._count - (self._sums[0] / self._count) ** 2).clamp(min=0).tolist()
+
+
+def pooled(
+    means: Sequence[Sequence[float]], variances: Sequence[Sequence[float]], values: Sequence[int]
+) -> tuple[list[float], list[float]]:
+    """Mean and variance by channel of several sets together.
+
+    Args:
+        means, variances: of each set, by channel.
+        values: of each set, in one channel.
+    """
+    mean, variance, share = np.array(means), np.array(variances), np.array(values)[:, None] / sum(values)
+    whole = (share * mean).sum(0)
+    return whole.tolist(), ((share * (variance + mean**2)).sum(0) - whole**2).clip(min=0).tolist()

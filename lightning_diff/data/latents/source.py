@@ -1,27 +1,35 @@
 """Latents of any source of images, from a cache or encoded as they are needed."""
 
 import copy
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float16
 
 from ...autoencoders import Autoencoder
 from ...condition import Condition, Prompts
 from ...foundation import devices, rng
 from ...foundation.errors import UserError
 from .. import class_names
+from ..buckets import Buckets, of_one_shape
 from ..image_set import Examples
+from ..part import of_bucket
 from ..source import Data
 from . import cache
-from .examples import LatentExamples, LatentsNow, StoredLatents
-from .moments import ChannelMoments
+from .examples import InBuckets, LatentExamples, LatentsNow, StoredLatents
+from .moments import ChannelMoments, pooled
 
 MEASURED = 256  # images, for the standard deviation of what is encoded on the fly
 FAR = 1.25  # a standard deviation so many times larger or smaller than expected is remarked on
+
+Array: TypeAlias = Float16[np.ndarray, "rows k c h w"]
+Cached: TypeAlias = tuple[Sequence[Array | InBuckets], float, tuple[str, ...]]  # latents, standard deviation, remarks
 
 
 @dataclass(eq=False, kw_only=True)
@@ -72,7 +80,7 @@ class Latents(Data):
 
     @property
     def pictured(self) -> Data:
-        return self.source
+        return self.source.pictured
 
     @property
     def prompts(self) -> Prompts | None:
@@ -93,25 +101,61 @@ class Latents(Data):
         return made[0], made[1] if len(made) > 1 else None
 
     def _stored(self, sets: list[Examples], shape: tuple[int, ...]) -> list[LatentExamples]:
-        found = cache.encoded(
-            sets,
-            self.source,
-            self.autoencoder,
-            mirrored=self.flip,
-            device=self._device,
-            batch=self.encode_batch,
-            max_gib=self.max_gib,
-        )
-        self.folder = found.folder
-        std = self.autoencoder.normalisation.std(found.record.mean, found.record.variance)
-        notes = (*found.notes, *remark(std, 1.0, self.autoencoder.name, rescalable=True))
+        cached = self._cached if latent_buckets(sets[0], self.autoencoder) is None else self._cached_by_bucket
+        parts, std, notes = cached(sets)
+        notes = (*notes, *remark(std, 1.0, self.autoencoder.name, rescalable=True))
         return [
             StoredLatents(
                 part, examples, self.autoencoder.normalisation, shape, std, self._content,
                 sample=self.sample, flip=self.flip and examples is sets[0], notes=notes,
+                buckets=latent_buckets(examples, self.autoencoder),
             )
-            for part, examples in zip(found.parts, sets, strict=True)
+            for part, examples in zip(parts, sets, strict=True)
         ]  # fmt: skip
+
+    def _cached(self, sets: list[Examples]) -> Cached:
+        found = self._from_cache(sets, self.max_gib, mirrored=self.flip)
+        std = self.autoencoder.normalisation.std(found.record.mean, found.record.variance)
+        return found.parts, std, found.notes
+
+    def _cached_by_bucket(self, sets: list[Examples]) -> Cached:
+        """A folder of the cache for each bucket, whose latents are of one shape."""
+        buckets: list[Buckets] = [each.buckets for each in sets]  # type: ignore[attr-defined]
+        arrays: list[list[Array | None]] = [[] for _ in sets]
+        trained: list[tuple[cache.LatentsRecord, int]] = []  # records, and values of a channel
+        left, notes = float(self.max_gib), dict[str, None]()
+        for number in range(len(buckets[0].shapes)):
+            filled = [bool(each.counts[number]) for each in buckets]
+            here: list[Examples] = [
+                of_bucket(each, number) for each, is_filled in zip(sets, filled, strict=True) if is_filled
+            ]
+            parts: Iterator[Array] = iter(())
+            if here:
+                found = self._from_cache(here, left, mirrored=self.flip and filled[0])
+                left -= sum(part.nbytes for part in found.parts) / cache.GIB
+                parts = iter(found.parts)
+                notes |= dict.fromkeys(found.notes)
+                if filled[0]:
+                    trained.append((found.record, len(here[0]) * math.prod(found.record.latent_shape[1:])))
+            for array, is_filled in zip(arrays, filled, strict=True):
+                array.append(next(parts) if is_filled else None)
+        records, values = zip(*trained, strict=True)
+        moments = pooled([record.mean for record in records], [record.variance for record in records], values)
+        std = self.autoencoder.normalisation.std(*moments)
+        return [InBuckets(each, of) for each, of in zip(arrays, buckets, strict=True)], std, tuple(notes)
+
+    def _from_cache(self, sets: list[Examples], max_gib: int | float, *, mirrored: bool) -> cache.Encoded:
+        found = cache.encoded(
+            sets,
+            self.source,
+            self.autoencoder,
+            mirrored=mirrored,
+            device=self._device,
+            batch=self.encode_batch,
+            max_gib=max_gib,
+        )
+        self.folder = found.folder
+        return found
 
     def _encoded_now(self, sets: list[Examples], shape: tuple[int, ...]) -> list[LatentExamples]:
         # A worker is forked, and cannot use what the training process has on a GPU.
@@ -121,7 +165,7 @@ class Latents(Data):
         return [
             LatentsNow(
                 encoder, device, examples, self.autoencoder.normalisation, shape, std, self._content,
-                sample=self.sample, flip=self.flip, notes=notes,
+                sample=self.sample, flip=self.flip, notes=notes, buckets=latent_buckets(examples, self.autoencoder),
             )
             for examples in sets
         ]  # fmt: skip
@@ -130,8 +174,8 @@ class Latents(Data):
         """Of some images, always the same, to three digits: encoders round otherwise on other devices."""
         moments = ChannelMoments(channels)
         chosen = rng.permutation(0, "latents", 0, len(train))[:MEASURED]
-        for part in np.array_split(chosen, -(-len(chosen) // self.encode_batch)):
-            mean, std = self.autoencoder.moments(train.images(part).to(self._device))
+        for places in of_one_shape(train, chosen, self.encode_batch):
+            mean, std = self.autoencoder.moments(train.images(chosen[places]).to(self._device))
             moments.update(mean.cpu(), None if std is None else std.cpu())
         return float(f"{self.autoencoder.normalisation.std(moments.mean, moments.variance):.3g}")
 
@@ -150,6 +194,14 @@ class Latents(Data):
     def summary(self) -> str:
         how = "cached" if self.encode == "cache" else "encoded at each step"
         return f"{super().summary()}; {how} by {self.autoencoder.name}, standard deviation {self.sigma_data:.4g}"
+
+
+def latent_buckets(examples: Examples, autoencoder: Autoencoder) -> Buckets | None:
+    """Of the latents of images in buckets; None where all have one shape. UserError for a shape that cannot be encoded."""
+    buckets: Buckets | None = getattr(examples, "buckets", None)
+    if buckets is None:
+        return None
+    return Buckets(tuple(tuple(autoencoder.latent_shape(shape)) for shape in buckets.shapes), buckets.of, buckets.sizes)
 
 
 def remark(std: float, expected: float, name: str, *, rescalable: bool) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ class Diffusers(nn.Module):
         class_name: UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel,
             FluxTransformer2DModel or SanaTransformer2DModel.
         config: arguments of the class, as its config.json has them; sample_size is the example's where it is left out.
-        shape: (channels, height, width) of an example, of latents usually.
+        shape: (channels, height, width) of an example, of latents usually. All classes but DiTTransformer2DModel are called with
+            other heights and widths, too, that their patches or halvings divide (images in buckets).
         condition_shapes: names and shapes, for one example, of what the data condition on; needed by classes that take a text.
         num_classes: of DiT and of a UNet2DModel with class embeddings; None for all of these. A label from there on, and None,
             is no class: DiT has an embedding for it, a UNet2DModel if num_class_embeds is larger than num_classes. Other classes
@@ -105,7 +106,7 @@ class Diffusers(nn.Module):
         Raises:
             ValueError: no condition where none is known, one of another kind, or a scale where there is no input for one.
         """
-        check_input(self.class_name, x, self.shape)
+        self._check_input(x)
         if guidance is not None and not self.guided:
             raise ValueError("this network has no input for a guidance scale; build it with guided=True")
         if self.guided and guidance is None:
@@ -147,6 +148,12 @@ class Diffusers(nn.Module):
     def repeated(self) -> list[nn.Module]:
         """Its blocks, from the input to the output: what is compiled and sharded one at a time (see `nets.blocks`)."""
         return self.family.repeated(self.model)
+
+    def _check_input(self, x: Tensor) -> None:
+        """ValueError for a batch of something else, UserError for a height and width that the class does not take."""
+        check_input(self.class_name, x, self.shape, multiple=1)
+        if tuple(x.shape[1:]) != self.shape:
+            self.family.refuse(self.config, x.shape[1:])
 
     def _classes(self, asked: int | None) -> int:
         rows = self.family.embeddings(self.config)
