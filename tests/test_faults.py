@@ -12,8 +12,9 @@ KILLS = {
     "schedule": ("12", "step 6", "saving 9", "ending"),
     "reward": ("8", "exploring 3", "regenerating 5", "measuring 7", "step 8"),
     "edm": ("12", "step 6", "saving 9"),
+    "edm of tars": ("12", "starting", "step 6", "saving 9"),
 }
-SOURCES = {"edm": "latents"}
+SOURCES = {"edm": "latents", "edm of tars": "tar"}
 
 
 def faults(folder: Path, *words: str) -> str:
@@ -27,7 +28,7 @@ def test_a_run_killed_while_training_saving_and_ending_leaves_the_same_folder(tm
     """Drawn faults, and every operation on files: benchmarks/faults.py with other options."""
     steps, *places = KILLS[module]
     source = SOURCES.get(module, "digits")
-    said = faults(tmp_path, "--module", module, "--source", source, "--steps", steps, "--at", *places)
+    said = faults(tmp_path, "--module", module.split()[0], "--source", source, "--steps", steps, "--at", *places)
     assert "identical" in said
     assert ", ".join(f"SIGKILL at {place}" for place in places) in said
 
