@@ -204,17 +204,17 @@ class Items:
 
     def _parsed(self, item: object, i: int, down: float | None = None, right: float | None = None) -> Item:
         """Pixels and class of item i, cropped in the middle if no place is given (see `Framing.crop`)."""
-        label = None
+        image, label = item, None
         if isinstance(item, Mapping):
             if self.image_key not in item:
                 keys = ", ".join(map(str, item))
                 raise UserError(f"{self.name}: item {i} has no {self.image_key!r}; its keys are {keys}: set image_key")
-            item, label = item[self.image_key], item.get(self.label_key)
+            image, label = item[self.image_key], item.get(self.label_key)
         elif isinstance(item, (tuple, list)):
             if not item:
                 raise UserError(f"{self.name}: item {i} is empty")
-            item, label = item[0], item[1] if len(item) > 1 else None
-        return self._image(item, None if label is None else self._class(label, i), i, down, right)
+            image, label = item[0], item[1] if len(item) > 1 else None
+        return self._image(image, None if label is None else self._class(label, i), i, down, right)
 
     def _image(self, image: object, label: int | None, i: int, down: float | None, right: float | None) -> Item:
         try:
