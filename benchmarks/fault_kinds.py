@@ -1,8 +1,10 @@
 """The trainings that `benchmarks.faults` kills: what learns, in how many processes, from which examples."""
 
 import json
+import tarfile
 import zipfile
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,9 @@ SOURCES = {
     "digits": [],
     "folder": ["data={_target_: lightning_diff.data.Images, path: ../pictures, test_fraction: 0.5, batch_size: 32}"],
     "zip": ["data={_target_: lightning_diff.data.Images, path: ../pictures.zip, test_fraction: 0.5, batch_size: 32}"],
+    "tar": [
+        "data={_target_: lightning_diff.data.WebDataset, path: ../shards, hold_out: 200, window: 60, batch_size: 32}"
+    ],
     "map": [
         "data={_target_: lightning_diff.data.MapDataset, dataset: {_target_: benchmarks.fault_kinds.Pictures}, "
         "test_dataset: {_target_: benchmarks.fault_kinds.Pictures, first: 200}, batch_size: 32}"
@@ -126,8 +131,8 @@ class Kind:
 KINDS = [
     *(Kind(module, processes) for module in MODULES if module != "both" for processes in ("one", "two")),
     *(Kind(module, "sharded") for module in ("edm", "learned_variance")),
-    *(Kind("edm", "one", source, workers) for source in ("folder", "zip", "map") for workers in (0, 2)),
-    *(Kind("edm", "two", source) for source in ("folder", "zip", "map")),
+    *(Kind("edm", "one", source, workers) for source in ("folder", "zip", "tar", "map") for workers in (0, 2)),
+    *(Kind("edm", "two", source) for source in ("folder", "zip", "tar", "map")),
     *(Kind(module, "one", workers=2) for module in ("edm", "scd")),
     *(Kind("edm", processes, source) for processes in ("one", "two") for source in ("latents", "latents_on_the_fly")),
     *(Kind("edm", "one", source, 2) for source in ("latents", "latents_on_the_fly")),
@@ -183,6 +188,20 @@ def write_latents(path: Path, autoencoder: TinyAutoencoder) -> None:
         archive.writestr("dataset.json", json.dumps({"labels": labels}))
 
 
+def write_shards(folder: Path, pictures: Path) -> None:
+    """The pictures, each in the folder of its class, as tar shards of 100."""
+    folder.mkdir()
+    paths = sorted(pictures.rglob("*.png"), key=lambda path: path.name)
+    for first in range(0, len(paths), 100):
+        with tarfile.open(folder / f"{first // 100:03d}.tar", "w") as tar:
+            for path in paths[first : first + 100]:
+                tar.add(path, path.name)
+                label = path.parent.name.encode()
+                info = tarfile.TarInfo(path.with_suffix(".cls").name)
+                info.size = len(label)
+                tar.addfile(info, BytesIO(label))
+
+
 def new_folder(folder: Path, steps: int) -> Path:
     """With the recipe in it, its cadences in proportion to the number of steps."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +218,7 @@ def new_folder(folder: Path, steps: int) -> Path:
 
 
 def prepare(root: Path) -> None:
-    """What trainings start from, beside their folders: a teacher, an autoencoder, latents, pictures in a folder and in a zip."""
+    """What trainings start from, beside their folders: a teacher, an autoencoder, latents, pictures in a folder, a zip and tars."""
     if (root / "prepared.json").exists():
         return
     root.mkdir(parents=True, exist_ok=True)
@@ -219,4 +238,5 @@ def prepare(root: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((pixels * 15).astype("uint8")).save(path)
             archive.write(path, path.relative_to(root / "pictures"))
+    write_shards(root / "shards", root / "pictures")
     (root / "prepared.json").write_text(json.dumps(list(MODULES)))

@@ -8,9 +8,9 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from .buckets import Bucketing, Buckets
-from .image_set import NOWHERE, Indices, Origin, as_values
 from .decoded.mapped import Mapped
 from .decoded.stores import Ragged
+from .image_set import NOWHERE, Indices, Origin, as_values
 from .ragged_images import RaggedImages
 
 

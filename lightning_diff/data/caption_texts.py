@@ -1,7 +1,8 @@
-"""Captions of images as a person gives them: by class, by file or number in a .jsonl, or in a .txt beside each image."""
+"""Captions of images: by class, by file or number in a .jsonl, in a .txt beside each image, or from the data themselves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -112,6 +113,52 @@ def beside(images: Path, files: Sequence[str]) -> Wordings:
             ) from error
         found.append(_checked(tuple(line.strip() for line in lines if line.strip()), f"{place.where}/{shown(text)}"))
     return found
+
+
+def of_data(examples: object, key: str) -> Wordings:
+    """Of each image, what the data say: a column or key of that name, in a tar also "txt" for a .txt beside each image.
+
+    An empty caption stays: it is the empty prompt.
+
+    Raises:
+        UserError: images of which nothing is known but themselves; see `of_items`.
+    """
+    texts: Callable[[str], Wordings] | None = getattr(examples, "texts", None)
+    if texts is None:
+        name = getattr(examples, "name", type(examples).__name__)
+        raise UserError(
+            f"captions: {key!r} would be a column of the data, and {name} has none; give a .jsonl, {BESIDE} for files beside the "
+            "images, or wordings by class"
+        )
+    return texts(key)
+
+
+def of_items(dataset: Any, key: str, called: Callable[[int], str]) -> Wordings:
+    """Of each item of a map-style dataset, by its `column_of(key)`, or else one after another.
+
+    Args:
+        dataset: of mappings.
+        key: of the caption, a text or several.
+        called: an item, for messages.
+
+    Raises:
+        UserError: an item without a caption, or one that is no text; named.
+    """
+    column: Callable[[str], Sequence[object]] | None = getattr(dataset, "column_of", None)
+    values = column(key) if column is not None else (_value(dataset[i], key) for i in range(len(dataset)))
+    return [_texts(value, key, called, i) for i, value in enumerate(values)]
+
+
+def _value(item: object, key: str) -> object:
+    return item.get(key) if isinstance(item, Mapping) else None
+
+
+def _texts(value: object, key: str, called: Callable[[int], str], i: int) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not texts or not all(isinstance(each, str) for each in texts):
+        what = "has no caption" if value is None or value == [] else f"has a caption that is no text but {value!r:.40}"
+        raise UserError(f"{called(i)}: {what} ({key!r}); remove it, or give it one, an empty one for none")
+    return tuple(each.strip() for each in texts)
 
 
 def distinct(wordings: Iterable[Sequence[str]]) -> list[str]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..condition import Condition, Prompts
 from ..foundation import rng
 from ..foundation.errors import UserError
-from ..text import MAX_GIB, Embedded, PromptList, TextEncoder, class_of, embedded, read_prompts
+from ..text import MAX_GIB, Embedded, OnTheFly, PromptList, TextEncoder, class_of, embedded, read_prompts
 from . import caption_texts
 from .augment import Augment
 from .buckets import Buckets
@@ -37,11 +37,15 @@ class Captions(Data):
         batch_size: images per optimiser step; that of the source counts for nothing, as do its workers and its flip.
         source: the images.
         captions: one wording or several for each class, by name or number; or templates with {class}; or a .jsonl with
-            "file_name", "index" or "label" and "text" on each line; or "txt" for a .txt beside each image, a wording on each line.
+            "file_name", "index" or "label" and "text" on each line, looked for in the source's folder too; or "txt" for a .txt
+            beside each image, in a folder, zip or tar, a wording on each line; or the name of a column of the data, or of a key of
+            a tar's .json.
         text: encodes them.
         prompts: what samples are drawn for where nobody says: a file (see `text.read_prompts`) or a list; None for `held_out`, or
             without it up to 64 captions.
         held_out: wordings by class, as `captions`, that training never sees.
+        encode: "cache" encodes every distinct text once, before training; "fly" those of each batch when it is read, in the
+            training process or its workers, for more captions than a disk has room for.
         max_gib: largest size of the embeddings of all captions, GiB.
         flip, augment, workers, conditional: see `Data`.
     """
@@ -68,20 +72,26 @@ class Captions(Data):
         augment: Augment | None = None,
         workers: int = 0,
         conditional: bool = True,
+        encode: Literal["cache", "fly"] = "cache",
         max_gib: int | float = MAX_GIB,
     ):
         super().__init__(batch_size, flip=flip, augment=augment, workers=workers, conditional=conditional)
         self.source, self.captions, self.held_out = source, captions, held_out
         self.text: TextEncoder = text  # type: ignore[misc]  # of the class it is None
         self.autoencoder = source.autoencoder  # type: ignore[misc]  # likewise
-        self._asked, self.max_gib = prompts, max_gib
+        self._asked, self.encode, self.max_gib = prompts, encode, max_gib
         self.file: Path | None = None  # of the captions' embeddings, once they are there
+        if encode not in ("cache", "fly"):
+            raise ValueError(f"{self.name}: encode must be cache or fly, got {encode!r}")
 
     def load(self) -> tuple["CaptionedImages", Examples | None]:
         wordings = self._wordings(self.source.train)
         every = {text for texts in wordings for text in texts}
         if told := sorted(every & {text for texts in self._held_out or () for text in texts}):
             raise UserError(f"{self.name}: held_out: {told[0]!r} is a caption that training sees")
+        if self.encode == "fly":
+            flying = OnTheFly(self.text, sorted(every))
+            return CaptionedImages(self.source.train, wordings, flying, self.text.fingerprint()), self.source.test
         made = embedded(self.text, sorted(every), max_gib=self.max_gib)
         self.file = made.file
         return CaptionedImages(self.source.train, wordings, made, self.text.fingerprint()), self.source.test
@@ -100,6 +110,7 @@ class Captions(Data):
             prompts=self._asked,
             held_out=self.held_out,
             conditional=self.conditional,
+            encode=self.encode,
             max_gib=self.max_gib,
         )
 
@@ -166,10 +177,15 @@ class Captions(Data):
         count, files = len(examples), getattr(examples, "names", ())
         if self._by_class is not None:
             return caption_texts.of_classes(self._by_class, examples.label(np.arange(count)))
-        if self.captions == BESIDE:
+        if self.captions == BESIDE and files:
             return caption_texts.beside(Path(getattr(self.source, "path", ".")), files)
+        path = Path(str(self.captions)).expanduser()
+        if not path.suffix:
+            return caption_texts.of_data(examples, str(self.captions))
+        beside = Path(str(getattr(self.source, "path", "."))).expanduser() / path
+        path = beside if beside.is_file() and not path.exists() else path
         labels = examples.label(np.arange(count)).tolist() if examples.labelled else None
-        return caption_texts.of_file(Path(str(self.captions)).expanduser(), files, labels, self._called, count)
+        return caption_texts.of_file(path, files, labels, self._called, count)
 
 
 class CaptionedImages:
@@ -182,7 +198,7 @@ class CaptionedImages:
         encoder: fingerprint of what made them.
     """
 
-    def __init__(self, images: Examples, wordings: Wordings, made: Embedded, encoder: str):
+    def __init__(self, images: Examples, wordings: Wordings, made: Embedded | OnTheFly, encoder: str):
         self._images, self._made, self._encoder = images, made, encoder
         self.name, self.shape, self.labelled, self.num_classes = (
             images.name,
@@ -197,8 +213,11 @@ class CaptionedImages:
         self._counts = np.array([len(texts) for texts in wordings])
         self._starts = self._counts.cumsum() - self._counts  # of each image's wordings among all
         self._rows = made.numbers([text for texts in wordings for text in texts]).numpy()
-        self.origin = origin._replace(notes=(*origin.notes, f"{len(made.rows):,} captions"))
-        self.condition_shapes, self.null_condition = made.stored.shapes, made.null
+        empty = sum("" in texts for texts in wordings)
+        notes = [f"{len(made.rows):,} captions", *([f"{empty:,} images with an empty one"] if empty else [])]
+        self.origin = origin._replace(notes=(*origin.notes, *notes))
+        self.condition_shapes = made.shapes if isinstance(made, OnTheFly) else made.stored.shapes
+        self.null_condition = made.null
 
     def __len__(self) -> int:
         return len(self._images)

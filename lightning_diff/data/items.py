@@ -1,12 +1,12 @@
 """The items of a map-style dataset as examples, each read when it is needed, and checked against those that were looked at."""
 
 import hashlib
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,15 +14,17 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..foundation.errors import UserError
+from .caption_texts import Wordings, of_items
 from .class_names import listed, of_dataset
 from .classes import counted, gaps
 from .crops import places_of
 from .decode import some
 from .deep import ImageError
-from .formats import has_frames, opened
-from .image_set import Indices, Origin
-from .pixels import Reading
-from .span import Kind, Span, kind_of
+from .formats import opened
+from .image_set import Indices, Origin, as_values
+from .looked_at import Item, LookedAt
+from .pixels import Pixels, Reading
+from .span import kind_of
 
 
 @runtime_checkable
@@ -49,7 +51,8 @@ class Items:
     """
 
     def __init__(self, dataset: MapStyle, reading: Reading, image_key: str, label_key: str, classes: int, look_at: int):
-        self.dataset, self.name, self.reading = dataset, type(dataset).__name__, reading
+        self.dataset, self.reading = dataset, reading
+        self.name: str = getattr(dataset, "source_name", type(dataset).__name__)
         self.image_key, self.label_key = image_key, label_key
         if len(dataset) == 0:
             raise UserError(f"{self.name}: there are no images")
@@ -67,22 +70,27 @@ class Items:
         Raises:
             UserError: an item that cannot be read, is not like the others or not finite; its index is named.
         """
-        return self._together([self._like_the_others(i) for i in indices.tolist()])
+        return self._together(indices.tolist())
 
     def _together(
-        self, items: Sequence[tuple[Float32[Tensor, "..."], int | None]]
+        self, indices: Sequence[int], places: Iterable[Sequence[float | None]] = repeat(())
     ) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
-        images = torch.stack([image for image, _ in items]) if items else torch.empty(0, *self.shape)
-        return images, torch.tensor([label for _, label in items], dtype=torch.int64) if self.labelled else None
+        """Images and labels, each image cropped at its place; bytes become values all at once."""
+        items = []
+        for i, item, at in zip(indices, self._fetched(indices), places, strict=False):
+            items.append(self._like_the_others(i, item, *at))
+        pixels = [each.pixels for each in items]
+        if pixels and all(each.dtype == np.uint8 for each in pixels):
+            images = as_values(torch.from_numpy(np.stack(pixels)))
+        else:
+            images = torch.stack([each.image for each in items]) if items else torch.empty(0, *self.shape)
+        return images, torch.tensor([each.label for each in items], dtype=torch.int64) if self.labelled else None
 
     def take_at(
         self, indices: Indices, seed: int, positions: Int64[np.ndarray, " n"]
     ) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
         """The same as training sees it at these positions: cropped elsewhere each time, if crops are to be random."""
-        items = [
-            self._like_the_others(i, *at) for i, *at in zip(indices.tolist(), *places_of(seed, positions), strict=True)
-        ]
-        return self._together(items)
+        return self._together(indices.tolist(), zip(*places_of(seed, positions), strict=True))
 
     def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
         return self.take(indices)[0]
@@ -93,6 +101,13 @@ class Items:
             raise UserError(f"{self.name}: these images have no labels")
         return labels
 
+    def texts(self, key: str) -> Wordings:
+        """Captions of the images, what each item has under a key; see `caption_texts.of_data`."""
+        return of_items(self.dataset, key, self._called)
+
+    def _called(self, i: int) -> str:
+        return f"{self.name}: item {i}"
+
     def std(self) -> float:
         """Standard deviation over all values of the items that were looked at."""
         return self._std
@@ -101,23 +116,23 @@ class Items:
         """sha256 of the number of items and of those that were looked at."""
         return self._fingerprint
 
-    def _look(self, indices: Int64[np.ndarray, " n"]) -> "_Seen | None":
+    def _look(self, indices: Int64[np.ndarray, " n"]) -> LookedAt | None:
         """Read these items; None, and `reading` with 3 channels, if the first is grey and another one is not."""
         first = self._read(0)
-        self.shape, self.labelled = tuple(first.image.shape), first.label is not None
-        if _is_coloured(first.image):
+        self.shape, self.labelled = first.pixels.shape, first.label is not None
+        if _is_coloured(first.pixels):
             self.reading = replace(self.reading, channels=3)
-        seen = _Seen(f"{len(self.dataset)} {self.shape} {self.labelled}")
+        seen = LookedAt(f"{len(self.dataset)} {self.shape} {self.labelled}")
         for i in indices.tolist():
             item = self._read(i)
-            if self.shape[0] == 1 and self.reading.channels is None and _is_coloured(item.image):
+            if self.shape[0] == 1 and self.reading.channels is None and _is_coloured(item.pixels):
                 self.reading = replace(self.reading, channels=3)
                 return None
             self._check(item, i)
             seen.add(item, i)
         return seen
 
-    def _know(self, seen: "_Seen | None", classes: int) -> None:
+    def _know(self, seen: LookedAt | None, classes: int) -> None:
         """Keep what the items that were looked at tell."""
         assert seen is not None  # with channels given there is no other way
         seen.span.check(self.name, self.reading)
@@ -141,15 +156,13 @@ class Items:
             notes += (f"{seen.span.count:,} of them were looked at",)
         self.origin = Origin(self.name, "", notes)
 
-    def _like_the_others(
-        self, i: int, down: float | None = None, right: float | None = None
-    ) -> tuple[Float32[Tensor, "..."], int | None]:
-        item = self._read(i, down, right)
-        self._check(item, i)
-        return item.image, item.label
+    def _like_the_others(self, i: int, item: object, *at: float | None) -> Item:
+        parsed = self._parsed(item, i, *at)
+        self._check(parsed, i)
+        return parsed
 
-    def _check(self, item: "Item", i: int) -> None:
-        image, label = item.image, item.label
+    def _check(self, item: Item, i: int) -> None:
+        image, label = item.pixels, item.label
         if image.shape != self.shape:
             if self.shape[0] == 1 and _is_coloured(image):
                 raise UserError(
@@ -157,7 +170,7 @@ class Items:
                     "with colours, to 1 to train with grey"
                 )
             what = "; set size, and resize to how images come to it" if len(self.shape) == 3 else ""
-            raise UserError(f"{self.name}: image {i} is {tuple(image.shape)}, image 0 is {self.shape}{what}")
+            raise UserError(f"{self.name}: image {i} is {image.shape}, image 0 is {self.shape}{what}")
         if (label is not None) != self.labelled:
             raise UserError(f"{self.name}: item {i} has {'a' if label is not None else 'no'} label, unlike item 0")
         if label is not None and self.num_classes and label >= self.num_classes:
@@ -166,27 +179,44 @@ class Items:
                 "set classes to their number"
             )
 
-    def _read(self, i: int, down: float | None = None, right: float | None = None) -> "Item":
-        """Item i, cropped in the middle if no place is given (see `Framing.crop`)."""
+    def _fetched(self, indices: Sequence[int]) -> Iterable[object]:
+        """These items of the dataset: in one call where it has torch's `__getitems__`, else each when it is asked for."""
+        together: Callable[[list[int]], Sequence[object]] | None = getattr(self.dataset, "__getitems__", None)
+        if together is not None and len(indices) > 1:
+            try:
+                if len(found := together(list(indices))) == len(indices):
+                    return found
+            except Exception:  # one after another, so that the message names which
+                pass
+        return map(self._fetch, indices)
+
+    def _fetch(self, i: int) -> object:
         try:
-            item, label = self.dataset[i], None
+            return self.dataset[i]
         except UserError:
             raise
         except Exception as error:
             what = " ".join(str(error).split())
             raise UserError(f"{self.name}: item {i} cannot be read: {type(error).__name__}: {what}") from error
+
+    def _read(self, i: int) -> Item:
+        return self._parsed(self._fetch(i), i)
+
+    def _parsed(self, item: object, i: int, down: float | None = None, right: float | None = None) -> Item:
+        """Pixels and class of item i, cropped in the middle if no place is given (see `Framing.crop`)."""
+        image, label = item, None
         if isinstance(item, Mapping):
             if self.image_key not in item:
                 keys = ", ".join(map(str, item))
                 raise UserError(f"{self.name}: item {i} has no {self.image_key!r}; its keys are {keys}: set image_key")
-            item, label = item[self.image_key], item.get(self.label_key)
+            image, label = item[self.image_key], item.get(self.label_key)
         elif isinstance(item, (tuple, list)):
             if not item:
                 raise UserError(f"{self.name}: item {i} is empty")
-            item, label = item[0], item[1] if len(item) > 1 else None
-        return self._image(item, None if label is None else self._class(label, i), i, down, right)
+            image, label = item[0], item[1] if len(item) > 1 else None
+        return self._image(image, None if label is None else self._class(label, i), i, down, right)
 
-    def _image(self, image: object, label: int | None, i: int, down: float | None, right: float | None) -> "Item":
+    def _image(self, image: object, label: int | None, i: int, down: float | None, right: float | None) -> Item:
         try:
             if isinstance(image, Mapping) and isinstance(image.get("bytes"), bytes):  # undecoded, by `datasets`
                 image = image["bytes"]
@@ -203,8 +233,7 @@ class Items:
         except Exception as error:  # decoders raise all kinds
             what = " ".join(str(error).split())
             raise UserError(f"{self.name}: image {i} cannot be read: {type(error).__name__}: {what}") from error
-        x = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
-        return Item(x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x, label, kind_of(pixels, image), image)
+        return Item(pixels, label, kind_of(pixels, image), image)
 
     def _class(self, label: object, i: int) -> int:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
@@ -232,43 +261,5 @@ class Items:
         )
 
 
-def _is_coloured(image: Float32[Tensor, "..."]) -> bool:
+def _is_coloured(image: Pixels) -> bool:
     return image.ndim == 3 and len(image) == 3
-
-
-class Item(NamedTuple):
-    """One item: pixels in [-1, 1] and class, and how its image was stored."""
-
-    image: Float32[Tensor, "..."]
-    label: int | None
-    kind: Kind
-    stored: object
-
-
-class _Seen:
-    """Sums over the items that were looked at."""
-
-    def __init__(self, begin: str):
-        self.begin = begin.encode()
-        self.digest = hashlib.sha256(self.begin)
-        self.count, self.total, self.squares, self.span = 0, 0.0, 0.0, Span()
-        self.labels: list[int] = []
-        self.frames: list[int] = []
-
-    def add(self, item: Item, i: int) -> None:
-        image, label = item.image, item.label
-        values = image.double()
-        if has_frames(item.stored):
-            self.frames.append(i)
-        self.count += values.numel()
-        self.total += float(values.sum())
-        self.squares += float(values.square().sum())
-        self.span.count += 1
-        self.span.add(item.kind, float(image.min()), float(image.max()))
-        if label is not None:
-            self.labels.append(label)
-        self.digest.update(image.contiguous().numpy().tobytes())
-        self.digest.update(str(label).encode())
-
-    def std(self) -> float:
-        return math.sqrt(max(self.squares / self.count - (self.total / self.count) ** 2, 0.0))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..condition import AnyCondition, Condition, Shapes
 from ..foundation import rng
 from .buckets import Buckets
+from .caption_texts import Wordings, of_data
 from .image_set import NOWHERE, Examples, Indices, Origin
 
 TakeAt = Callable[[Indices, int, Int64[np.ndarray, " n"]], tuple[Tensor, AnyCondition | None]]
@@ -57,6 +58,11 @@ class Part:
 
     def label(self, indices: Indices) -> Int64[Tensor, " n"]:
         return self.whole.label(self._places(indices))
+
+    def texts(self, key: str) -> Wordings:
+        """Captions of the images, from the data; see `caption_texts.of_data`."""
+        every = of_data(self.whole, key)
+        return [every[i] for i in self.places.tolist()]
 
     def std(self) -> float:
         """Of the whole set: held out at random, the part has the same but for chance."""

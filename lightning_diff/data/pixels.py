@@ -55,7 +55,7 @@ class Reading:
         if stored.ndim == 2:
             stored = stored[None]
         elif stored.ndim == 3 and is_last:
-            stored = np.moveaxis(stored, 2, 0)
+            stored = stored.transpose(2, 0, 1)
         # Bytes (4, H, W) stay four channels unless channels says otherwise; (H, W, 4) is how everybody holds RGBA.
         is_alpha = stored.dtype.kind == "u" and stored.ndim == 3 and len(stored) in (2, 4)
         x = self._scaled(stored)
@@ -155,7 +155,8 @@ def _of_pil(image: Image.Image) -> Stored:
             image = image.convert("LA") if image.mode == "La" else image
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.asarray(image.convert("L" if is_grey else "RGB"))
+        mode = "L" if is_grey else "RGB"
+        return np.asarray(image if image.mode == mode else image.convert(mode))
     except (ValueError, ImportError) as error:
         raise ImageError(f"has mode {image.mode}, which Pillow does not convert to RGB: {error}") from error
 

@@ -8,9 +8,9 @@ from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
 from ..foundation.errors import UserError
-from .image_set import NOWHERE, Indices, Origin, bytes_of, checked_labels, labels_at, std_of
 from .decoded.mapped import Mapped, tensor_of
 from .decoded.stores import Ragged
+from .image_set import NOWHERE, Indices, Origin, bytes_of, checked_labels, labels_at, std_of
 
 
 class RaggedImages:

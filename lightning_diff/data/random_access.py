@@ -119,7 +119,39 @@ class Datasets(RandomAccess):
                 f"{path}: has no column {self.image_key!r}; its columns are {', '.join(found.column_names)}: set image_key"
             )
         keys = [key for key in (self.image_key, self.label_key) if key in found.column_names]
-        return found.select_columns(keys), [len(found)]
+        return _Columns(found, keys, str(path)), [len(found)]
+
+
+class _Columns:
+    """A data set of `datasets` of which items have these columns, and captions may be in another."""
+
+    source_name = "Datasets"
+
+    def __init__(self, whole: Any, keys: Sequence[str], path: str):
+        self._whole, self._chosen, self._path = whole, whole.select_columns(list(keys)), path
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def __getitem__(self, i: int) -> object:
+        return self._chosen[i]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[object]:
+        found: list[object] = self._chosen.__getitems__(list(indices))
+        return found
+
+    @property
+    def features(self) -> object:
+        return self._chosen.features
+
+    def column_of(self, key: str) -> Sequence[object]:
+        """UserError where there is none."""
+        if key not in self._whole.column_names:
+            raise UserError(
+                f"{self._path}: has no column {key!r} for captions; its columns are {', '.join(self._whole.column_names)}"
+            )
+        column: Sequence[object] = self._whole.select_columns([key])[:][key]
+        return column
 
 
 def _read(datasets: Any, path: str, split: str, config: str | None) -> Any:
@@ -168,6 +200,8 @@ class LitData(RandomAccess):
 class _LitItems:
     """Item i of all chunks, whoever asks; one reader for each process."""
 
+    source_name = "LitData"
+
     def __init__(self, path: str, max_cache_size: str):
         self.path, self.max_cache_size = path, max_cache_size
         self._reader: Any = None
@@ -181,6 +215,11 @@ class _LitItems:
         if self._process != os.getpid():
             self._reader, self._process = _streaming(self.path, self.max_cache_size), os.getpid()
         return self._reader[i]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[object]:
+        """In the order in which they lie: the library keeps one chunk open, and opening one costs as much as reading an item."""
+        found = {i: self[i] for i in sorted(set(indices))}
+        return [found[i] for i in indices]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_reader": None, "_process": -1}

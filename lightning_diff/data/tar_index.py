@@ -20,14 +20,18 @@ from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
 from .formats import SUFFIXES
 
-FORMAT = 1
+FORMAT = 2  # 1 had no captions
 ENDING = ".index.npz"
-CLASS, RECORD = ".cls", ".json"  # members that may hold a label: a number; a mapping
-LARGEST_RECORD = 1 << 20  # bytes of a member with a label; more is no label
+CLASS, RECORD, TEXT = (
+    ".cls",
+    ".json",
+    ".txt",
+)  # members beside an image: a number; a mapping, with a label perhaps; a caption
+LARGEST_RECORD = 1 << 20  # bytes of a member with a label or a caption; more is neither
 
 
 class Place(NamedTuple):
-    """Of an image in a shard, in bytes."""
+    """Of a member in a shard, in bytes."""
 
     start: int
     size: int
@@ -42,6 +46,7 @@ class TarIndex:
         label: whole numbers; -1 where there is none.
         names: of the samples, for messages.
         state: size and modification time, in nanoseconds, of the tar that it is of.
+        text, record: start and size of each sample's .txt and .json, -1 where it has none; no rows where none of them has one.
     """
 
     start: Int64[np.ndarray, " n"]
@@ -49,12 +54,19 @@ class TarIndex:
     label: Int64[np.ndarray, " n"]
     names: tuple[str, ...]
     state: tuple[int, int]
+    text: Int64[np.ndarray, "texts 2"]
+    record: Int64[np.ndarray, "records 2"]
 
     def __len__(self) -> int:
         return len(self.start)
 
     def place(self, i: int) -> Place:
         return Place(int(self.start[i]), int(self.size[i]))
+
+    def beside(self, ending: str, i: int) -> Place | None:
+        """Of the .txt or .json of sample i; None where it has none."""
+        places = self.text if ending == TEXT else self.record
+        return Place(*places[i].tolist()) if len(places) and places[i, 0] >= 0 else None
 
 
 def state_of(shard: Path) -> tuple[int, int]:
@@ -74,6 +86,7 @@ def build(shard: Path, label_key: str) -> TarIndex:
     """
     state = state_of(shard)
     start, size, labels, names = [], [], [], []
+    beside: dict[str, list[Place]] = {TEXT: [], RECORD: []}
     try:
         with tarfile.open(shard, "r:") as tar:
             for name, members in _samples(tar):
@@ -84,6 +97,9 @@ def build(shard: Path, label_key: str) -> TarIndex:
                 size.append(image.size)
                 names.append(name)
                 labels.append(_label(tar, shard, members, label_key))
+                for ending, places in beside.items():
+                    member = members.get(ending)
+                    places.append(Place(-1, -1) if member is None else Place(member.offset_data, member.size))
     except tarfile.TarError as error:
         raise UserError(f"{shard}: cannot be read as a tar file (a compressed one cannot): {error}") from error
     except OSError as error:
@@ -91,7 +107,13 @@ def build(shard: Path, label_key: str) -> TarIndex:
     if size and start[-1] + size[-1] > state[0]:
         raise UserError(f"{shard}: is cut short in {names[-1]}; copy it again")
     starts, sizes, classes = (np.array(column, np.int64) for column in (start, size, labels))
-    return TarIndex(starts, sizes, classes, tuple(names), state)
+    text, record = (_places(beside[ending]) for ending in (TEXT, RECORD))
+    return TarIndex(starts, sizes, classes, tuple(names), state, text, record)
+
+
+def _places(found: list[Place]) -> Int64[np.ndarray, "m 2"]:
+    places = np.array(found, np.int64).reshape(-1, 2)
+    return places if (places >= 0).any() else places[:0]
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
@@ -145,6 +167,8 @@ def write(path: Path, index: TarIndex, label_key: str) -> None:
             size=index.size,
             label=index.label,
             names=np.frombuffer("\n".join(index.names).encode(), np.uint8),
+            text=index.text,
+            record=index.record,
         )
 
 
@@ -157,10 +181,22 @@ def read(path: Path, label_key: str) -> TarIndex | None:
             names = tuple(found["names"].tobytes().decode().split("\n")) if len(found["start"]) else ()
             starts, sizes, classes = (found[name].astype(np.int64) for name in ("start", "size", "label"))
             size, modified = found["state"].tolist()
-            index = TarIndex(starts, sizes, classes, names, (size, modified))
+            text, record = (found[name].astype(np.int64) for name in ("text", "record"))
+            index = TarIndex(starts, sizes, classes, names, (size, modified), text, record)
     except (OSError, ValueError, KeyError, EOFError, UnicodeDecodeError, BadZipFile):
         return None
-    return index if len(index) == len(index.size) == len(index.label) == len(names) else None
+    is_whole = len(index) == len(index.size) == len(index.label) == len(names)
+    return index if is_whole and all(len(each) in (0, len(index)) for each in (text, record)) else None
+
+
+def state_in(path: Path) -> tuple[int, int] | None:
+    """Of the tar that the index in a file is of, whatever its format and label; None where that cannot be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            size, modified = found["state"].tolist()
+            return size, modified
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
 
 
 def content_at(shard: Path, place: Place, descriptor: int) -> bytes:

@@ -1,6 +1,7 @@
 """The samples of many tar shards as one map-style dataset: image number i, read from its place."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,28 @@ class TarShards:
         shard, row = self._locate(i)
         return f"{self.shards[shard]}: {self._index[shard].names[row]}"
 
+    def column_of(self, key: str) -> list[object]:
+        """Of each sample the text of its .txt, or what its .json has under another key; None where there is none.
+
+        Raises:
+            UserError: one that is no text in UTF-8, or no JSON.
+        """
+        return [self._beside(tar_index.TEXT if key == "txt" else tar_index.RECORD, key, i) for i in range(len(self))]
+
+    def _beside(self, ending: str, key: str, i: int) -> object:
+        shard, row = self._locate(i)
+        place = self._index[shard].beside(ending, row)
+        if place is None or place.size > tar_index.LARGEST_RECORD:
+            return None
+        content = tar_index.content_at(self.shards[shard], place, self._descriptor(shard))
+        try:
+            text = content.decode("utf-8-sig")
+            found = text if ending == tar_index.TEXT else json.loads(text)
+        except ValueError as error:
+            kind = "text in UTF-8" if ending == tar_index.TEXT else "JSON"
+            raise UserError(f"{self.name_of(i)}{ending}: is no {kind}: {error}") from error
+        return found if ending == tar_index.TEXT else found.get(key) if isinstance(found, dict) else None
+
     def fingerprint(self) -> str:
         """sha256 of names, places and labels; costs no reading of images."""
         digest = hashlib.sha256(str(len(self)).encode())
@@ -114,9 +137,11 @@ class TarShards:
         return [index for index in found if index is not None]
 
     def _built(self, shard: Path, label_key: str) -> TarIndex:
-        is_stale = any(path.exists() for path in _places(shard))
+        there = [path for path in _places(shard) if path.exists()]
         index = tar_index.build(shard, label_key)
-        if is_stale:
+        if any(tar_index.state_in(path) == index.state for path in there):
+            self.remarks.append(f"the index of {shard.name} was of another version or label_key, and was built again")
+        elif there:
             self.remarks.append(f"{shard.name} changed under its index, which was built again")
         for path in _places(shard):
             try:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Int64
+from torch import Tensor
 
 from ..foundation.errors import NotHereError, UserError
 from . import order
-from .image_set import Origin
+from .image_set import Indices, Origin
 from .image_source import ImageSource
 from .items import Item, Items
 from .listing import is_hidden
@@ -85,12 +87,19 @@ class TarItems(Items):
             return order.full(seed, epoch, len(self))
         return order.windowed(seed, epoch, self.dataset.sizes, self.window)
 
+    def label(self, indices: Indices) -> Int64[Tensor, " n"]:
+        labels = self.dataset.labels
+        return super().label(indices) if labels is None else torch.from_numpy(labels[np.asarray(indices)])
+
+    def _called(self, i: int) -> str:
+        return self.dataset.name_of(i)
+
     def fingerprint(self) -> str:
         return f"{self.dataset.fingerprint()[:32]}{super().fingerprint()[:32]}"
 
-    def _read(self, i: int, *at: float | None) -> Item:
+    def _parsed(self, item: object, i: int, down: float | None = None, right: float | None = None) -> Item:
         try:
-            return super()._read(i, *at)
+            return super()._parsed(item, i, down, right)
         except UserError as error:
             raise UserError(f"{self.dataset.name_of(i)}: {error}") from error
 

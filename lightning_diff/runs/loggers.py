@@ -99,6 +99,18 @@ def log_recipe(chosen: Iterable[Logger], settings: Recipe) -> None:
             _log_to_tensorboard(logger, flat)
         elif not isinstance(logger, MetricsTable):
             logger.log_hyperparams(flat)
+        if isinstance(logger, WandbLogger):
+            _count_images(logger)
+
+
+def _count_images(logger: WandbLogger) -> None:
+    """Draw everything against the training images seen, in place of Lightning's optimiser step, which stays to be chosen.
+
+    Every row has them. Relied on of W&B: of two rules for the same metrics the later one holds.
+    """
+    images = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}images" if logger._prefix else "images"
+    logger.experiment.define_metric(images)
+    logger.experiment.define_metric("*", step_metric=images, step_sync=True)
 
 
 def _log_to_tensorboard(logger: TensorBoardLogger, flat: Mapping[str, object]) -> None:

@@ -63,15 +63,15 @@ def wandb(monkeypatch):
 
     class Run:
         def __init__(self, **settings):
-            self.settings, self.id, self.rows, self.recipes = settings, settings["id"], [], []
+            self.settings, self.id, self.rows, self.recipes, self.axes = settings, settings["id"], [], [], {}
             self.config = SimpleNamespace(update=lambda params, **_: self.recipes.append(params))
             runs.append(self)
 
         def log(self, row):
             self.rows.append(row)
 
-        def define_metric(self, *_, **__):
-            pass
+        def define_metric(self, name, step_metric=None, **_):
+            self.axes[name] = step_metric
 
         def finish(self):
             pass
@@ -139,6 +139,9 @@ def test_wandb_has_step_and_images_in_a_pictures_row_and_what_the_recipe_says_of
         "name": "tracked",
     }
     assert run.settings["id"] == (folder / "wandb_id.txt").read_text().strip()
+    assert run.axes["*"] == "images"  # of every figure, in place of Lightning's step
+    assert "images" in run.axes
+    assert all("images" in row for row in run.rows)
     assert len(run.recipes) == 1
     assert run.recipes[0]["model.net._target_"] == "test_sample_grid.Scale"
     assert run.recipes[0]["callbacks.0.every"] == 48

@@ -30,8 +30,10 @@ def saved(tmp_path_factory):
     place = tmp_path_factory.mktemp("datasets")
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.Value("int64"), "n": datasets.Value("int64")}
+        | {"share": datasets.Value("float64")}
     )
     columns = {"image": [picture(i) for i in range(40)], "label": [i % 4 for i in range(40)], "n": list(range(40))}
+    columns["share"] = [0.5 + i for i in range(40)]
     whole = datasets.Dataset.from_dict(columns, features=features)
     whole.save_to_disk(place / "one")
     datasets.DatasetDict({"train": whole, "test": whole.select(range(8))}).save_to_disk(place / "splits")
@@ -97,14 +99,18 @@ def test_a_window_goes_through_the_chunks(lit):
 @pytest.mark.parametrize(
     ("kind", "options", "told"),
     [
-        (Datasets, {"path": "one", "image_key": "picture"}, "...'picture' ... image, label, n"),
+        (Datasets, {"path": "one", "image_key": "picture"}, "...'picture' ... image, label, n, share"),
         (Datasets, {"path": "splits", "split": "validation"}, "...'validation' ... train, test"),
         (Datasets, {"path": "empty"}, "...empty ... .parquet"),
+        (Datasets, {"path": "broken"}, "...broken ... cannot be read ..."),
+        (Datasets, {"path": "one", "label_key": "share"}, "Datasets: label 0.5 of item 0 ..."),
         (LitData, {"path": "one"}, "...index.json"),
     ],
 )
 def test_what_is_not_there_is_one_line(saved, kind, options, told):
     (saved / "empty").mkdir(exist_ok=True)
+    (saved / "broken").mkdir(exist_ok=True)
+    (saved / "broken/train.parquet").write_bytes(b"PAR1 no table")
     options = options | {"path": saved / options["path"]}
     with pytest.raises(UserError) as error:
         kind(batch_size=12, **options).setup()

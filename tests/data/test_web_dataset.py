@@ -157,6 +157,24 @@ def test_indices_that_can_be_written_nowhere_are_built_at_every_start(shards, mo
     assert tells(source.summary(), "...can be written nowhere")
 
 
+def test_an_index_of_an_older_version_is_built_again_and_the_shard_is_not_said_to_have_changed(shards):
+    data(shards).setup()
+    index = shards / f"000.tar{ENDING}"
+    with np.load(index) as found:
+        older = dict(found) | {"format": np.int64(1)}
+    with index.open("wb") as file:
+        np.savez(file, **older)
+    assert "the index of 000.tar was of another version or label_key" in data(shards).summary()
+    assert "version" not in data(shards).summary()
+
+
+def test_shards_in_a_folder_of_which_one_leads_nowhere_are_refused_by_its_name(shards):
+    (shards / "003.tar").symlink_to("nothing.tar")
+    with pytest.raises(UserError) as error:
+        data(shards).setup()
+    assert tells(str(error.value), "...003.tar ... cannot be read ...")
+
+
 def test_a_damaged_index_is_built_again(shards):
     _ = data(shards).train
     path = next(iter(sorted(shards.glob(f"*{ENDING}"))))
@@ -214,6 +232,8 @@ def cut(path):
             "...a.tar: 1 ... label",
         ),
         (lambda path: write(path, [("0.png", b"\x89PNG broken")]), "...a.tar: 0"),
+        (lambda path: path.symlink_to(path.with_name("nothing.tar")), "...a.tar ..."),
+        (lambda path: path.symlink_to(path), "...a.tar ..."),  # cannot be read, whoever tries
         (lambda path: write(path, [("0.png", encoded(0)), ("1.png", encoded(1, 9))]), "...(3, 9, 9)"),
     ],
 )

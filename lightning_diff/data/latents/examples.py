@@ -12,6 +12,7 @@ from ...autoencoders import Autoencoder, Normalisation
 from ...condition import AnyCondition, Condition, Shapes
 from ...foundation import rng
 from ..buckets import Buckets
+from ..caption_texts import Wordings, of_data
 from ..image_set import NOWHERE, Examples, Indices, Origin
 from ..stream import taken
 
@@ -95,6 +96,10 @@ class LatentExamples:
 
     def label(self, indices: Indices) -> Int64[Tensor, " n"]:
         return self.source.label(indices)
+
+    def texts(self, key: str) -> Wordings:
+        """Captions of the images, from the data; see `caption_texts.of_data`."""
+        return of_data(self.source, key)
 
     def std(self) -> float:
         return self._std
