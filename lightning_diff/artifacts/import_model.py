@@ -12,6 +12,7 @@ from torch import nn
 from ..condition import NullCondition
 from ..foundation.atomic import replacing, sha256
 from ..foundation.errors import UserError
+from ..nets.diffusers import FAMILIES
 from . import edm_pickle, record
 from .model import EDM_AVERAGE, FORMAT, RECORD, WEIGHTS, ModelRecord, load_denoiser, read_record, save_denoiser
 from .pipeline import Pipeline, load_pipeline
@@ -110,15 +111,18 @@ def _own_weights(pipeline: Pipeline) -> dict[str, torch.Tensor]:
 
 
 def _described(pipeline: Pipeline, folder: Path, references: list[Reference], digest: str) -> ModelRecord:
-    blank = pipeline.blank
+    blank, classes = pipeline.blank, int(getattr(pipeline.blank.net, "num_classes", 0))
+    family = FAMILIES[pipeline.contents.network_class]
+    has_none = not classes or family.null_class(pipeline.config, classes) is not None
     return ModelRecord(
         net=pipeline.node,
+        label_dropout=None if has_none else 0.0,  # without an embedding for no class there is nothing to be guided by
         sigma_data=blank.sigma_data,
         time=blank.time,
         kind=blank.kind,
         prediction=blank.prediction,
         shape=pipeline.shape,
-        num_classes=int(getattr(blank.net, "num_classes", 0)),
+        num_classes=classes,
         class_names=pipeline.class_names,
         levels={steps: levels for steps, levels in pipeline.sampling.levels.items() if levels},
         ema="none",

@@ -54,7 +54,8 @@ def facts(
         own = {name: value for name, value in known.net.items() if name not in of_data}
         net = own | dict(extra or {}) | (net or {})
     found = {name: node.get(name, getattr(known, name)) for name in PARAMETRISATION}
-    if found["prediction"] in (None, found["time"]) and "prediction" not in node:
+    found["prediction"] = found["prediction"] or known.time  # of records from before the two had names of their own
+    if found["prediction"] == found["time"] and "prediction" not in node:
         del found["prediction"]
     return {"net": net} | found
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..artifacts import places
 from ..artifacts.checkpoints import store
 from ..artifacts.metrics_rows import Row, read
 from ..foundation.errors import UserError
@@ -22,7 +23,6 @@ LOSSES = ("train/loss", "train/unweighted_loss")
 DISTANCES = ("frechet_", "fd_", "kernel_")  # of a figure's name, the one to tell first; smaller is better
 REWARD = "reward/mean"  # larger is better
 MARKS = (recipe.SAVED, "checkpoints", FINISHED)
-MODEL = "model.json"  # `artifacts.RECORD`, without torch
 
 
 class Figure(NamedTuple):
@@ -92,7 +92,7 @@ def look(folder: Path) -> list[Listed]:
 
 def is_run(folder: Path) -> bool:
     """Whether a run has been in this folder, or a model is."""
-    return any((folder / name).exists() for name in (*MARKS, MODEL))
+    return any((folder / name).exists() for name in (*MARKS, places.RECORD))
 
 
 def one(folder: Path) -> Listed:

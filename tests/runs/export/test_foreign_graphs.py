@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import onnxruntime
 import pytest
@@ -61,7 +62,7 @@ def examples(denoiser, count):
 def sampled(denoise):
     """Four steps of Euler's."""
     x = LEVELS[0] * torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    for sigma, after in zip(LEVELS, LEVELS[1:], strict=False):
+    for sigma, after in pairwise(LEVELS):
         x = x + (after - sigma) * (x - denoise(x, torch.full((5,), sigma))) / sigma
     return x
 
