@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..artifacts import ModelRecord, encoded_prompts, load_autoencoder, places, read_record
+from ..artifacts import ModelRecord, encoded_prompts, load_autoencoder, load_text, places, read_record
 from ..autoencoders import Autoencoder
 from ..condition import Prompts
 from ..foundation.errors import NotHereError, UserError
-from ..text import PromptList, read_prompts
+from ..text import PromptList, TextEncoder, read_prompts
 from .augment import Augment
 from .image_set import Indices
 from .source import Data, Facts
@@ -95,6 +95,12 @@ class Noise(Data):
     def autoencoder(self) -> Autoencoder | None:  # type: ignore[override]
         """The model's own: rewards and pictures see images."""
         return load_autoencoder(self.model)
+
+    @cached_property
+    def text(self) -> TextEncoder | None:  # type: ignore[override]
+        """The model's own: what is trained on its prompts is sampled with prompts."""
+        node = self._record.text
+        return None if node is None else load_text(node, places.find(self.model))
 
     def facts(self) -> Facts:
         return super().facts() | {"sigma_data": self._record.sigma_data}

@@ -171,6 +171,10 @@ def start_from(
     if not any(weight.is_meta for weight in mine.values()):
         load_weights(own.net, theirs, path)
     is_other = own.parametrisation["time"] != start.parametrisation["time"]
+    if retime and not is_other:
+        raise UserError(
+            f"model.retime: {path} was trained with this time, {own.time}; name another as model.time, or leave it out"
+        )
     return Started(start, known, path, [plain_name(name) for name in named], own.time if is_other else None)
 
 

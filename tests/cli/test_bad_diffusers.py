@@ -42,13 +42,13 @@ def place(tmp_path_factory):
     ("words", "facts"),
     [
         (["sample", "sd3", "--prompt", "a cat"], "--prompt: runs/sd3 has no text encoder ... model.json ..."),
-        (["train", "new.yaml", NOISE % "one.txt"], "... one.txt: sd3 has no text encoder ... model.json ..."),
+        (["train", "new.yaml", NOISE % "one.txt"], "... one.txt: runs/sd3 has no text encoder ... model.json ..."),
         (["train", "new.yaml", NOISE % "empty.txt"], "... empty.txt ... no prompts ..."),
         (["train", "new.yaml", NOISE % "[]"], "... data.prompts ... none ..."),
         (["train", "wider.yaml"], "... encoder_hidden_states ... (333, 12) ... (333, 32) ..."),
-        (["train", "new.yaml", TIME], "... betas ... linear, scaled_linear, squaredcos_cap_v2 ... sigmoid ..."),
+        (["train", "new.yaml", TIME], "... model.time.betas: 'sigmoid' ... linear, scaled_linear, squaredcos_cap_v2"),
         (["train", "new.yaml", NET % "VQModel"], "... class_name ... VQModel ... UNet2DModel ..."),
-        (["train", "new.yaml", "model.retime=true"], "... retime ... start and time ..."),
+        (["train", "new.yaml", "model.retime=true"], "... model.retime: ... this time ... model.time ..."),
     ],
 )
 def test_it_is_told_in_a_line(place, monkeypatch, capsys, words, facts):

@@ -80,7 +80,8 @@ def test_another_scale_of_the_data_is_said(train, started, capsys):
             ["model.time=trigflow"],
             "model: ... trigflow ... runs/first ... edm; leave out time, or ... model.retime=true ...",
         ),
-        (["model.retime=true"], "model: DiffusionModule: retime ... start and time"),
+        (["model.retime=true"], "model.retime: runs/first ... this time, edm; ... model.time ..."),
+        (["model.start=null", MLP, "model.retime=true"], "model: DiffusionModule: retime ... start and time"),
         (
             ["model.time=trigflow", "model.retime=true", "model.sigma_data=9"],
             "model: sigma_data ... 9 ... runs/first ...",
@@ -145,7 +146,7 @@ def test_another_time_is_learned_where_that_is_asked_for(train, started, state, 
     told = old.net(x, sigma / (1 + sigma), torch.tensor([8, 8, 8]))
     assert torch.equal(told, new.net(x, new.clock(sigma), torch.tensor([8, 8, 8])))
     assert not torch.equal(old(x, sigma), new(x, sigma))
-    train("second", *words, "trainer.max_steps=2")
+    train("second", *words, STILL, "trainer.max_steps=2")
     assert state(folder)["global_step"] == 2
 
 

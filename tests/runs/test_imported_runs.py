@@ -51,8 +51,10 @@ def here(imported, tmp_path, monkeypatch):
 
 def said(capsys, *words, code=0):
     capsys.readouterr()
-    assert main(list(words)) == code
-    return "".join(capsys.readouterr())
+    found = main(list(words))
+    told = "".join(capsys.readouterr())
+    assert found == code, told
+    return told
 
 
 def test_doctor_says_what_it_is_and_what_of_it_is_gone_or_changed(here, capsys):
@@ -137,7 +139,7 @@ def test_it_is_measured_against_data_that_are_named(here, capsys):
         "trainer: {max_steps: 1}\n"
     )
     assert tells(said(capsys, "evaluate", "dit", code=2), "error: ... --data")
-    said(capsys, "evaluate", "dit", "--data", "real.yaml", "-n", "4", "--steps", "2")
+    said(capsys, "evaluate", "dit", "--data", "real.yaml", "-n", "40", "--steps", "1", "--feature", "pixels")
     assert tells(said(capsys, "compare", "dit"), "... dit ...")
     assert "without a run" not in said(capsys, "compare", "dit")
 

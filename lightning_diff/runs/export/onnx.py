@@ -75,9 +75,13 @@ def _feed(every: list[graph.Input]) -> str:
 
 
 def _session(path: Path) -> Any:
-    """The graph as a function of tensors."""
+    """The graph as a function of tensors. UserError where onnxruntime refuses it."""
     runtime = required("onnxruntime", "export: --to onnx")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own, which have no common class but this
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"export: onnxruntime does not load the graph ({reason}); --to pt2 needs none of it") from error
     names = [each.name for each in session.get_inputs()]
 
     def run(*given: Tensor) -> Tensor:

@@ -134,3 +134,12 @@ def test_a_copy_that_gives_no_number_is_no_copy(tmp_path):
     with pytest.raises(UserError) as error:
         graph.difference(of_run(tmp_path / "run"), lambda x, sigma: math.nan * x)
     assert tells(str(error.value), "export: the graph differs ... inf ...")
+
+
+def test_a_graph_that_onnxruntime_refuses_is_one_line(tmp_path, monkeypatch):
+    run(tmp_path / "run")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: 1 / 0)
+    with pytest.raises(UserError) as error:
+        write(tmp_path / "run", "onnx")
+    assert tells(str(error.value), "export: onnxruntime does not load the graph ... --to pt2 ...")
+    assert not (tmp_path / "run" / "export").exists()
