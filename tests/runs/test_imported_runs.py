@@ -13,6 +13,7 @@ pytest.importorskip("diffusers")
 from pipeline_folders import write
 
 from lightning_diff.artifacts import load_denoiser, read_record
+from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.artifacts.schedule import load_schedule
 from lightning_diff.cli import main
 from lightning_diff.runs import doctor, find_schedule, recipe
@@ -133,15 +134,18 @@ def test_recipes_take_it_by_its_name(here, how):
 
 
 def test_it_is_measured_against_data_that_are_named(here, capsys):
+    write(Path("pixels"), "ddim")
+    said(capsys, "import", "pixels", "runs/ddim")
     Path("real.yaml").write_text(
         "name: real\nmodel: {_target_: lightning_diff.DiffusionModule}\n"
-        "data: {_target_: conditioned.Drawn, size: [3, 64, 64], classes: 1000, batch_size: 8}\n"
+        "data: {_target_: conditioned.Drawn, size: [1, 8, 8], classes: 4, n: 256, batch_size: 8}\n"
         "trainer: {max_steps: 1}\n"
     )
-    assert tells(said(capsys, "evaluate", "dit", code=2), "error: ... --data")
-    said(capsys, "evaluate", "dit", "--data", "real.yaml", "-n", "40", "--steps", "1", "--feature", "pixels")
-    assert tells(said(capsys, "compare", "dit"), "... dit ...")
-    assert "without a run" not in said(capsys, "compare", "dit")
+    assert tells(said(capsys, "evaluate", "ddim", code=2), "error: ... --data")
+    how = ("--data", "real.yaml", "--feature", "pixels", "-n", "80", "--steps", "1")
+    said(capsys, "evaluate", "ddim", *how)
+    assert {row["solver"] for row in read(Path("runs/ddim/metrics.csv"))} >= {"euler"}
+    assert "without a run" not in said(capsys, "compare", "ddim")
 
 
 def test_it_has_nothing_to_resume_and_stays_as_it_is(here, capsys):
