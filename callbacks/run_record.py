@@ -146,11 +146,16 @@ class _Text(TypedDict):
 
     text: dict[str, Any] | None
     prompts: Sequence[str]
+    prompt_labels: Sequence[int]
 
 
 def _text(data: Data) -> _Text:
     encoder, told = data.text, data.prompts
-    return _Text(text=None if encoder is None else encoder.node(), prompts=() if told is None else told.texts)
+    return _Text(
+        text=None if encoder is None else encoder.node(),
+        prompts=() if told is None else told.texts,
+        prompt_labels=(told.labels if told is not None else None) or (),
+    )
 
 
 def _tables(trainer: Trainer) -> list[MetricsTable]:

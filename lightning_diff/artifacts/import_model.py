@@ -1,6 +1,7 @@
-"""Models of other code bases written as ours."""
+"""Models of other code bases written as ours, and copies of them that hold their weights."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from ..condition import NullCondition
 from ..foundation.atomic import replacing, sha256
 from ..foundation.errors import UserError
+from ..nets.diffusers import FAMILIES
 from . import edm_pickle, record
 from .model import EDM_AVERAGE, FORMAT, RECORD, WEIGHTS, ModelRecord, load_denoiser, read_record, save_denoiser
 from .pipeline import Pipeline, load_pipeline
@@ -60,16 +62,41 @@ def import_pipeline(source: Path | str, folder: Path | str, *, size: int | None 
     references = [Reference.to(file, folder, PREFIX) for file in pipeline.files]
     if (folder / RECORD).exists() and not _refers_to(folder, references):
         raise _other(folder)
-    own = _own_weights(pipeline)
-    try:
-        with replacing(folder / WEIGHTS) as temporary:
-            save_file(own, temporary)
-            digest = sha256(temporary)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
+    digest = _save(_own_weights(pipeline), folder / WEIGHTS)
     described = _described(pipeline, folder, references, digest)
     record.write(folder / RECORD, asdict(described), FORMAT)
     return folder / WEIGHTS
+
+
+def copy_whole(path: Path | str, folder: Path | str) -> Path:
+    """Write a model with all its weights in one file, wherever they lie now; returns the path of the weights.
+
+    Args:
+        path: as for `load_denoiser`.
+        folder: to write to; it holds no run, and no other model.
+
+    Raises:
+        UserError: the model cannot be loaded, or `folder` is taken.
+    """
+    path, folder = Path(path), Path(folder)
+    _refuse_a_run(folder)
+    described, net = read_record(path), load_denoiser(path).net
+    if (folder / RECORD).exists() and not _is_alike(folder, net):
+        raise _other(folder)
+    digest = _save(net.state_dict(), folder / WEIGHTS)
+    record.write(folder / RECORD, asdict(replace(described, sha256=digest, weights=())), FORMAT)
+    return folder / WEIGHTS
+
+
+def _save(state: Mapping[str, torch.Tensor], file: Path) -> str:
+    """The hash of what was written."""
+    tensors = {name: each.contiguous() for name, each in state.items()}
+    try:
+        with replacing(file) as temporary:
+            save_file(tensors, temporary)
+            return sha256(temporary)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be written: {error}") from error
 
 
 def _own_weights(pipeline: Pipeline) -> dict[str, torch.Tensor]:
@@ -80,19 +107,22 @@ def _own_weights(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     if pipeline.text is not None:
         null.keep(pipeline.text.null())
         pipeline.text.release()
-    return {f"null.{name}": each.contiguous() for name, each in null.state_dict().items()}
+    return {f"null.{name}": each for name, each in null.state_dict().items()}
 
 
 def _described(pipeline: Pipeline, folder: Path, references: list[Reference], digest: str) -> ModelRecord:
-    blank = pipeline.blank
+    blank, classes = pipeline.blank, int(getattr(pipeline.blank.net, "num_classes", 0))
+    family = FAMILIES[pipeline.contents.network_class]
+    has_none = not classes or family.null_class(pipeline.config, classes) is not None
     return ModelRecord(
         net=pipeline.node,
+        label_dropout=None if has_none else 0.0,  # without an embedding for no class there is nothing to be guided by
         sigma_data=blank.sigma_data,
         time=blank.time,
         kind=blank.kind,
         prediction=blank.prediction,
         shape=pipeline.shape,
-        num_classes=int(getattr(blank.net, "num_classes", 0)),
+        num_classes=classes,
         class_names=pipeline.class_names,
         levels={steps: levels for steps, levels in pipeline.sampling.levels.items() if levels},
         ema="none",

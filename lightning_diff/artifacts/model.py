@@ -51,6 +51,7 @@ class ModelRecord(TrainedWith):
         label_dropout, guidance, augment: see `TrainedWith`.
         text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
         prompts: texts that samples are drawn for where nobody says.
+        prompt_labels: the class of each; () where that is not known.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
         sampling: solver, grid and the grid's arguments that suit it, as `pipeline.Sampling.record` gives them; {} for its kind's.
         weights: files elsewhere that hold the rest of the weights, as `Reference.record` gives them; () for none.
@@ -70,6 +71,7 @@ class ModelRecord(TrainedWith):
     sha256: str
     text: record.Node | None = None
     prompts: tuple[str, ...] = ()
+    prompt_labels: tuple[int, ...] = ()
     autoencoder: record.Node | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     weights: tuple[dict[str, str], ...] = ()
@@ -112,6 +114,7 @@ def save_denoiser(
     trained_with: TrainedWith | None = None,
     text: record.Node | None = None,
     prompts: Sequence[str] = (),
+    prompt_labels: Sequence[int] = (),
     autoencoder: record.Node | None = None,
 ) -> Path:
     """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
@@ -128,7 +131,7 @@ def save_denoiser(
         images: images seen in training.
         trained_with: what is known of the training; None for nothing.
         text: the recipe's node of what encodes its prompts; None where it is conditioned on no text.
-        prompts: texts that samples are drawn for where nobody says.
+        prompts, prompt_labels: see `ModelRecord`.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
 
     Returns:
@@ -160,6 +163,7 @@ def save_denoiser(
         sha256=digest,
         text=text,
         prompts=tuple(prompts),
+        prompt_labels=tuple(prompt_labels),
         autoencoder=autoencoder,
         **asdict(trained_with or TrainedWith()),
     )

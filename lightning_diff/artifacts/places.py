@@ -6,12 +6,8 @@ from pathlib import Path
 from ..foundation.first_process import is_first_process
 
 RUNS = Path("runs")
-OF_RUN = (
-    "recipe.yaml",
-    "checkpoints",
-    "model.safetensors",
-    "model.json",
-)  # one of them makes a folder a run's or a model's
+RECORD = "model.json"  # as in `model`, without torch
+OF_RUN = ("recipe.yaml", "checkpoints", "model.safetensors", RECORD)  # one of them makes a folder a run's or a model's
 OF_MODEL = (".safetensors", ".json", ".pkl")
 
 

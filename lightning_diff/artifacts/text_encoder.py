@@ -44,7 +44,7 @@ def encoded_prompts(path: Path, record: ModelRecord, prompts: PromptList | None 
     if prompts is None:
         if record.text is None or not record.prompts:
             return None
-        prompts = PromptList(record.prompts, source=str(path))
+        prompts = PromptList(record.prompts, record.prompt_labels or None, str(path))
     if record.text is None:
         raise UserError(
             f"{prompts.source}: {path} has no text encoder: its model.json names none; name one there as text, or train on prompts"

@@ -67,8 +67,12 @@ Guide = Annotated[
 ]
 Interval = Annotated[tuple[float, float], typer.Option(metavar="X X", help="Noise levels at which to guide.")]
 Churn = Annotated[float, typer.Option(min=0.0, metavar="X", help="EDM's S_churn: fresh noise, for {churned}.")]
-SigmaMin = Annotated[float | None, typer.Option(metavar="X", help="Smallest noise level; default 0.002.")]
-SigmaMax = Annotated[float | None, typer.Option(metavar="X", help="Largest noise level; default 80.")]
+SigmaMin = Annotated[
+    float | None, typer.Option(metavar="X", help="Smallest noise level; default 0.002, or an imported model's.")
+]
+SigmaMax = Annotated[
+    float | None, typer.Option(metavar="X", help="Largest noise level; default 80, or an imported model's.")
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Another seed, other samples.")]
 Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Images at a time; the samples do not depend on it.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, ...; auto takes a GPU if there is one.")]

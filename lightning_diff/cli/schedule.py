@@ -15,14 +15,29 @@ def schedule(
     method: Annotated[str, choice("--method", choices.methods, "How: {methods} (docs/schedules.md).")] = "art_solver",
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Solver steps.")] = 18,
     solver: Annotated[
-        str, choice("--solver", lambda: choices.solvers().ode, "{ode_solvers}: what the grid is for.")
-    ] = "heun",
+        str | None,
+        choice(
+            "--solver",
+            lambda: choices.solvers().ode,
+            "{ode_solvers}: what the grid is for; default heun, or an imported model's own.",
+        ),
+    ] = None,
     trajectories: Annotated[int | None, typer.Option(min=2, metavar="N", help="To learn from; default 256.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of their noise.")] = 0,
     prompts: PromptFile = None,
     guidance: Guidance = 1.0,
-    sigma_min: Annotated[float, typer.Option(metavar="X", help="Smallest noise level that is looked at.")] = 0.002,
-    sigma_max: Annotated[float, typer.Option(metavar="X", help="Largest noise level, where sampling starts.")] = 80.0,
+    sigma_min: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Smallest noise level that is looked at; default 0.002, or an imported model's."
+        ),
+    ] = None,
+    sigma_max: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Largest noise level, where sampling starts; default 80, or an imported model's."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="A copy of the schedule.")] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Trajectories at a time.")] = 64,
     device: Device = "auto",
@@ -61,4 +76,6 @@ def schedule(
     picture = save_picture(model.home, steps)
     run_trackers.send_picture(model.home, "schedule", picture, model.record)
     print(", ".join(f"{sigma:.4g}" for sigma in found.sigmas))
-    print(f"{model.home / 'schedule.json'}, {picture}: {method} for {solver}, {found.costs.get('seconds', 0):.1f} s")
+    print(
+        f"{model.home / 'schedule.json'}, {picture}: {method} for {found.solver}, {found.costs.get('seconds', 0):.1f} s"
+    )

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from ..artifacts import ModelRecord, encoded_prompts, load_autoencoder, places, read_record
+from ..artifacts import ModelRecord, encoded_prompts, load_autoencoder, load_text, places, read_record
 from ..autoencoders import Autoencoder
 from ..condition import Prompts
 from ..foundation.errors import NotHereError, UserError
-from ..text import PromptList, read_prompts
+from ..text import PromptList, TextEncoder, read_prompts
 from .augment import Augment
 from .image_set import Indices
 from .source import Data, Facts
@@ -27,7 +27,8 @@ class Noise(Data):
         batch_size: trajectories per optimiser step.
         model: run folder, name of one in runs/, or model file, for shape, number of classes and sigma_data.
         prompts: of a text-conditional model, whose numbers are the labels: a file (see `text.read_prompts`) or a list;
-            None for those of its record.
+            None for those of its record. The classes that a file tells, or the record of the same texts, are what rewards and
+            figures by class see.
         flip, augment, workers, conditional: see `Data`; there is nothing to flip or augment.
     """
 
@@ -64,11 +65,25 @@ class Noise(Data):
             if asked is not None:
                 raise UserError(f"data.prompts: {self.model} is conditioned on no text; leave it out")
             return None
-        if asked is None or isinstance(asked, str):
-            return encoded_prompts(places.find(self.model), record, None if asked is None else read_prompts(asked))
-        if not asked:
+        if asked is not None and not asked:
             raise UserError("data.prompts: there are none; leave it out for those of the model")
-        return encoded_prompts(places.find(self.model), record, PromptList(tuple(asked), source="data.prompts"))
+        given = self._given()
+        found = encoded_prompts(places.find(self.model), record, given)
+        if found is not None and given is not None and given.labels is not None and found.labels is None:
+            name = next(label for label in given.labels if not str(label).isdecimal())
+            raise UserError(f"{given.source}: label {name!r} is a name, and {self.model} knows none; give its number")
+        return found
+
+    def _given(self) -> PromptList | None:
+        """As the recipe gives them, with the classes that the model's record has of the same texts; None for the record's."""
+        record, asked = self._record, self._asked
+        if asked is None:
+            return None
+        given = read_prompts(asked) if isinstance(asked, str) else PromptList(tuple(asked), source="data.prompts")
+        known = dict(zip(record.prompts, record.prompt_labels, strict=False))
+        if given.labels is not None or not all(text in known for text in given.texts):
+            return given
+        return given._replace(labels=tuple(known[text] for text in given.texts))
 
     @property
     def _record(self) -> ModelRecord:
@@ -80,6 +95,12 @@ class Noise(Data):
     def autoencoder(self) -> Autoencoder | None:  # type: ignore[override]
         """The model's own: rewards and pictures see images."""
         return load_autoencoder(self.model)
+
+    @cached_property
+    def text(self) -> TextEncoder | None:  # type: ignore[override]
+        """The model's own: what is trained on its prompts is sampled with prompts."""
+        node = self._record.text
+        return None if node is None else load_text(node, places.find(self.model))
 
     def facts(self) -> Facts:
         return super().facts() | {"sigma_data": self._record.sigma_data}

@@ -30,8 +30,8 @@ class DiffusionModule(TrainingModule):
     """Denoising score matching on a position-addressed stream (EDM, arXiv 2206.00364), from new weights or a trained model's.
 
     With `start`, step 0 has the weights of that model: its averaged ones, by name, every one of them. The images may be others; the
-    optimiser is new. sigma_data and time are the model's, since the weights are for these. A run that resumes does not look at
-    `start` again.
+    optimiser is new. sigma_data and time are the model's, since the weights are for these (but see `retime`). A run that resumes
+    does not look at `start` again.
 
     Args:
         net: the network, called as net(x, c_noise, label=None); see `lightning_diff.nets`. With `start`, None for one like the
@@ -40,6 +40,8 @@ class DiffusionModule(TrainingModule):
         fresh: patterns of names of weights that are not taken from `start`: "conditioning.label.*" for other classes.
         lora: train adapters of the weights of `start` instead of these; they are merged into the weights in what is saved. Weights
             that are `fresh` are trained whole.
+        retime: train the weights of `start` on another `time` than their own, which they have to learn: sCM's derivative wants one
+            that the network changes smoothly with (docs/consistency.md).
         noise: law of the training noise levels; default EDM's LogNormal(-1.2, 1.2). The importance of one that adapts multiplies
             the loss, so that the objective stays that of its base law.
         weighting: weights over log-SNR; default `weighting.Uniform`, which is EDM's loss. Its parameters train with the network's.
@@ -69,6 +71,7 @@ class DiffusionModule(TrainingModule):
         start: str | Path | None = None,
         fresh: Sequence[str] = (),
         lora: LoRA | None = None,
+        retime: bool = False,
         noise: NoiseLaw | None = None,
         weighting: nn.Module | None = None,
         optimizer: Optimizer = partial(torch.optim.Adam, lr=1e-3),  # noqa: B008 (immutable)
@@ -89,6 +92,10 @@ class DiffusionModule(TrainingModule):
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"DiffusionModule: condition_dropout must lie in [0, 1), got {condition_dropout}")
         _refuse_without_start(start, net, fresh, lora)
+        if retime and (start is None or time is None):
+            raise ValueError(
+                "DiffusionModule: retime trains the weights of start on another time; name both, start and time"
+            )
         if start is None:
             assert isinstance(net, nn.Module)
             told_by = default_time(prediction) if time is None else time
@@ -117,6 +124,7 @@ class DiffusionModule(TrainingModule):
         )
         self.condition_dropout, self.lora = condition_dropout, lora
         self.start_path, self.fresh = None if start is None else Path(start), tuple(fresh)
+        self.retime = retime
         self._start_is_due = start is not None
         self._started: pretrained.Started | None = None
         self._not_found: UserError | None = None
@@ -132,7 +140,7 @@ class DiffusionModule(TrainingModule):
         if self._start_is_due and not resumes:
             assert self.start_path is not None
             self._started = pretrained.start_from(
-                self.start_path, self.denoiser, "start", self.fresh, described=described
+                self.start_path, self.denoiser, "start", self.fresh, described=described, retime=self.retime
             )
         self._start_is_due = False
 

@@ -54,7 +54,8 @@ def facts(
         own = {name: value for name, value in known.net.items() if name not in of_data}
         net = own | dict(extra or {}) | (net or {})
     found = {name: node.get(name, getattr(known, name)) for name in PARAMETRISATION}
-    if found["prediction"] in (None, found["time"]) and "prediction" not in node:
+    found["prediction"] = found["prediction"] or known.time  # of records from before the two had names of their own
+    if found["prediction"] == found["time"] and "prediction" not in node:
         del found["prediction"]
     return {"net": net} | found
 
@@ -103,12 +104,14 @@ class HasGuidanceInput(Protocol):
 
 
 class Started(NamedTuple):
-    """What training starts from: a trained denoiser, its record, and the names of the weights that are not taken from it."""
+    """What training starts from: a trained denoiser, its record, the names of the weights that are not taken from it, and the
+    time that these are told now, where it is another."""
 
     denoiser: Denoiser
     record: ModelRecord
     path: Path
     fresh: list[str]
+    time: str | Mapping[str, Any] | None = None
 
     def remarks(self, data: Data) -> Iterator[str]:
         """What to say before the first step."""
@@ -116,6 +119,8 @@ class Started(NamedTuple):
         of = f" after {known.images:,} images" if known.images else ""
         anew = f"; new or left out: {', '.join(self.fresh)}" if self.fresh else ""
         yield f"model.start: the weights of {self.path}{of}{anew}"
+        if self.time is not None:
+            yield f"model.retime: the time is {self.time}, and was {known.time} there: the network has to learn it"
         if not math.isclose(known.sigma_data, data.sigma_data, rel_tol=1e-3):
             yield f"model.start: sigma_data stays {known.sigma_data:g}, as of these weights; the data's is {data.sigma_data:g}"
         there, here = known.class_names, data.class_names
@@ -125,7 +130,13 @@ class Started(NamedTuple):
 
 
 def start_from(
-    path: Path, own: Denoiser, key: str = "model", fresh: Sequence[str] = (), *, described: bool = False
+    path: Path,
+    own: Denoiser,
+    key: str = "model",
+    fresh: Sequence[str] = (),
+    *,
+    described: bool = False,
+    retime: bool = False,
 ) -> Started:
     """Give `own`, which may have adapters, the weights of a trained denoiser.
 
@@ -135,6 +146,7 @@ def start_from(
         key: of the recipe's `model` node that names the model.
         fresh: patterns of names of weights that stay as they are in `own`, and may be missing there or in the model.
         described: read no weights, but build the network of the record without any.
+        retime: let `own` have another time than the weights were trained with.
 
     Raises:
         UserError: there is no such model, or it is of another kind, unit of data or network.
@@ -143,7 +155,8 @@ def start_from(
     start = _empty(known, path) if described else load_denoiser(path)
     if start.kind != "denoiser":
         raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
-    refuse_other_parametrisation(own, start, path)
+    way = ", or say model.retime=true and let the network learn it" if key == "start" else ""
+    refuse_other_parametrisation(own, start, path, but=("time",) if retime else (), way=way)
     mine, theirs = own.net.state_dict(), adapted(start.net.state_dict(), own.net)
     named = [name for name in dict.fromkeys([*mine, *theirs]) if _is_like(name, fresh)]
     if idle := [pattern for pattern in fresh if not any(_is_like(name, [pattern]) for name in named)]:
@@ -157,7 +170,12 @@ def start_from(
         raise UserError(f"model.{key}: {path}: weights of another network: {in_words(differing, mine, theirs)}{way}")
     if not any(weight.is_meta for weight in mine.values()):
         load_weights(own.net, theirs, path)
-    return Started(start, known, path, [plain_name(name) for name in named])
+    is_other = own.parametrisation["time"] != start.parametrisation["time"]
+    if retime and not is_other:
+        raise UserError(
+            f"model.retime: {path} was trained with this time, {own.time}; name another as model.time, or leave it out"
+        )
+    return Started(start, known, path, [plain_name(name) for name in named], own.time if is_other else None)
 
 
 def with_guidance_input(own: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
@@ -178,12 +196,22 @@ def _empty(known: ModelRecord, path: Path) -> Denoiser:
     return Denoiser(net, known.sigma_data, bind_time(known.time), known.kind, known.prediction)
 
 
-def refuse_other_parametrisation(own: Denoiser, start: Denoiser, path: Path) -> None:
-    """UserError unless the weights of `start`, from this path, mean the same in `own`."""
+def refuse_other_parametrisation(
+    own: Denoiser, start: Denoiser, path: Path, *, but: Sequence[str] = (), way: str = ""
+) -> None:
+    """UserError unless the weights of `start`, from this path, mean the same in `own`.
+
+    Args:
+        but: of the parametrisation, what may differ.
+        way: out of a difference in time alone, for the message.
+    """
     mine, theirs = own.parametrisation, start.parametrisation
-    if differing := [name for name in mine if mine[name] != theirs[name]]:
+    if differing := [name for name in mine if mine[name] != theirs[name] and name not in but]:
         here, there = (" and ".join(f"{name} {known[name]}" for name in differing) for known in (mine, theirs))
-        raise UserError(f"model: {here}, but {path} was trained with {there}; leave out {' and '.join(differing)}")
+        also = way if differing == ["time"] else ""
+        raise UserError(
+            f"model: {here}, but {path} was trained with {there}; leave out {' and '.join(differing)}{also}"
+        )
 
 
 def fresh_names(net: nn.Module, fresh: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import NamedTuple
 
+from ..artifacts import places
 from ..foundation.annotations import describe as in_words
 from ..foundation.binding import Parameters, locate, nearest, signature
 from ..foundation.errors import UserError
@@ -56,6 +57,8 @@ def one(name: str) -> str:
     for start in ("", f"{catalogue.PACKAGE}."):
         if path and (found := find(start + path)) is not None:
             return _defined(Entry("", found.node.name, start + path, "", found))
+    if places.is_one(places.find(name)):
+        raise UserError(f"describe: {name} is a run or a model; lightning-diff doctor {name} tells of it")
     if not path:
         names = list(dict.fromkeys(entry.name for entry in known))
         raise UserError(f"describe: no {name}; {nearest(name, names, 'there are')}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..artifacts import noise_levels
+from ..artifacts import noise_levels, places
 from ..artifacts.metrics_columns import PROTOCOL
 from ..artifacts.metrics_rows import Row
 from ..artifacts.metrics_rows import read as read_metrics
@@ -122,6 +122,10 @@ def _read(folder: Path, name: str) -> Run:
         settings = recipe.read_yaml(folder / recipe.SAVED, "model", "data", "trainer")
     except UserError as error:
         faults.append(str(error))
+    if not (folder / recipe.SAVED).exists() and (folder / places.RECORD).exists():  # imported, and never trained here
+        faults = (
+            [] if metrics else [f"{folder}: a model without a run; `lightning-diff evaluate` measures it, with --data"]
+        )
     return Run(name, noise, metrics, settings, tuple(faults))
 
 

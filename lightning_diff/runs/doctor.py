@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..artifacts import RECORD, WEIGHTS, checkpoints, ema_snapshots, metrics_rows, read_record
+from ..artifacts import RECORD, WEIGHTS, ModelRecord, checkpoints, ema_snapshots, metrics_rows, read_record
 from ..artifacts.safetensors_files import Reference
 from ..foundation.atomic import sha256
 from ..foundation.errors import UserError
@@ -35,6 +35,9 @@ def examine(folder: Path) -> list[Finding]:
         raise UserError(f"{folder}: is no run folder: it has neither a recipe, nor checkpoints, nor a model")
     if (who := lock.holder(folder)) is not None:  # its files come and go
         return [Finding("ok", folder.name, f"is being trained by {who}; look again when that has stopped")]
+    if _is_model_alone(folder):
+        findings = [*_model(folder, None), *(_metrics(folder) if (folder / "metrics.csv").exists() else [])]
+        return [_alone(folder, findings), *findings, *_left_over(folder)]
     findings = list(_checkpoints(folder / "checkpoints"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are named above
@@ -59,6 +62,29 @@ def _left_over(folder: Path) -> Iterator[Finding]:
 def as_text(findings: list[Finding]) -> str:
     width = max(len(finding.what) for finding in findings)
     return "\n".join(f"{MARKS[kind]}{what:<{width}}  {text}" for kind, what, text in findings)
+
+
+def _is_model_alone(folder: Path) -> bool:
+    """Whether this is a model that was imported or exported, and never a training's folder."""
+    return not any((folder / name).exists() for name in (recipe.SAVED, "checkpoints"))
+
+
+def _alone(folder: Path, findings: Sequence[Finding]) -> Finding:
+    """What kind of model it is, and whether it can be loaded."""
+    faults = sum(kind == "broken" for kind, *_ in findings)
+    try:
+        record = read_record(folder)
+    except UserError:
+        return Finding("broken", folder.name, "a model without a run, and what describes it cannot be read")
+    network = record.net.get("class_name") or str(record.net["_target_"]).rpartition(".")[2]
+    what = f"{'an imported model' if record.weights else 'a model without a run'}, {network} of {_sides(record)}"
+    if faults:
+        return Finding("broken", folder.name, f"{what}; it cannot be used as it is: see below")
+    return Finding("ok", folder.name, f"{what}; commands and recipes take it as a run, and there is nothing to resume")
+
+
+def _sides(record: ModelRecord) -> str:
+    return "x".join(map(str, record.shape))
 
 
 def _whole(folder: Path, newest: Path | None, state: checkpoints.Checkpoint | None) -> Finding:
@@ -143,6 +169,7 @@ def _recipe(folder: Path, state: checkpoints.Checkpoint | None) -> Finding:
 
 
 def _model(folder: Path, state: checkpoints.Checkpoint | None) -> Iterator[Finding]:
+    """Of a run's model, or a model alone: its two files, and those elsewhere that it refers to."""
     weights, record = folder / WEIGHTS, folder / RECORD
     again = "; lightning-diff export writes both again" if state else ""
     if not weights.exists() and not record.exists():
@@ -152,15 +179,31 @@ def _model(folder: Path, state: checkpoints.Checkpoint | None) -> Iterator[Findi
     except UserError as error:
         yield Finding("broken", RECORD, f"{str(error).removeprefix(str(record)).lstrip(': ')}{again}")
         return
+    if found.weights:
+        again = "; import the model again"
     if not weights.is_file():
         yield Finding("broken", WEIGHTS, f"missing{again}")
     elif sha256(weights) != found.sha256:
         yield Finding("broken", WEIGHTS, f"its checksum is wrong{again}")
+    elif found.weights:
+        yield Finding(
+            "ok", WEIGHTS, f"what the files elsewhere do not hold, {_bytes(weights.stat().st_size)}, checksum right"
+        )
     else:
         size = _bytes(weights.stat().st_size)
         which = "weights of the last step" if found.ema == "none" else f"averaged weights ({found.ema})"
         yield Finding("ok", WEIGHTS, f"{found.images:,} images, {which}, {size}, checksum right")
     yield from _elsewhere(found.references, folder)
+    for part, node in (("autoencoder", found.autoencoder), ("text", found.text)):
+        if node is not None and isinstance(place := node.get("folder"), str):
+            yield _part(part, Path(place))
+
+
+def _part(name: str, place: Path) -> Finding:
+    """A folder that a model's record names."""
+    if place.is_dir():
+        return Finding("ok", name, str(place))
+    return Finding("broken", name, f"{place}: is not there; put it back, or import the model again")
 
 
 def _elsewhere(references: Sequence[Reference], folder: Path) -> Iterator[Finding]:

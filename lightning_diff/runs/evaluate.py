@@ -142,7 +142,8 @@ def _data(home: Path, record: ModelRecord, where: str | None, autoencoder: Autoe
         )
     data = build_images(recipe.read_yaml(home / "recipe.yaml", "data")) if where is None else data_of(where)
     shape = record.shape if autoencoder is None else autoencoder.image_shape(record.shape)
-    if tuple(data.shape) != tuple(shape) or data.num_classes != record.num_classes:
+    is_of_text = record.conditions.takes_condition  # whose prompts may belong to any classes, or to none
+    if tuple(data.shape) != tuple(shape) or (data.num_classes != record.num_classes and not is_of_text):
         raise UserError(
             f"{home}: the model makes {list(shape)} with {record.num_classes} classes, "
             f"the data have {list(data.shape)} with {data.num_classes}"

@@ -33,7 +33,7 @@ from ..samplers.guidance import guided
 from ..schedules.art import estimate
 from ..schedules.search import METHODS
 from .choices import refuse_unknown
-from .sampler_settings import SamplerSettings
+from .sampler_settings import SIGMA_MAX, SamplerSettings, level_range
 from .trained import Trained
 
 MEASURED = ("art", "art_solver")
@@ -72,14 +72,14 @@ def find(
     denoiser: Denoiser,
     method: str,
     steps: int,
-    solver: str = "heun",
+    solver: str | None = None,
     *,
     trajectories: int | None = None,
     prompts: Prompts | None = None,
     seed: int = 0,
     guidance: float = 1.0,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
     batch: int = 64,
     progress: bool = False,
 ) -> Schedule:
@@ -89,16 +89,18 @@ def find(
         path: run folder or model file.
         denoiser: its model.
         method: name in `schedules.search.METHODS` or in `TRAINED`.
-        solver: name in `samplers.ODE_SOLVERS`; what asks for one is made for it.
+        solver: name in `samplers.ODE_SOLVERS`; what asks for one is made for it; None for the model's (see `own_solver`).
         trajectories: to learn from, each from its own noise; labels are cycled through. Default 256; not for `TRAINED`.
         prompts: of a text-conditional model, cycled through; None for its null condition.
         seed: of the noise, which no sample has.
         guidance: scale that the model is used with; 1 is none.
-        sigma_min, sigma_max, batch, progress: see `schedules.search`.
+        sigma_min, sigma_max, batch, progress: see `schedules.search`; None for the ends of the model's grids (see `own_range`).
     """
     if method in TRAINED and trajectories is not None:
         raise UserError(f"--trajectories: {method} draws them as it learns; leave it out")
     home, record = path if path.is_dir() else path.parent, read_record(path)
+    solver = own_solver(record) if solver is None else solver
+    sigma_min, sigma_max = own_range(record, sigma_min, sigma_max)
     protocol = Protocol(
         seed=seed,
         guidance=guidance,
@@ -125,19 +127,37 @@ def find(
     return found
 
 
+def own_solver(record: ModelRecord) -> str:
+    """What a grid is for where nobody says: an imported model's solver, else heun."""
+    own: str = record.sampling.get("solver", "heun")
+    return own if own in ODE_SOLVERS else "heun"
+
+
+def own_range(record: ModelRecord, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
+    """As `level_range`, but that a grid is found from a finite level down: from 80 where the model starts from pure noise."""
+    low, high = level_range(record, sigma_min, sigma_max)
+    return low, SIGMA_MAX if sigma_max is None and math.isinf(high) else high
+
+
 def refuse_unfit(
-    model: Trained, method: str, solver: str, *, guidance: float, sigma_min: float, sigma_max: float
+    model: Trained,
+    method: str,
+    solver: str | None,
+    *,
+    guidance: float,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
 ) -> None:
     """UserError, naming the option, for what cannot be found for this model: before its weights are read."""
     refuse_unknown("--method", method, [*METHODS, *TRAINED])
-    refuse_unknown("--solver", solver, ODE_SOLVERS)
+    if solver is not None:
+        refuse_unknown("--solver", solver, ODE_SOLVERS)
     if model.record.kind == "consistency":
         raise UserError(f"{model.path}: is a consistency model, whose levels evaluate --search finds")
     SamplerSettings(guidance=guidance).refuse_unfit_guidance(model.record)
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise UserError(
-            f"--sigma-min, --sigma-max: need 0 < sigma_min < sigma_max < infinity, got {sigma_min}, {sigma_max}"
-        )
+    low, high = own_range(model.record, sigma_min, sigma_max)
+    if not 0 < low < high < math.inf:
+        raise UserError(f"--sigma-min, --sigma-max: need 0 < sigma_min < sigma_max < infinity, got {low}, {high}")
 
 
 def _found(

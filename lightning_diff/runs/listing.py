@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..artifacts import places
 from ..artifacts.checkpoints import store
 from ..artifacts.metrics_rows import Row, read
 from ..foundation.errors import UserError
@@ -37,7 +38,7 @@ class Listed:
 
     Args:
         name: of its folder.
-        state: training, finished, stopped or damaged.
+        state: training, finished, stopped or damaged; "model" of one that was imported or exported, which nobody trained here.
         step, images: of its newest checkpoint; 0 before the first.
         max_steps: of its recipe; None if that cannot be read.
         loss: the last one logged.
@@ -90,8 +91,8 @@ def look(folder: Path) -> list[Listed]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run has been in this folder."""
-    return any((folder / name).exists() for name in MARKS)
+    """Whether a run has been in this folder, or a model is."""
+    return any((folder / name).exists() for name in (*MARKS, places.RECORD))
 
 
 def one(folder: Path) -> Listed:
@@ -102,6 +103,8 @@ def one(folder: Path) -> Listed:
     max_steps = _max_steps(folder)
     is_damaged = not is_whole or max_steps is None or rows is None
     state = "damaged" if is_damaged else "finished" if is_finished(folder, step) else "stopped"
+    if not any((folder / name).exists() for name in MARKS):
+        state = "damaged" if rows is None else "model"
     if lock.holder(folder) is not None:
         state = "training"
     return Listed(

@@ -21,6 +21,20 @@ from . import named
 from .choices import either, refuse_unknown
 from .console import say
 
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # of a denoiser's grids, as EDM's
+
+
+def level_range(
+    record: ModelRecord, sigma_min: float | None = None, sigma_max: float | None = None
+) -> tuple[float, float]:
+    """Smallest and largest noise level of a model's grids: those asked for, else an imported model's own, else EDM's.
+
+    The largest is infinity for a model that starts from pure noise.
+    """
+    own = record.sampling.get("arguments", {})
+    low, high = own.get("sigma_min", SIGMA_MIN), own.get("sigma_max", SIGMA_MAX)
+    return low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
@@ -33,7 +47,7 @@ class SamplerSettings:
         grid: name in `schedules.GRIDS`.
         levels: of the solver consistency after the first, decreasing; instead of a grid. Default: those in the model's record.
         schedule: a schedule.json or a step_policy.safetensors, or a run with one, in place of grid, levels and sigma_*.
-        sigma_min, sigma_max: of the grid; default 0.002 and 80.
+        sigma_min, sigma_max: of the grid; default 0.002 and 80, or those of an imported model's scheduler.
         churn: EDM's S_churn, >= 0; for solvers in `samplers.CHURNED`.
         guidance: scale; 1 is none.
         guide: run of a worse model to guide by; None for this one without labels.
@@ -103,10 +117,9 @@ class SamplerSettings:
             refuse_unknown("--solver", self.solver, SOLVERS)
         if self.grid is not None:
             refuse_unknown("--grid", self.grid, GRIDS)
-        own = dict(record.sampling.get("arguments", {}))  # of an imported model's grid
-        sigma_min, sigma_max = own.pop("sigma_min", 0.002), own.pop("sigma_max", 80.0)
-        sigma_min = sigma_min if self.sigma_min is None else self.sigma_min
-        sigma_max = sigma_max if self.sigma_max is None else self.sigma_max
+        sigma_min, sigma_max = level_range(record, self.sigma_min, self.sigma_max)
+        arguments = record.sampling.get("arguments", {})  # of an imported model's grid
+        own = {name: value for name, value in arguments.items() if name not in ("sigma_min", "sigma_max")}
         solver = self.solver or record.sampling.get("solver")
         is_own = self.grid is None and self.levels is None and solver != "consistency"
         grid, options = (record.sampling.get("grid"), own) if is_own else (self.grid, {})

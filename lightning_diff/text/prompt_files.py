@@ -58,9 +58,15 @@ def class_of(name: str | int, called: Sequence[str], where: str) -> int:
 
 
 def classes_in(prompts: PromptList, names: Sequence[str], count: int) -> list[int] | None:
-    """The number of each prompt's class; None where the file says none, or there are no classes. UserError for an unknown one."""
-    if prompts.labels is None or not count:
+    """The number of each prompt's class; None where the file says none. UserError for an unknown one.
+
+    Without classes to look names up in, numbers are taken as they are, and names are nothing.
+    """
+    if prompts.labels is None:
         return None
+    if not count:
+        numbers = [int(label) for label in prompts.labels if str(label).isdecimal()]
+        return numbers if len(numbers) == len(prompts.labels) else None
     called = [names[i] if i < len(names) else str(i) for i in range(count)]
     return [class_of(label, called, prompts.source) for label in prompts.labels]
 

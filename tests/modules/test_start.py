@@ -76,7 +76,16 @@ def test_another_scale_of_the_data_is_said(train, started, capsys):
     ("overrides", "facts"),
     [
         (["model.sigma_data=0.1"], "model: sigma_data ... 0.1 ... runs/first"),
-        (["model.time=trigflow"], "model: ... trigflow ... runs/first ... edm"),
+        (
+            ["model.time=trigflow"],
+            "model: ... trigflow ... runs/first ... edm; leave out time, or ... model.retime=true ...",
+        ),
+        (["model.retime=true"], "model.retime: runs/first ... this time, edm; ... model.time ..."),
+        (["model.start=null", MLP, "model.retime=true"], "model: DiffusionModule: retime ... start and time"),
+        (
+            ["model.time=trigflow", "model.retime=true", "model.sigma_data=9"],
+            "model: sigma_data ... 9 ... runs/first ...",
+        ),
         (
             ["model.net={width: 32}"],
             "model.start: runs/first: ... another network: ... of ... differ: ... (32, ... more",
@@ -123,6 +132,22 @@ def test_a_resumed_run_does_not_look_at_its_start_again(train, started, state):
     assert same(weights(cut), weights(whole))
     assert main(["resume", "cut", "trainer.max_steps=9"]) == 0
     assert state(cut)["global_step"] == 9
+
+
+def test_another_time_is_learned_where_that_is_asked_for(train, started, state, capsys):
+    capsys.readouterr()
+    words = ["model.start=first", "model.net=null", "model.retime=true", "model.time=flow", "trainer.max_steps=1"]
+    folder = train("second", *words, STILL)
+    assert same(weights(folder), weights(started))
+    assert (read_record(folder).time, read_record(folder).prediction) == ("flow", "edm")
+    assert "model.retime: the time is flow, and was edm there" in capsys.readouterr().out
+    x, sigma = torch.randn(3, 2), torch.tensor([0.1, 1.0, 10.0])
+    old, new = load_denoiser(started), load_denoiser(folder)
+    told = old.net(x, sigma / (1 + sigma), torch.tensor([8, 8, 8]))
+    assert torch.equal(told, new.net(x, new.clock(sigma), torch.tensor([8, 8, 8])))
+    assert not torch.equal(old(x, sigma), new(x, sigma))
+    train("second", *words, STILL, "trainer.max_steps=2")
+    assert state(folder)["global_step"] == 2
 
 
 def test_adapters_are_trained_alone_and_leave_as_plain_weights(train, started, state):

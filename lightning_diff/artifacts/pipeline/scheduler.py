@@ -107,7 +107,8 @@ def parametrisation(
     Args:
         config: content of `scheduler_config.json`.
         source: that file, for errors.
-        flow_scale: of the time that the network is called with, if it is a flow's: time = flow_scale * s.
+        flow_scale: of the time that the network is called with, if it is a flow's and the scheduler counts to 1,000, as they do:
+            time = flow_scale * s; of one that counts to n it is n / 1000 of that.
         tokens: of an image, for a shift that depends on its size (Flux: one for 2x2 latents).
 
     Raises:
@@ -191,8 +192,9 @@ def _flow(config: Config, source: Path | str, scale: float, tokens: int | None) 
     elif config.get("use_dynamic_shifting", False):  # as the pipelines ask them: s from 1 to 1 / n
         solver, ends = FLOWS[name], {"sigma_min": 0.0, "sigma_max": math.inf}
     else:  # the last level before 0 is the table's smallest, shifted by the constructor and by set_timesteps
-        solver, ends = FLOWS[name], {"sigma_min": shift**2 / (steps - 1), "sigma_max": math.inf}
-    time = {"_target_": "lightning_diff.denoiser.FlowTime", "scale": float(scale)}
+        entries = steps if steps > 1 else FLOW_SCALE  # of one there is no smallest; it then only says the unit of time
+        solver, ends = FLOWS[name], {"sigma_min": shift**2 / (entries - 1), "sigma_max": math.inf}
+    time = {"_target_": "lightning_diff.denoiser.FlowTime", "scale": float(scale) * steps / FLOW_SCALE}
     if solver == "consistency":
         return Parametrisation(prediction="flow", time=time, kind=solver, sampling=Sampling(solver=solver))
     sampling = Sampling(solver=solver, grid="flow", arguments={**ends, "shift": shift})

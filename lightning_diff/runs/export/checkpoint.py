@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...artifacts import RECORD, TrainedWith, checkpoints, ema_snapshots, load_weights, read_record
+from ...artifacts import RECORD, ModelRecord, TrainedWith, checkpoints, ema_snapshots, load_weights, read_record
 from ...artifacts.autoencoder import node_in
 from ...denoiser import Denoiser
 from ...foundation.binding import is_node, nearest
@@ -25,7 +25,7 @@ class Restored:
     Args:
         denoiser: with the weights asked for; adapters are still beside them.
         facts: what `save_denoiser` takes besides: the network's node as `net`, shape, num_classes, class_names, ema, images,
-            trained_with, autoencoder, text and prompts.
+            trained_with, autoencoder, text, prompts and prompt_labels.
     """
 
     denoiser: Denoiser
@@ -86,9 +86,13 @@ def _noted(folder: Path, settings: recipe.Recipe) -> dict[str, Any]:
     """Autoencoder and text as the run noted them at its end; before that, as the recipe has them."""
     if (folder / RECORD).is_file():
         noted = read_record(folder)
-        return {"autoencoder": noted.autoencoder, "text": noted.text, "prompts": noted.prompts}
+        return {"autoencoder": noted.autoencoder, "text": noted.text, **_prompts(noted)}
     text = settings["data"].get("text")
     return {"autoencoder": node_in(settings["data"]), "text": text if is_node(text) else None}
+
+
+def _prompts(noted: ModelRecord) -> dict[str, Any]:
+    return {"prompts": noted.prompts, "prompt_labels": noted.prompt_labels}
 
 
 @dataclass(frozen=True)

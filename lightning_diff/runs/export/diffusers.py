@@ -31,6 +31,7 @@ def write(source: Source, folder: Path) -> Written:
     made = stock(source)
     chosen = scheduler(source, made)
     source.net.model.save_pretrained(folder / made.network, safe_serialization=True)  # type: ignore[operator, union-attr]
+    _change(folder / made.network / "config.json", chosen.network)
     getattr(library, chosen.name)(**chosen.config).save_pretrained(folder / "scheduler")
     parts: Parts = dict.fromkeys((*made.text, *made.unused), (None, None))
     parts[made.network] = ("diffusers", type(source.net.model).__name__)
@@ -59,6 +60,13 @@ def write(source: Source, folder: Path) -> Written:
     )
 
 
+def _change(path: Path, values: Mapping[str, Any]) -> None:
+    """In a file of JSON."""
+    known = json.loads(path.read_text(encoding="utf-8"))
+    if any(known.get(name) != value for name, value in values.items()):
+        path.write_text(json.dumps(known | values, indent=2) + "\n", encoding="utf-8")
+
+
 def _labels(source: Source, made: Stock) -> dict[str, Any]:
     """Names of classes, where the pipeline knows them."""
     names = source.record.class_names
@@ -71,7 +79,7 @@ def _call(source: Source, made: Stock, chosen: Scheduler) -> dict[str, Any]:
     """`sampling.json`: arguments of the pipeline's call, what latents start with, and the grid in noise levels."""
     solver, sigmas = source.grid
     arguments: dict[str, Any] = {}
-    is_asked = source.schedule is not None or source.record.kind == "consistency"
+    is_asked = source.schedule is not None or source.record.kind == "consistency" or chosen.needs_grid
     if chosen.grid is not None and is_asked:
         arguments = chosen.grid(sigmas)
     is_given = bool(arguments)

@@ -41,6 +41,7 @@ def write(source: Source, folder: Path) -> Written:
                 output_names=[graph.OUTPUT],
                 opset_version=OPSET,
                 dynamo=True,
+                optimize=False,  # its rules take sums with 1e-15 for sums with 0, and Sana's attention then divides by it
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -74,9 +75,13 @@ def _feed(every: list[graph.Input]) -> str:
 
 
 def _session(path: Path) -> Any:
-    """The graph as a function of tensors."""
+    """The graph as a function of tensors. UserError where onnxruntime refuses it."""
     runtime = required("onnxruntime", "export: --to onnx")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own, which have no common class but this
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"export: onnxruntime does not load the graph ({reason}); --to pt2 needs none of it") from error
     names = [each.name for each in session.get_inputs()]
 
     def run(*given: Tensor) -> Tensor:
@@ -95,7 +100,11 @@ def _name_batch(made: Any) -> None:
 
 
 def _decompositions() -> dict[Any, Any]:
-    """Of what torch has no translation into ONNX for: a table's time looks its level up, predictions take a hypotenuse."""
+    """Of what torch has no translation into ONNX for, or one that onnxruntime refuses.
+
+    A table's time looks its level up, predictions take a hypotenuse; and PixArt's blocks squeeze an axis of more than one, which
+    torch leaves as it is and ONNX' Squeeze does not take.
+    """
 
     def hypot(a: Tensor, b: Tensor) -> Tensor:
         return (a * a + b * b).sqrt()
@@ -104,8 +113,13 @@ def _decompositions() -> dict[Any, Any]:
         below = table <= values[..., None] if right else table < values[..., None]
         return below.sum(-1)
 
+    def squeeze(x: Tensor, dim: int) -> Tensor:
+        size = x.shape[dim]
+        is_one = isinstance(size, int) and size == 1  # the batch's is a symbol, and never squeezed
+        return x.reshape([*x.shape[:dim], *x.shape[dim:][1:]] if is_one else x.shape)
+
     ops = torch.ops.aten
-    return {ops.hypot.default: hypot, ops.searchsorted.Tensor: searchsorted}
+    return {ops.hypot.default: hypot, ops.searchsorted.Tensor: searchsorted, ops.squeeze.dim: squeeze}
 
 
 @contextlib.contextmanager

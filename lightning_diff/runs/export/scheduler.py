@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...denoiser import FlowTime, TableTime
@@ -32,6 +32,8 @@ class Scheduler:
             the pipelines themselves start from the noise as it is.
         first: that level where the grid is the scheduler's own.
         note: for the model card.
+        needs_grid: whether the scheduler has no grid of its own.
+        network: what the network's config has to say for the pipeline to call it with its time.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Scheduler:
     start: Callable[[float], float]
     first: float
     note: str
+    needs_grid: bool = False
+    network: Mapping[str, Any] = field(default_factory=dict)
 
 
 def scheduler(source: Source, stock: Stock) -> Scheduler:
@@ -47,12 +51,14 @@ def scheduler(source: Source, stock: Stock) -> Scheduler:
     record, clock = source.record, source.denoiser.clock
     prediction = source.denoiser.prediction
     if prediction == "flow" and isinstance(clock, FlowTime):
-        wanted = _flow_scale(source, stock)
-        if wanted is None or clock.scale != wanted:
-            raise _refused(
-                source, stock, f"called with {clock.scale:g} s", "another time" if wanted is None else f"{wanted:g} s"
-            )
-        return _sprint() if stock is families.SPRINT else _flow(record.kind == "consistency")
+        if stock is families.SANA:  # whose pipeline multiplies by a number in the network's config
+            return replace(_flow(STEPS, record.kind == "consistency"), network={"timestep_scale": clock.scale / STEPS})
+        usual = FLOW_SCALES.get(stock.pipeline)
+        steps = 0.0 if usual is None else STEPS * clock.scale / usual
+        if steps < 1 or steps != round(steps):
+            takes = "another time" if usual is None else f"{usual:g} s, or a multiple of {usual / STEPS:g} s"
+            raise _refused(source, stock, f"called with {clock.scale:g} s", takes)
+        return _sprint() if stock is families.SPRINT else _flow(round(steps), record.kind == "consistency")
     if prediction in ("epsilon", "v_prediction", "sample") and isinstance(clock, TableTime):
         return _table(source, stock, clock, prediction)
     if (
@@ -65,21 +71,18 @@ def scheduler(source: Source, stock: Stock) -> Scheduler:
     raise _refused(source, stock, f"that predicts {prediction} with its time", "none that its schedulers make")
 
 
-def _flow_scale(source: Source, stock: Stock) -> float | None:
-    if stock is families.SANA:
-        return float(1000.0 * source.net.config["timestep_scale"])  # type: ignore[index]  # a dict
-    return FLOW_SCALES.get(stock.pipeline)
-
-
-def _flow(is_consistency: bool) -> Scheduler:
+def _flow(steps: int, is_consistency: bool) -> Scheduler:
+    """SD3's network is called with `steps` times s, Flux' with a thousandth of it. Only for 1000 is there a grid of its own."""
     name = "FlowMatchLCMScheduler" if is_consistency else "FlowMatchEulerDiscreteScheduler"
+    note = "sigmas= are s = sigma / (1 + sigma); the scheduler's shift is 1, so that they are taken as they are"
     return Scheduler(
         name,
-        {"num_train_timesteps": STEPS, "shift": 1.0},
+        {"num_train_timesteps": steps, "shift": 1.0},
         lambda sigmas: {"sigmas": own_time.flow_sigmas(sigmas)},
         lambda sigma: own_time.flow_sigmas([sigma, 0.0])[0],
         math.inf,
-        "sigmas= are s = sigma / (1 + sigma); the scheduler's shift is 1, so that they are taken as they are",
+        note if steps == STEPS else f"{note}; without sigmas= it makes no grid, since the network's time is not 1000 s",
+        needs_grid=steps != STEPS,
     )
 
 

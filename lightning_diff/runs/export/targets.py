@@ -76,7 +76,7 @@ def write(
 
 def _weights(run: Path, out: Path | None, described: card.Card, average: dict[str, Any]) -> Exported:
     """The model's own files; in another folder than the run's with a card."""
-    path = export(home(run), out, **average)
+    path = export(run, out, **average)
     if out is not None and path.parent.resolve() != home(run).resolve():
         record = read_record(path)
         network = str(record.net["_target_"]).rpartition(".")[2]

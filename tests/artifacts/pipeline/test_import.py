@@ -333,6 +333,15 @@ def test_a_name_on_the_hub_without_a_network_is_one_line(monkeypatch, tmp_path, 
     assert tells(capsys.readouterr().err, "error: no/such/folder: no such folder")
 
 
+def test_a_network_without_an_embedding_for_no_class_is_not_guided_by_it(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    import_pipeline(saved / "ddim", "pixels")
+    import_pipeline(saved / "dit", "latents")
+    assert (read_record("pixels").label_dropout, read_record("latents").label_dropout) == (0.0, None)
+    assert main(["sample", "pixels", "--guidance", "2", "--steps", "1"]) == 2
+    assert tells(capsys.readouterr().err, "error: --guidance: ... label of every image ...")
+
+
 def test_it_is_sampled_as_its_scheduler_would_unless_asked_otherwise(saved, tmp_path):
     import_pipeline(saved / "sd3", tmp_path / "flow")
     import_pipeline(saved / "dit", tmp_path / "table")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers_models import MODELS, condition, make, shapes
 
-from lightning_diff.artifacts import keep_levels, read_record, save_denoiser
+from lightning_diff.artifacts import import_pipeline, keep_levels, read_record, save_denoiser
 from lightning_diff.artifacts.schedule import Schedule, save_schedule
 from lightning_diff.condition import Condition
 from lightning_diff.denoiser import Denoiser, FlowTime, TableTime
@@ -119,6 +119,20 @@ def test_flow_pipelines(tmp_path, name, schedule, eps):
     assert close(ours(denoiser, eps, sigmas, label), theirs)
 
 
+@pytest.mark.parametrize("name", ["sd3", "sana"])
+def test_flow_pipelines_of_networks_that_are_called_with_s_itself(tmp_path, name, eps):
+    """As `retime` trains them: SD3's scheduler counts to one, and Sana's network has a `timestep_scale`."""
+    denoiser, label = saved(tmp_path / "run", name, time=FlowTime()), condition(make(name))
+    folder = write(tmp_path / "run", "diffusers").path
+    pipeline, *call = opened(folder)
+    theirs = drawn(pipeline, *call, name, label, eps)
+    s = pipeline.scheduler.sigmas.double()
+    assert len(s) > 4
+    assert close(ours(denoiser, eps, s / (1 - s), label), theirs)
+    import_pipeline(folder, tmp_path / "back", size=8)
+    assert read_record(tmp_path / "back").time == {"_target_": "lightning_diff.denoiser.FlowTime", "scale": 1.0}
+
+
 def table_levels(scheduler, time):
     """Of DDIM and LCM: those of its whole indices."""
     return torch.cat([time.sigmas[scheduler.timesteps.long()], torch.zeros(1, dtype=torch.float64)])
@@ -185,9 +199,10 @@ def test_a_u_net_of_pixels_with_classes(tmp_path, schedule):
 # --- consistency models ---
 
 
-@pytest.mark.parametrize("name", ["sd3", "sana", "flux"])
-def test_a_consistency_model_in_flow_time(tmp_path, name, eps):
-    denoiser = saved(tmp_path / "run", name, kind="consistency", levels={3: [2.0, 0.5]}, schedule=[80.0, 2.0, 0.5, 0.0])
+@pytest.mark.parametrize(("name", "how"), [("sd3", {}), ("sd3", {"time": FlowTime()}), ("sana", {}), ("flux", {})])
+def test_a_consistency_model_in_flow_time(tmp_path, name, how, eps):
+    grid = [80.0, 2.0, 0.5, 0.0]
+    denoiser = saved(tmp_path / "run", name, kind="consistency", levels={3: grid[1:-1]}, schedule=grid, **how)
     pipeline, *call = opened(write(tmp_path / "run", "diffusers").path)
     assert type(pipeline.scheduler).__name__ == "FlowMatchLCMScheduler"
     label = condition(denoiser.net)
@@ -199,7 +214,7 @@ def test_a_consistency_model_in_flow_time(tmp_path, name, eps):
             return torch.randn(eps.shape)
         return pipeline._unpack_latents(torch.randn(2, 16, 16), 64, 64, 8)
 
-    sigmas = torch.tensor([80.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+    sigmas = torch.tensor(grid, dtype=torch.float64)
     assert close(ours(denoiser, eps, sigmas, label, solver=consistency, generator=noise), theirs)
 
 

@@ -145,10 +145,10 @@ def test_dit_with_an_autoencoder_draws_the_same_pictures(tmp_path):
     [
         ("dit", {}, None, "export: no pipeline ... DiTTransformer2DModel without an autoencoder; --to onnx"),
         (
-            "sana",
-            {"time": FlowTime(1.0)},
+            "sd3",
+            {"time": FlowTime(0.5)},
             None,
-            "export: SanaPipeline ... SanaTransformer2DModel called with 1 s ... 1000 s",
+            "export: StableDiffusion3Pipeline ... SD3Transformer2DModel called with 0.5 s ... 1000 s ...",
         ),
         (
             "sd15",
