@@ -19,10 +19,10 @@ SIGMA = torch.tensor(0.6, dtype=torch.float64)
 
 def student(a, b):
     """The denoiser of samples G = a z + b, z standard normal."""
-    return Gaussian(torch.tensor([b]).double(), float(a) ** 2)
+    return Gaussian(torch.tensor([b], dtype=torch.float64), float(a) ** 2)
 
 
-def nodes(n=120):
+def nodes(n=60):
     """(z, eps) of (n^2, 1) and weights: quadrature for two independent standard normals."""
     points, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(n))
     weights = weights / weights.sum()
