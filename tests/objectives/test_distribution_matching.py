@@ -22,7 +22,7 @@ def student(a, b):
     return Gaussian(torch.tensor([b], dtype=torch.float64), float(a) ** 2)
 
 
-def nodes(n=60):
+def nodes(n=100):
     """(z, eps) of (n^2, 1) and weights: quadrature for two independent standard normals."""
     points, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(n))
     weights = weights / weights.sum()
