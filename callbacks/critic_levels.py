@@ -16,6 +16,7 @@ from ..modules.base import StepOutputs
 from ..modules.consistency import ConsistencyModule
 from ..modules.lightning_internals import State
 from ..noise import log_snr_to_sigma
+from ..noise.moments import moments
 from ..statistics import NoiseLevelStatistics
 from .base import StepCallback
 
@@ -87,7 +88,9 @@ class CriticLevels(StepCallback[ConsistencyModule]):
 
     def write(self, folder: Path, sigma_data: float) -> None:
         """The table, into `critic_levels.csv` in this folder; bins without samples stay empty."""
-        loss, residual = (each.compute() for each in self.levels.values())
+        loss, residual = (
+            moments(*each.state()) for each in self.levels.values()
+        )  # `compute` would wait for the others
         statistics = self.levels["loss"]
         width = (statistics.high - statistics.low) / statistics.bins
         centres = statistics.low + width * (torch.arange(statistics.bins, dtype=torch.float64) + 0.5)

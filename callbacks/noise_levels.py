@@ -164,6 +164,8 @@ class NoiseLevels(StepCallback[TrainingModule]):
     def _close_window(self, trainer: Trainer, module: TrainingModule) -> None:
         self._flush()
         self._bin()
+        if not float(self.statistics.count.sum()):  # every step of it moved a critic: it goes on
+            return
         loss, weight = (torch.stack(metric.state()) for metric in (self.statistics, self.weights))
         self.moments = torch.cat([self.moments, loss[None]])
         self.weight_moments = torch.cat([self.weight_moments, weight[None]])

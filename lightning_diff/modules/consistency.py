@@ -34,6 +34,7 @@ from .sharding import ShardedStrategy, is_sharded
 from .teacher import refuse_other_teacher, refuse_untaught
 from .training_data import training_data
 
+
 class ConsistencyModule(TrainingModule):
     """Continuous-time consistency distillation and training (sCD and sCT, arXiv 2410.11081), starting from a denoiser.
 
@@ -142,6 +143,8 @@ class ConsistencyModule(TrainingModule):
         self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
         self.critic = critic
         if critic is not None:
+            if self.compiled is not None and self.compiled.optimizer:
+                raise ValueError("ConsistencyModule: compile.optimizer: with a critic two take turns; leave it out")
             critic.like(denoiser)
             self.make_optimizer = critic.in_turns(optimizer)
         self._teacher: Frozen[Denoiser] | None = None

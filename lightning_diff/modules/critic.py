@@ -42,20 +42,20 @@ class Critic(nn.Module):
     the scale of guidance.
 
     Args:
-        loss: "dmd", or "sid", of which the student's steps take a pass back through teacher and critic more.
-        weight: of this loss, summed over dimensions, beside the student's, which `AdaptiveWeight` brings to a sum, too: a tangent of
-            norm one against a residual whose norm grows with the root of the dimensions. rCM's balance is about 1.5 for 64
+        loss: "dmd", or "sid", for which the student's steps pass back through teacher and critic, too.
+        weight: of this loss, summed over dimensions, beside the student's, which `AdaptiveWeight` brings to a sum, too: a tangent
+            of norm one against a residual whose norm grows with the root of the dimensions. rCM's balance is about 1.5 for 64
             of them, and 0.3 for 3x32x32.
         alpha: SiD's; 1.2, and 1.0 in SiDA.
         every: steps of which the student takes one, >= 2; rCM takes 5, SiD 2.
-        start: images before which there is no critic; rCM's is the end of the tangent's warm-up. In a recipe, a number below 1 is a
-            share of the run.
+        start: images before which there is no critic; rCM's is the end of the tangent's warm-up. In a recipe, a number below 1
+            is a share of the run.
         noise: law of the levels at which the two denoisers are compared; default ln(sigma / sigma_data) ~ N(0, 1.6^2), rCM's.
         own_noise: law of the levels that the critic is trained at; default `noise`. SiD's is LogNormal(-1.2, 1.2).
         optimizer: of the critic; default AdamW at 1e-4 with weight decay 0.01. The module's learning rate is a factor on it, too.
         sigma_max: the level that the student's samples start from.
-        levels: lower levels of further steps of the student, decreasing. How many it takes is drawn for each optimiser step, and the
-            last one has the gradient. None: one step, always.
+        levels: lower levels of further steps of the student, decreasing. How many it takes is drawn for each optimiser step, and
+            the last one has the gradient. None: one step, always.
         limits: (low, high) to which samples are clipped before they are noised; None for none.
         precision: of the teacher where it is compared, "full" or a kind of `precision.quantized_copy`; "dmd" alone.
     """
@@ -83,15 +83,15 @@ class Critic(nn.Module):
         if loss not in get_args(Matching):
             raise ValueError(f"Critic: loss must be one of {', '.join(get_args(Matching))}, got {loss!r}")
         if precision not in ("full", *get_args(Kind)):
-            raise ValueError(
-                f"Critic: precision must be one of full, {', '.join(get_args(Kind))}, got {precision!r}"
-            )
+            raise ValueError(f"Critic: precision must be one of full, {', '.join(get_args(Kind))}, got {precision!r}")
         if loss == "sid" and precision != "full":
             raise ValueError(f"Critic: sid goes back through the teacher, which {precision} does not; take loss=dmd")
         if every < 2 or not weight > 0 or start < 0:
             raise ValueError(f"Critic: need every >= 2, weight > 0 and start >= 0, got {every}, {weight:g}, {start}")
         if any(not low < high for high, low in zip((sigma_max, *levels), (*levels, 0.0), strict=True)):
-            raise ValueError(f"Critic: levels must decrease from sigma_max {sigma_max:g} to above 0, got {list(levels)}")
+            raise ValueError(
+                f"Critic: levels must decrease from sigma_max {sigma_max:g} to above 0, got {list(levels)}"
+            )
         if limits is not None and not limits[0] < limits[1]:
             raise ValueError(f"Critic: limits must be (low, high), got {limits[0]:g} and {limits[1]:g}")
         if any(law is not None and as_training_law(law).learns for law in (noise, own_noise)):
@@ -103,12 +103,20 @@ class Critic(nn.Module):
         self.memory_format: torch.memory_format = torch.contiguous_format
         self._teacher: Frozen[Denoiser] | None = None
 
+    def train(self, mode: bool = True) -> "Critic":
+        """Dropout is off: what is compared with the teacher is a mean, and no sample comes twice."""
+        super().train(mode)
+        if hasattr(self, "denoiser"):
+            self.denoiser.eval()
+        return self
+
     # --- before the first step ---
 
     def like(self, student: Denoiser) -> None:
         """Take a network like the student's, with weights of its own."""
         self.denoiser = student.around(copy.deepcopy(student.net))
         self.denoiser.kind = "denoiser"
+        self.denoiser.eval()
         law = LogNormal(math.log(student.sigma_data), 1.6) if self.noise is None else self.noise
         self.noise, self.own_noise = law, law if self.own_noise is None else self.own_noise
 
@@ -139,7 +147,13 @@ class Critic(nn.Module):
         """When it moves, in a line."""
         first = -(-self.start // batch_size) + 1
         size = sum(weight.numel() for weight in self.parameters())
-        return f"critic: {self.loss}, {size:,} parameters, moves in {self.every - 1} of {self.every} steps from step {first:,.0f} on"
+        moves = f"moves in {self.every - 1} of {self.every} steps from step {first:,.0f} on"
+        return f"critic: {self.loss}, {size:,} parameters, {moves}"
+
+    @property
+    def passes_at_once(self) -> int:
+        """Passes through a network whose graphs are held at once: the student's two losses, or three networks for SiD's."""
+        return 2 if self.loss == "dmd" else 3
 
     # --- a step ---
 

@@ -1,4 +1,4 @@
-"""Distribution matching against densities in closed form: DMD's gradient is that of a KL divergence, SiD's mean a Fisher divergence."""
+"""Distribution matching against densities in closed form: DMD's gradient is a KL divergence's, SiD's mean a Fisher divergence."""
 
 import math
 
