@@ -21,6 +21,7 @@ from ..statistics import NoiseLevelStatistics
 from .base import StepCallback
 
 NAME = "critic_levels.csv"
+SEEN = ("loss", "residual", "reward")
 COLUMNS = ("log_snr", "sigma", "critic_samples", "critic_loss", "student_samples", "residual")
 
 
@@ -28,9 +29,9 @@ class CriticLevels(StepCallback[ConsistencyModule]):
     """Log a critic's loss and the residual that it pulls the student along, and write both per noise level.
 
     Logs, for each window of `trainer.log_every_n_steps`, the means over its samples: train/critic_loss, the critic's unweighted
-    denoising loss on the student's samples, and train/critic_residual, the norm |D_psi - D_T| of the difference from the teacher's
-    denoiser. A residual that grows while the critic's loss does means that the critic has lost the student: move it more often. At
-    the end `critic_levels.csv` has both in bins of log-SNR, over the second half of the run.
+    denoising loss on the student's samples; train/critic_residual, the norm |D_psi - D_T| of the difference from the teacher's
+    denoiser; and, of a critic with a reward, train/critic_reward. Where residual and loss both grow, the critic has lost the
+    student: move it more often. At the end `critic_levels.csv` has both in bins of log-SNR, over the second half of the run.
 
     The tables are a function of the samples' losses alone, in order of position: equal for any number of processes.
 
@@ -45,7 +46,7 @@ class CriticLevels(StepCallback[ConsistencyModule]):
         if bins < 2 or not low < high:
             raise ValueError(f"CriticLevels: need bins >= 2 and low < high, got {bins}, {low:g}, {high:g}")
         self.levels = {name: NoiseLevelStatistics(bins, low, high) for name in ("loss", "residual")}
-        self._own: dict[str, list[Tensor]] = {"loss": [], "residual": []}  # (n, 3) each: position, log_snr, value
+        self._own: dict[str, list[Tensor]] = {name: [] for name in SEEN}  # (n, 3) each: position, log_snr, value
         self._window = _empty()  # of all processes, on the host
 
     def refuse_unfit(self, module: ConsistencyModule, data: Data) -> None:
@@ -68,7 +69,8 @@ class CriticLevels(StepCallback[ConsistencyModule]):
             if len(window):
                 _, log_snr, value = window[window[:, 0].argsort()].T
                 values[f"train/critic_{name}"] = float(value.mean())
-                self.levels[name].update(log_snr, value)
+                if name in self.levels:
+                    self.levels[name].update(log_snr, value)
         self._window = _empty()
         if values:
             self.log_row(trainer, module, values)
@@ -115,4 +117,4 @@ class CriticLevels(StepCallback[ConsistencyModule]):
 
 
 def _empty() -> dict[str, Tensor]:
-    return {name: torch.zeros(0, 3, dtype=torch.float64) for name in ("loss", "residual")}
+    return {name: torch.zeros(0, 3, dtype=torch.float64) for name in SEEN}

@@ -21,6 +21,7 @@ from ..objectives import denoising_loss, matching_loss
 from ..objectives.distribution_matching import Matching, teacher_mean
 from ..precision import quantized_copy
 from ..precision.kernels import Kind
+from ..rewards import Reward, name_of, needs_label, networks
 from . import pretrained
 from .denoiser_module import ChangesAfterStep, StepOutputs
 from .in_turns import MakeInTurns
@@ -58,6 +59,10 @@ class Critic(nn.Module):
             the last one has the gradient. None: one step, always.
         limits: (low, high) to which samples are clipped before they are noised; None for none.
         precision: of the teacher where it is compared, "full" or a kind of `precision.quantized_copy`; "dmd" alone.
+        reward: raised along its own gradient by the student's samples, clipped to [-1, 1] (RTDMD, arXiv 2605.26108): the student is
+            matched with the teacher's density tilted towards it. It has to be differentiable by the images; `AlignmentModule` takes
+            any. None for none.
+        reward_weight: of the reward's mean, which the student's loss loses.
     """
 
     OF_RUN: ClassVar[tuple[str, ...]] = ("start",)
@@ -78,6 +83,8 @@ class Critic(nn.Module):
         levels: tuple[float, ...] = (),
         limits: tuple[float, float] | None = None,
         precision: Kind | Literal["full"] = "full",
+        reward: Reward | None = None,
+        reward_weight: float = 1.0,
     ):
         super().__init__()
         if loss not in get_args(Matching):
@@ -88,6 +95,8 @@ class Critic(nn.Module):
             raise ValueError(f"Critic: sid goes back through the teacher, which {precision} does not; take loss=dmd")
         if every < 2 or not weight > 0 or start < 0:
             raise ValueError(f"Critic: need every >= 2, weight > 0 and start >= 0, got {every}, {weight:g}, {start}")
+        if not reward_weight > 0:
+            raise ValueError(f"Critic: reward_weight must be positive, got {reward_weight:g}")
         if any(not low < high for high, low in zip((sigma_max, *levels), (*levels, 0.0), strict=True)):
             raise ValueError(
                 f"Critic: levels must decrease from sigma_max {sigma_max:g} to above 0, got {list(levels)}"
@@ -100,15 +109,9 @@ class Critic(nn.Module):
         self.loss, self.weight, self.alpha, self.every, self.start = loss, weight, alpha, every, start
         self.noise, self.own_noise, self.make_optimizer = noise, own_noise, optimizer
         self.sigma_max, self.levels, self.limits, self.precision = sigma_max, tuple(levels), limits, precision
+        self._reward, self.reward_weight = None if reward is None else Frozen(reward), reward_weight
         self.memory_format: torch.memory_format = torch.contiguous_format
         self._teacher: Frozen[Denoiser] | None = None
-
-    def train(self, mode: bool = True) -> "Critic":
-        """Dropout is off: what is compared with the teacher is a mean, and no sample comes twice."""
-        super().train(mode)
-        if hasattr(self, "denoiser"):
-            self.denoiser.eval()
-        return self
 
     # --- before the first step ---
 
@@ -116,7 +119,6 @@ class Critic(nn.Module):
         """Take a network like the student's, with weights of its own."""
         self.denoiser = student.around(copy.deepcopy(student.net))
         self.denoiser.kind = "denoiser"
-        self.denoiser.eval()
         law = LogNormal(math.log(student.sigma_data), 1.6) if self.noise is None else self.noise
         self.noise, self.own_noise = law, law if self.own_noise is None else self.own_noise
 
@@ -141,6 +143,8 @@ class Critic(nn.Module):
         self.memory_format = memory_format
         assert self._teacher is not None
         self._teacher.to(device, memory_format)
+        for network in [] if self._reward is None else networks(self._reward.value):
+            Frozen(network).to(device)
         return self.denoiser.net, self._teacher.value.net
 
     def summary(self, batch_size: int) -> str:
@@ -203,6 +207,7 @@ class Critic(nn.Module):
         """The critic's step: its denoising loss on the student's samples."""
         with torch.no_grad():
             G = self.sample(student, batch)
+        self._without_dropout()
         assert self.own_noise is not None
         sigma = self.own_noise.icdf(batch["u"]).to(G.dtype)
         conditioning = self._conditioning(batch)
@@ -220,6 +225,7 @@ class Critic(nn.Module):
         """In the student's step: what its loss gains, and (B,) of what was measured, at the levels `log_snr`."""
         assert self._teacher is not None
         assert self.noise is not None
+        self._without_dropout()
         G = self.sample(student, batch)
         sigma = self.noise.icdf(batch["critic_u"]).to(G.dtype)
         given, conditioning = of_batch(batch), self._conditioning(batch)
@@ -234,7 +240,29 @@ class Critic(nn.Module):
         )
         residual = result.residual.flatten(1).norm(dim=1)
         seen = {"log_snr": sigma_to_log_snr(sigma, student.sigma_data), "residual": residual}
-        return self.weight * result.loss.mean(), seen
+        loss = self.weight * result.loss.mean()
+        if self._reward is not None:
+            rewards = self._rewarded(self._reward.value, G, batch.get("label"))
+            loss, seen["reward"] = loss - self.reward_weight * rewards.mean(), rewards.detach()
+        return loss, seen
+
+    @staticmethod
+    def _rewarded(reward: Reward, G: Tensor, label: Tensor | None) -> Tensor:
+        """(B,) with a graph. UserError for a reward that has none, or needs labels that there are not."""
+        if label is None and needs_label(reward):
+            raise UserError(f"model.critic.reward: {name_of(reward)} needs labels, and the data have none")
+        given = torch.zeros(len(G), dtype=torch.int64, device=G.device) if label is None else label
+        rewards = reward(G.clamp(-1, 1), given)
+        if not rewards.requires_grad:
+            raise UserError(
+                f"model.critic.reward: {name_of(reward)} has no gradient by the images; AlignmentModule takes any reward"
+            )
+        return rewards.float()
+
+    def _without_dropout(self) -> None:
+        """What is compared with the teacher is a mean, and no sample comes twice. Here, as Lightning warns of it before a step."""
+        if self.denoiser.training:
+            self.denoiser.eval()
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=self.memory_format) if x.ndim == 4 else x

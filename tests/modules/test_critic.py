@@ -112,6 +112,26 @@ def test_the_student_is_matched_beside_its_own_loss(step, loss):
     assert sum(float(weight.grad.norm()) for weight in module.denoiser.parameters()) > 0
 
 
+def test_a_reward_is_raised_along_its_gradient(step):
+    def nearness(images, label):
+        return -(images - 0.5).square().sum(1)
+
+    def deaf(images, label):
+        return nearness(images.detach(), label)
+
+    module, batch, out = step(64, Critic(every=2, reward=nearness, reward_weight=0.25))
+    G = module.denoiser(80.0 * batch["critic_start"][:, 0], torch.tensor(80.0), batch["label"]).clamp(-1, 1)
+    torch.testing.assert_close(out["critic"]["reward"], nearness(G, None))
+    (of_loss,) = torch.autograd.grad(out["loss"], module.denoiser.net.output.bias, retain_graph=True)
+    module.critic._reward = None
+    without = module.training_step(batch, 0)["loss"]
+    (of_rest,) = torch.autograd.grad(without, module.denoiser.net.output.bias)
+    (of_reward,) = torch.autograd.grad(nearness(G, None).mean(), module.denoiser.net.output.bias)
+    torch.testing.assert_close(of_loss, of_rest - 0.25 * of_reward)
+    with pytest.raises(UserError, match="deaf has no gradient by the images"):
+        step(64, Critic(every=2, reward=deaf))
+
+
 def test_draws_go_by_position_and_several_steps_end_at_the_lowest_level(step):
     critic = Critic(every=2, levels=(5.0, 0.5))
     module, batch, _ = step(64, critic)
