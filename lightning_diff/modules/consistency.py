@@ -199,11 +199,10 @@ class ConsistencyModule(TrainingModule):
         if self._teacher is not None:
             self._teacher.to(self.device, self.memory_format)
             self.keep_null_condition(self._teacher.value.net)
-        if self.critic is not None:
-            for net in self.critic.place(self.device, self.memory_format):
-                self.keep_null_condition(net)
             if self.guidance is not None and takes_condition(self._teacher.value.net):
                 conditioning.null_condition(self._teacher.value.net, "model.guidance")
+        for net in () if self.critic is None else self.critic.place(self.device, self.memory_format):
+            self.keep_null_condition(net)
 
     def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
         if self.derivative in ("jvp", "two_pass"):

@@ -35,7 +35,7 @@ class InTurns(torch.optim.Optimizer):
             part.state, part.param_groups = self.state, [next(groups) for _ in part.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

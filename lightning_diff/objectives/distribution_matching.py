@@ -124,11 +124,12 @@ def teacher_mean(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         if guidance is not None and getattr(teacher.net, "guided", False):
-            return teacher(x, sigma, label, guidance=guidance, **conditioning)
-        D = teacher(x, sigma, label, **conditioning)
+            own: Tensor = teacher(x, sigma, label, guidance=guidance, **conditioning)
+            return own
+        D: Tensor = teacher(x, sigma, label, **conditioning)
         if guidance is None:
             return D
-        D_without = teacher(x, sigma, None, **conditioning)
+        D_without: Tensor = teacher(x, sigma, None, **conditioning)
         return D_without + guidance.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) * (D - D_without)
 
     return denoise
