@@ -59,7 +59,8 @@ CRITIC = """
     weight: %g
     every: %d
     start: %g
-    optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 1.0e-3, betas: [0.9, 0.99]}
+    levels: %s
+    optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 2.0e-3, betas: [0.9, 0.99]}
 """
 
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2)
     parser.add_argument("--start", type=float, default=0.3)
     parser.add_argument("--weight", type=float, default=1.0)
+    parser.add_argument("--levels", nargs="*", type=float, default=[], help="of the student's further steps")
     parser.add_argument("--arms", nargs="+", default=["scd", "dmd", "sid"], choices=["scd", "dmd", "sid"])
     parser.add_argument("--runs", type=Path, default=Path("runs/one_step_mixture"))
     options = parser.parse_args()
@@ -116,7 +118,8 @@ def main() -> None:
         teacher = trained(f"teacher_{seed}", TEACHER % options.width, options, seed)
         samplings = {"teacher, 35 evaluations": (teacher, None)}
         for arm in options.arms:
-            critic = "" if arm == "scd" else CRITIC % (arm, options.weight, options.every, options.start)
+            chosen = (arm, options.weight, options.every, options.start, options.levels)
+            critic = "" if arm == "scd" else CRITIC % chosen
             samplings |= {
                 f"{arm}, {steps} step": (trained(f"{arm}_{seed}", STUDENT % teacher + critic, options, seed), steps)
                 for steps in (1, 2)
