@@ -4,6 +4,7 @@ One of your own derives from `base.StepCallback` or `base.PeriodicCallback`, or 
 """
 
 from .checkpoint import Checkpoint
+from .critic_levels import CriticLevels
 from .ema import EMA
 from .evaluate import Evaluate
 from .finite_guard import FiniteGuard
@@ -22,6 +23,7 @@ from .validation import Validation
 __all__ = [
     "EMA",
     "Checkpoint",
+    "CriticLevels",
     "Evaluate",
     "FiniteGuard",
     "LearnedGrid",

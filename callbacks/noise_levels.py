@@ -12,7 +12,7 @@ from ..artifacts import noise_levels_figure, noise_levels_measured
 from ..artifacts.noise_levels import NoiseReport
 from ..foundation.devices import Arriving
 from ..foundation.processes import from_all
-from ..modules.base import StepOutputs
+from ..modules.base import StepOutputs, is_of_critic
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import State
 from ..noise.moments import NoiseLevelMoments, merge, moments
@@ -105,6 +105,8 @@ class NoiseLevels(StepCallback[TrainingModule]):
         self._written = time.monotonic()
 
     def on_micro_batch_end(self, trainer: Trainer, module: TrainingModule, outputs: StepOutputs) -> None:
+        if is_of_critic(outputs):
+            return
         loss = outputs["per_sample_loss"]
         weight = outputs.get("weight")
         weight = torch.full_like(loss, torch.nan) if weight is None else weight
@@ -162,6 +164,8 @@ class NoiseLevels(StepCallback[TrainingModule]):
     def _close_window(self, trainer: Trainer, module: TrainingModule) -> None:
         self._flush()
         self._bin()
+        if not float(self.statistics.count.sum()):  # every step of it moved a critic: it goes on
+            return
         loss, weight = (torch.stack(metric.state()) for metric in (self.statistics, self.weights))
         self.moments = torch.cat([self.moments, loss[None]])
         self.weight_moments = torch.cat([self.weight_moments, weight[None]])

@@ -14,7 +14,7 @@ from ..data import Data
 from ..foundation import rng
 from ..foundation.processes import from_all
 from ..modules import lightning_internals as internals
-from ..modules.base import CountedModule, StepOutputs
+from ..modules.base import CountedModule, StepOutputs, is_of_critic
 from ..modules.denoiser_module import TrainingModule
 from ..modules.lightning_internals import State
 from ..modules.sharding import is_sharded, whole_state
@@ -65,6 +65,8 @@ class RunRecord(StepCallback[CountedModule]):
                 table.log_metrics({"images": module.images_seen} | self._unwritten, step=trainer.global_step)
 
     def on_micro_batch_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
+        if is_of_critic(outputs):
+            return
         loss = internals.micro_batch_loss(outputs["loss"], trainer)
         unweighted = outputs["per_sample_loss"] * outputs.get("importance", 1.0)  # under the objective's noise law
         self._step_sums += torch.stack([loss, unweighted.mean(), torch.ones_like(loss)])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
-from ..modules.base import CountedModule, StepOutputs
+from ..modules.base import CountedModule, StepOutputs, is_of_critic
 from ..modules.lightning_internals import State
 from ..noise.moments import bin_index
 from .base import StepCallback
@@ -40,26 +40,33 @@ class Tangents(StepCallback[CountedModule]):
         self.visits = torch.zeros(BINS, dtype=torch.int64)
         self.spikes = 0  # windows with one
         self._window = _empty(torch.device("cpu"))[None]  # of each process
+        self._warmup = torch.full((1,), math.nan, dtype=torch.float64)  # at the last step that has one
 
     def on_run_start(self, trainer: Trainer, module: CountedModule) -> None:
         self.usual, self.visits = self.usual.to(module.device), self.visits.to(module.device)
         # The windows of as many processes as there were; with another number, the same total.
         mine = self._window[trainer.global_rank :: trainer.world_size].to(module.device)
         self._mine = _merged(mine) if len(mine) else _empty(module.device)
+        self._warmup = self._warmup.to(module.device)
 
     @torch.no_grad()
     def on_micro_batch_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
+        if is_of_critic(outputs):
+            return
         if "details" not in outputs:
             raise UserError("Tangents: this model's training measures none; leave the callback out")
+        self._warmup = outputs["details"]["warmup"][:1].double()
         self._take_in(outputs["log_snr"], outputs["details"], self.finished_steps + 1)
 
     @torch.no_grad()
     def on_step_end(self, trainer: Trainer, module: CountedModule, outputs: StepOutputs) -> None:
         if not self.is_window_end(trainer):
             return
-        window = torch.cat([_merged(from_all(self._mine[None])), outputs["details"]["warmup"][:1].double()])
+        window = torch.cat([_merged(from_all(self._mine[None])), self._warmup])
         count, norm, dF_dt, largest, excess, step, log_snr, size, share = window.tolist()
         self._mine = _empty(module.device)
+        if not count:  # every step of it moved a critic
+            return
         values = {
             "train/tangent_norm": norm / count,
             "train/tangent_norm_max": largest,
@@ -104,11 +111,13 @@ class Tangents(StepCallback[CountedModule]):
             "visits": self.visits.cpu(),
             "spikes": self.spikes,
             "window": from_all(self._mine[None]).cpu(),
+            "warmup": float(self._warmup),
         }
 
     def load_state_dict(self, state_dict: State) -> None:
         self.usual, self.visits, self.spikes = state_dict["usual"], state_dict["visits"], state_dict["spikes"]
         self._window = state_dict["window"]
+        self._warmup = torch.full((1,), state_dict.get("warmup", math.nan), dtype=torch.float64)
 
 
 def _row(rows: Tensor, number: Tensor) -> Tensor:

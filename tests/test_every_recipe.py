@@ -60,6 +60,7 @@ SMALL = {
     "digits_edm": (None, ["data.batch_size=16"]),
     "digits_scd": ("digits_edm", ["data.batch_size=16"]),
     "digits_sct": ("digits_edm", ["data.batch_size=16"]),
+    "digits_one_step": ("digits_edm", ["data.batch_size=16", "model.critic.start=0"]),
     "digits_art": ("digits_edm", ["data.batch_size=4", "model.learner.steps=4", "model.learner.width=8"]),
     "digits_end_point": ("digits_edm", ["data.batch_size=4", "model.learner.width=8"]),
     "digits_steps": (
@@ -75,6 +76,7 @@ SMALL = {
     "cifar10_small": (None, [*PICTURES, *UNET]),
     "cifar10_scd": ("cifar10_edm", PICTURES),
     "cifar10_sct": ("cifar10_edm", PICTURES),
+    "cifar10_one_step": ("cifar10_edm", [*PICTURES, "model.critic.start=0"]),
     "cifar10_art": ("cifar10_edm", ["data.batch_size=2", "model.learner.steps=4", "model.learner.width=8"]),
     "cifar10_reward": (
         "cifar10_edm",
@@ -130,7 +132,9 @@ def trained(name: str, processes: int = 1) -> Path:
 
 
 def losses(folder: Path) -> list[float]:
-    return [float(row["value"]) for row in read(folder / "metrics.csv") if row["metric"] == "train/loss"]
+    """Of each step, a critic's own where it moved."""
+    rows = read(folder / "metrics.csv")
+    return [float(row["value"]) for row in rows if row["metric"] in ("train/loss", "train/critic_loss")]
 
 
 def test_every_packaged_recipe_has_a_small_form():

@@ -3,6 +3,7 @@
 from .alignment import AlignmentModule
 from .compiling import Compile
 from .consistency import ConsistencyModule
+from .critic import Critic
 from .denoiser_module import TrainingModule
 from .diffusion import DiffusionModule
 from .schedule import ScheduleModule
@@ -12,6 +13,7 @@ __all__ = [
     "AlignmentModule",
     "Compile",
     "ConsistencyModule",
+    "Critic",
     "DiffusionModule",
     "ScheduleModule",
     "TrainingData",

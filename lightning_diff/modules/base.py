@@ -33,6 +33,14 @@ class StepOutputs(TypedDict):
     importance: NotRequired[Tensor]  # (B,), the part of it that makes up for which noise levels were drawn
     details: NotRequired[dict[str, Tensor]]  # (B,) each, of what else was measured
     kl: NotRequired[Tensor]  # (B,), distance to the reference, in reward fine-tuning
+    # Beside a critic, (B,) each: `log_snr`, and in a step of the student's `residual`. In one of the critic's `loss`: then all that
+    # stands above is the critic's.
+    critic: NotRequired[dict[str, Tensor]]
+
+
+def is_of_critic(outputs: StepOutputs) -> bool:
+    """Whether the step moves a critic instead of the network."""
+    return "loss" in outputs.get("critic", {})
 
 
 class CountedModule(LightningModule):

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
-from ..artifacts import ModelRecord, TrainedWith, load_denoiser, load_weights
+from ..artifacts import TrainedWith, load_denoiser, load_weights
 from ..condition import of_batch, takes_condition
 from ..data import Augment
 from ..denoiser import Denoiser, Prediction, Time, TimeName
@@ -23,14 +23,16 @@ from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight
 from . import conditioning, pretrained
+from . import lightning_internals as internals
 from .compiling import Compile
+from .consistency_choices import Objective, refuse_unguided, refuse_unknown
+from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
-from .sharding import is_sharded
+from .sharding import ShardedStrategy, is_sharded
+from .teacher import refuse_other_teacher, refuse_untaught
 from .training_data import training_data
-
-Objective = Literal["distillation", "training"]
 
 
 class ConsistencyModule(TrainingModule):
@@ -59,6 +61,8 @@ class ConsistencyModule(TrainingModule):
         guidance: (low, high) of the scale of the teacher's classifier-free guidance, drawn uniformly for each example. The network
             receives it as an input: sampling with guidance then costs no second evaluation. Distillation only, and only from a
             teacher that was trained with condition_dropout.
+        critic: distribution matching beside this loss, for one step as good as the teacher (see `Critic`); None for none.
+            Distillation only.
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time, prediction: the teacher's.
@@ -85,6 +89,7 @@ class ConsistencyModule(TrainingModule):
         c: float = 0.1,
         derivative: Derivative = "jvp",
         guidance: tuple[float, float] | None = None,
+        critic: Critic | None = None,
         sigma_data: float | None = None,
         num_classes: int = 0,
         time: TimeName | Time | None = None,
@@ -92,7 +97,7 @@ class ConsistencyModule(TrainingModule):
         compile: bool | Compile = False,
         channels_last: bool = False,
     ):
-        _refuse_unknown(objective=objective, normalisation=normalisation, derivative=derivative)
+        refuse_unknown(objective=objective, normalisation=normalisation, derivative=derivative)
         if isinstance(noise, InfoNoise):
             raise ValueError(
                 "ConsistencyModule: InfoNoise follows the error of a denoiser, and this loss is another thing; "
@@ -102,7 +107,9 @@ class ConsistencyModule(TrainingModule):
             raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
         lengths.refuse_parts("ConsistencyModule", warmup=warmup)
         if guidance is not None:
-            _refuse_unguided(guidance, objective)
+            refuse_unguided(guidance, objective)
+        if critic is not None and objective == "training":
+            raise ValueError("ConsistencyModule: a critic needs a teacher to be compared with, objective=distillation")
         denoiser = pretrained.denoiser(
             self.recipe_facts,
             kind="consistency",
@@ -134,6 +141,12 @@ class ConsistencyModule(TrainingModule):
         )
         self.teacher_path, self.objective, self.warmup = Path(teacher), objective, warmup
         self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
+        self.critic = critic
+        if critic is not None:
+            if self.compiled is not None and self.compiled.optimizer:
+                raise ValueError("ConsistencyModule: compile.optimizer: with a critic two take turns; leave it out")
+            critic.like(denoiser)
+            self.make_optimizer = critic.in_turns(optimizer)
         self._teacher: Frozen[Denoiser] | None = None
         self._teacher_sha256: str | None = None
         self._not_found: UserError | None = None
@@ -164,26 +177,17 @@ class ConsistencyModule(TrainingModule):
                 "take objective=training, which only starts from it"
             )
         if self.objective == "distillation":
-            self._refuse_what_the_teacher_was_not_taught(record)
+            augments = training_data(self.trainer).data.augment is not None
+            remark = refuse_untaught(record, self.teacher_path, guidance=self.guidance, augments=augments)
+            if remark is not None and self.trainer.is_global_zero:
+                print(remark, flush=True)
         pretrained.refuse_other_parametrisation(own, teacher, self.teacher_path)
         if not any(weight.is_meta for weight in own.parameters()):  # as on all processes but the first, if sharded
             load_weights(own.net, pretrained.with_guidance_input(own.net, teacher.net), self.teacher_path)
         if self.objective == "distillation":
             self._teacher = Frozen(teacher)
-
-    def _refuse_what_the_teacher_was_not_taught(self, teacher: ModelRecord) -> None:
-        """UserError for a velocity that it cannot give, guided or of augmented images; a remark where that is not known."""
-        if training_data(self.trainer).data.augment is not None and teacher.augment is False:
-            raise UserError(f"data.augment: {self.teacher_path} was trained without, and knows no augmented images")
-        for scale in self.guidance or ():
-            if scale == 1:
-                continue
-            if (fault := teacher.conditions.fault(scale)) is not None:
-                raise UserError(f"model.{fault[0]}: of {self.teacher_path}: {fault[1]}")
-            if (doubt := teacher.conditions.doubt(scale)) is not None:
-                if self.trainer.is_global_zero:
-                    print(f"model.guidance: of {self.teacher_path}: {doubt}", flush=True)
-                break
+        if self.critic is not None:
+            self.critic.follow(teacher, self.teacher_path)
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
         return replace(super().trained_with(augment), label_dropout=0.0, guidance=self.guidance)
@@ -197,12 +201,18 @@ class ConsistencyModule(TrainingModule):
             self.keep_null_condition(self._teacher.value.net)
             if self.guidance is not None and takes_condition(self._teacher.value.net):
                 conditioning.null_condition(self._teacher.value.net, "model.guidance")
+        for net in () if self.critic is None else self.critic.place(self.device, self.memory_format):
+            self.keep_null_condition(net)
 
     def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
         if self.derivative in ("jvp", "two_pass"):
             refuse_no_forward_mode(self.denoiser, shape, self.num_classes, device)
 
     def configure_model(self) -> None:
+        if self.critic is not None:
+            if isinstance(self.trainer.strategy, ShardedStrategy):
+                raise UserError("trainer.strategy: a student with a critic keeps whole networks; use ddp")
+            internals.expect_unused_weights(self.trainer.strategy)
         will_be_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
         if self.compiled is not None and (will_be_sharded or not self._is_one_pass):
             # One mask for passes that are compiled and ones that are not.
@@ -210,6 +220,8 @@ class ConsistencyModule(TrainingModule):
         super().configure_model()
 
     def _compile(self, how: Compile) -> None:
+        if self.critic is not None:
+            how.network(self.critic.denoiser.net)
         # In one pass the loss, not the network: torch has no forward mode through a compiled one, and runs it as it is.
         if self._is_one_pass:
             self._loss = how.function(consistency_loss)
@@ -228,6 +240,11 @@ class ConsistencyModule(TrainingModule):
 
     def _step(self, batch: dict[str, Tensor], batch_idx: int) -> StepOutputs:
         self._rekey_dropout(batch_idx)
+        turn = None if self.critic is None else self.critic.turn(self.images_seen, self.batch_size)
+        if self.critic is not None and turn == "critic":
+            return self.critic.denoise(self.denoiser, batch)
+        # First, as its graphs through other networks are gone when the student's are there.
+        matched = self.critic.match(self.denoiser, batch) if self.critic is not None and turn == "student" else None
         x0 = self._laid_out(batch["image"])
         sigma = self.noise.icdf(batch["u"])
         share = min(self.images_seen / self.warmup, 1.0) if self.warmup else 1.0
@@ -252,6 +269,8 @@ class ConsistencyModule(TrainingModule):
             "dF_dt": result.dF_dt.flatten(1).norm(dim=1),
             "warmup": torch.full_like(result.loss, share),
         }
+        if matched is not None:
+            outputs["loss"], outputs["critic"] = outputs["loss"] + matched[0], matched[1]
         return outputs
 
     @property
@@ -267,7 +286,15 @@ class ConsistencyModule(TrainingModule):
             low, high = self.guidance
             u = rng.uniform(self.seed, "guidance", batch["position"].numpy())
             batch["guidance"] = torch.from_numpy(low + (high - low) * u).float()
-        return batch
+        if self.critic is None:
+            return batch
+        turn = self.critic.turn(self.images_seen, self.batch_size)
+        return self.critic.draw(batch, turn, self.seed, self.images_seen, self.batch_size)
+
+    def _learn(self) -> None:
+        super()._learn()
+        if self.critic is not None:
+            self.critic.after_step()
 
     def on_save_checkpoint(self, checkpoint: State) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -277,27 +304,6 @@ class ConsistencyModule(TrainingModule):
     def on_load_checkpoint(self, checkpoint: State) -> None:
         super().on_load_checkpoint(checkpoint)
         # Of a training without a teacher (resume=force): its weights are a start like any other.
-        own = str(self._teacher_sha256)
-        stored = str(checkpoint.get("teacher", own))
-        if self._teacher is not None and stored != own:
-            raise UserError(
-                f"the checkpoint is of a distillation from another teacher: its weights have the hash {stored[:12]}, those of "
-                f"{self.teacher_path} {own[:12]}; put the old one back, or choose another name"
-            )
-
-
-def _refuse_unknown(**given: str) -> None:
-    """ValueError for a choice that there is not."""
-    for name, choices in (("objective", Objective), ("normalisation", Normalisation), ("derivative", Derivative)):
-        if given[name] not in get_args(choices):
-            raise ValueError(
-                f"ConsistencyModule: {name} must be one of {', '.join(get_args(choices))}, got {given[name]!r}"
-            )
-
-
-def _refuse_unguided(guidance: tuple[float, float], objective: Objective) -> None:
-    """ValueError for scales out of order, or without a teacher."""
-    if not guidance[0] <= guidance[1]:
-        raise ValueError(f"ConsistencyModule: guidance must be (low, high), got {guidance[0]:g} and {guidance[1]:g}")
-    if objective == "training":
-        raise ValueError("ConsistencyModule: guidance needs a teacher to be guided, objective=distillation")
+        if self._teacher is not None:
+            own = str(self._teacher_sha256)
+            refuse_other_teacher(str(checkpoint.get("teacher", own)), own, self.teacher_path)

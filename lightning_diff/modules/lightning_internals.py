@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataHookSelector
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -256,6 +256,15 @@ def state_of_its_own(strategy: object) -> str | None:
     """An argument of DDPStrategy whose state no checkpoint holds, if it was given: its attribute has a `_` before its name."""
     names = ("model_averaging_period", "ddp_comm_state")
     return next((name for name in names if getattr(strategy, f"_{name}", None) is not None), None)
+
+
+def expect_unused_weights(strategy: object) -> None:
+    """Let DDP wait for no gradient of weights that a step does not use: of a network and its critic, the other's.
+
+    Relied on: DDPStrategy hands its `_ddp_kwargs` to torch's DistributedDataParallel after `configure_model`.
+    """
+    if isinstance(strategy, DDPStrategy):
+        strategy._ddp_kwargs["find_unused_parameters"] = True
 
 
 def shard_over_all_processes(strategy: ModelParallelStrategy, processes: int) -> None:

@@ -14,8 +14,11 @@ Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 def options(optimizer: torch.optim.Optimizer) -> list[State]:
     """What was chosen for each group of parameters: arguments of the optimiser's class, or of those it derives from.
 
-    What else it keeps in its groups is state. The rate comes as `initial_lr`, too, which a schedule leaves alone.
+    What else it keeps in its groups is state. The rate comes as `initial_lr`, too, which a schedule leaves alone. One that is made
+    of others, in its attribute `parts`, has theirs.
     """
+    if parts := getattr(optimizer, "parts", ()):
+        return [chosen for part in parts for chosen in options(part)]
     classes = [each for each in type(optimizer).__mro__ if issubclass(each, torch.optim.Optimizer)]
     takes = {name for each in classes for name in inspect.signature(each).parameters} - {"params", "defaults"}
     return [

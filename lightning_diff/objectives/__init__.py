@@ -4,6 +4,7 @@ from .advantage_weighted import AdvantageWeightedLoss, advantage_weighted_loss
 from .by_name import by_name
 from .consistency import ConsistencyLoss, consistency_loss
 from .denoising import denoising_loss
+from .distribution_matching import MatchingLoss, dmd_loss, matching_loss, sid_loss
 from .nft import NFTLoss, nft_loss
 from .policy_gradient import Chain, PolicyGradientLoss, policy_gradient_loss, sample_chain
 
@@ -11,13 +12,17 @@ __all__ = [
     "AdvantageWeightedLoss",
     "Chain",
     "ConsistencyLoss",
+    "MatchingLoss",
     "NFTLoss",
     "PolicyGradientLoss",
     "advantage_weighted_loss",
     "by_name",
     "consistency_loss",
     "denoising_loss",
+    "dmd_loss",
+    "matching_loss",
     "nft_loss",
     "policy_gradient_loss",
     "sample_chain",
+    "sid_loss",
 ]

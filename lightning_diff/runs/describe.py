@@ -11,7 +11,7 @@ from ..callbacks import Checkpoint
 from ..callbacks.ema import find as find_ema
 from ..data import Data, Facts
 from ..foundation.errors import NotHereError, UserError
-from ..modules import TrainingModule
+from ..modules import ConsistencyModule, TrainingModule
 from ..modules.base import CountedModule
 from ..modules.sharding import ShardedStrategy
 from . import emphasis, memory, recipe
@@ -39,6 +39,7 @@ def describe(settings: Recipe, source: Path | str) -> str:
         remark,
         summary(settings, module, trainer),
         learning_rates(module, trainer, batch),
+        _critic(module, batch),
         _levels(module),
         *doubts(module, trainer, batch),
         _memory(settings, facts["shape"], module, trainer),
@@ -87,6 +88,10 @@ def summary(settings: Recipe, module: LightningModule, trainer: Trainer) -> str:
         f"{trainer.max_steps:,} steps = {images:,} images; checkpoints {saves}, "
         f"the newest {saver.keep} kept in {folder_of(settings)}"
     )
+
+
+def _critic(module: LightningModule, batch: int) -> str:
+    return module.critic.summary(batch) if isinstance(module, ConsistencyModule) and module.critic is not None else ""
 
 
 def _levels(module: LightningModule) -> str:

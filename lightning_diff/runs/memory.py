@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from ..condition import blank
 from ..denoiser import Denoiser
+from ..modules.critic import Critic
 from ..modules.denoiser_module import TrainingModule
+from ..modules.in_turns import MakeInTurns
 from ..modules.sharding import networks
 from ..nets.blocks import blocks
 from ..noise import LogNormal
@@ -25,9 +27,11 @@ class Memory(NamedTuple):
     """Bytes on one device: of the first process, which has the most rows where they do not divide evenly.
 
     `activations` is the peak, in a forward and a backward pass of the denoising loss, of all that is neither weight nor gradient
-    of one. `exchanged` is what is there to talk to other processes: under shards the gathered weights of two blocks and of what
-    lies outside of blocks, and one block's gradient as it is and in float32; else DDP's buckets. Not counted: the examples of data
-    in memory (on the host), networks outside the module (a teacher, those of metrics), what libraries take, gaps of the allocator.
+    of one; beside a critic, of as many passes as are held at once. `critic` is its weights and its optimiser's state; of its
+    gradients and the network's, one is there at a time. `exchanged` is what is there to talk to other processes: under shards the
+    gathered weights of two blocks and of what lies outside of blocks, and one block's gradient as it is and in float32; else DDP's
+    buckets. Not counted: the examples of data in memory (on the host), networks outside the module (a teacher, those of metrics),
+    what libraries take, gaps of the allocator.
     """
 
     weights: int
@@ -36,6 +40,7 @@ class Memory(NamedTuple):
     averages: int
     exchanged: int
     activations: int
+    critic: int = 0
 
     @property
     def total(self) -> int:
@@ -71,20 +76,32 @@ def estimate(
         rows = -(-weight.shape[0] // shares) if id(weight) in shared else 0
         return torch.Size([rows, *weight.shape[1:]]) if rows else weight.shape
 
-    weights = list(module.parameters())
+    critic: Critic | None = getattr(module, "critic", None)
+    of_critic = [] if critic is None else list(critic.parameters())
+    apart = {id(weight) for weight in of_critic}
+    weights = [weight for weight in module.parameters() if id(weight) not in apart]
     trained = [weight for weight in weights if weight.requires_grad]
     averaged = [weight for weight in module.denoiser.net.parameters() if weight.requires_grad]
     gradients = sum(local(weight).numel() * weight.element_size() for weight in trained)
-    state = _StateSizes(module.make_optimizer)
+    make = module.make_optimizer
+    state = _StateSizes(make.first if isinstance(make, MakeInTurns) else make)
+    size_of_critic = sum(weight.numel() * weight.element_size() for weight in of_critic)
     return Memory(
         weights=sum(local(weight).numel() * weight.element_size() for weight in weights)
         + sum(buffer.numel() * buffer.element_size() for buffer in module.buffers()),
         gradients=gradients,
         optimizer=sum(state.of(local(weight), weight.dtype) for weight in trained),
         averages=averages * sum(local(weight).numel() * max(weight.element_size(), 4) for weight in averaged),
-        exchanged=_gathered(module, precision) if is_sharded else gradients * (processes > 1),
-        activations=_activations(module.denoiser, shape, images, precision, weights_are_cast=is_sharded),
+        exchanged=_gathered(module, precision) if is_sharded else (gradients + size_of_critic) * (processes > 1),
+        activations=_activations(module.denoiser, shape, images, precision, weights_are_cast=is_sharded)
+        * (1 if critic is None else critic.passes_at_once),
+        critic=0 if critic is None else size_of_critic + _state_of(critic),
     )
+
+
+def _state_of(critic: Critic) -> int:
+    state = _StateSizes(critic.make_optimizer)
+    return sum(state.of(weight.shape, weight.dtype) for weight in critic.parameters())
 
 
 def table(memory: Memory, processes: int, images: int) -> str:
@@ -93,6 +110,7 @@ def table(memory: Memory, processes: int, images: int) -> str:
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimiser's state": memory.optimizer,
+        "critic and its optimiser's state": memory.critic,
         "averages": memory.averages,
         "exchange with other processes": memory.exchanged,
         f"activations of {images} images (estimate)": memory.activations,

@@ -12,6 +12,7 @@ from .. import ema
 from ..callbacks.ema import find as find_ema
 from ..foundation.errors import UserError
 from ..modules.base import CountedModule
+from ..modules.in_turns import MakeInTurns
 
 POINTS = 2000  # of a longer run, so many steps are looked at
 MOST_AT_ZERO = 0.01  # of the steps
@@ -81,6 +82,7 @@ def _of_averages(trainer: Trainer, batch: int) -> Iterator[str]:
 def _rate(module: CountedModule, batch: int) -> Callable[[int], float]:
     """Optimiser step, from 1 on, -> learning rate; the factor alone where the optimiser's own rate is not known."""
     make = module.make_optimizer
+    make = make.first if isinstance(make, MakeInTurns) else make
     given = make.keywords if isinstance(make, partial) else {}
     try:
         defaults = {name: parameter.default for name, parameter in signature(make).parameters.items()}

@@ -5,7 +5,7 @@ from importlib.metadata import version
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch.utils.data import DataLoader
 
 from lightning_diff.modules import lightning_internals as internals
@@ -231,3 +231,10 @@ def test_what_fit_was_given_is_known_at_the_first_hook_and_can_be_replaced(tmp_p
     assert module.given is plain
     assert torch.equal(module.seen, torch.full((2,), 6.0))
     assert isinstance(internals.datamodule(made), Fives)
+
+
+def test_ddp_is_told_that_a_step_may_leave_weights_out():
+    strategy = DDPStrategy()
+    internals.expect_unused_weights(strategy)
+    assert strategy._ddp_kwargs["find_unused_parameters"] is True
+    internals.expect_unused_weights(SingleDeviceStrategy())

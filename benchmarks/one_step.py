@@ -1,0 +1,187 @@
+"""One step as good as the teacher? The digits over arms, teachers and seeds: sCD, and what is added to it.
+
+    python benchmarks/one_step.py [--arms scd dmd sid] [--seeds 3] [--steps 6000] [--jobs 2] [--runs runs/one_step]
+    python benchmarks/one_step.py --arm wide model.noise.std=1.8 --arm late model.critic.start=0.75 --arms scd dmd
+    python benchmarks/one_step.py --costs
+
+An arm is a packaged recipe with overrides; `--arm NAME OVERRIDE ...` adds one of digits_scd, or of digits_one_step where an
+override names model.critic. Each seed trains recipes/digits_edm.yaml, and from its model every arm; finished runs are not trained
+again, interrupted ones go on. Prints Fréchet distances in the classifier's features, mean and standard deviation over seeds, and
+their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000, with one and two steps (whose second level is
+searched with 2,000 samples of another seed); recall of 500; and of 4,000 the agreement with the digit that was conditioned on, and
+the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is dropped shows
+there. Writes table.csv. `--costs` prints the process time of each arm's step over that of a diffusion step, critic from the start.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+from lightning_diff import load_denoiser
+from lightning_diff.data import Digits
+from lightning_diff.metrics import Reference
+from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser, search_levels
+from lightning_diff.schedules.sampling import Sampling, choose
+
+DRAWS, LARGE = 8, 4000
+ARMS: dict[str, tuple[str, list[str]]] = {
+    "scd": ("digits_scd", []),
+    "dmd": ("digits_one_step", []),
+    "sid": ("digits_one_step", ["model.critic.loss=sid"]),
+}
+COLUMNS = ("few", "many", "recall", "agreement", "smallest", "largest")
+COST_STEPS = 60
+
+
+class Clock(Callback):
+    """Keeps the process's time at the end of each step, in `clock.json` in the run folder."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.times.append(time.process_time())
+
+    def on_train_end(self, trainer, pl_module):
+        Path(trainer.default_root_dir, "clock.json").write_text(json.dumps(self.times))
+
+
+def train(recipe: str, name: str, runs: Path, words: Sequence[str]) -> Path:
+    """A run on one thread, in a process of its own; nothing if it is there."""
+    folder = runs / name
+    if not (folder / "model.json").exists():
+        words = [f"name={name}", f"runs_dir={runs}", "trainer.accelerator=cpu", *words]
+        here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        with (runs / f"{name}.log").open("a") as log:
+            subprocess.run(
+                [sys.executable, "-m", "lightning_diff", "train", recipe, *words],
+                check=True,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": here},
+            )
+    return folder
+
+
+def train_seed(options: argparse.Namespace, arms: dict[str, tuple[str, list[str]]], seed: int) -> None:
+    teacher = train("digits_edm", f"teacher_{seed}", options.runs, [f"seed={seed}", *options.teacher])
+    for name, (recipe, words) in arms.items():
+        own = [f"seed={seed}", f"model.teacher={teacher}", f"trainer.max_steps={options.steps}"]
+        train(recipe, f"{name}_{seed}", options.runs, [*own, *words])
+
+
+def measured(path: Path, sampling: Sampling, reference: Reference) -> dict[str, float]:
+    """The columns of one model's samples."""
+    model = load_denoiser(path)
+
+    def figures(n: int | None, seed: int, per_class: bool = False) -> dict[str, float]:
+        rows = evaluate_denoiser(model, reference, n, sampling=sampling, seed=seed, per_class=per_class)
+        return {row.metric: row.value for row in rows}
+
+    draws = [figures(None, seed) for seed in range(DRAWS)]
+    many = figures(LARGE, 0, per_class=True)
+    shares = [value for name, value in many.items() if name.startswith("class_share/")]
+    own = (
+        statistics.mean(draw["frechet_classifier"] for draw in draws),
+        many["frechet_classifier"],
+        statistics.mean(draw["recall_classifier"] for draw in draws),
+        many["label_agreement"],
+        10 * min(shares),
+        10 * max(shares),
+    )
+    return dict(zip(COLUMNS, own, strict=True))
+
+
+def measure_seed(options: argparse.Namespace, arms: Sequence[str], seed: int, reference: Reference) -> dict[str, dict]:
+    teacher = options.runs / f"teacher_{seed}"
+    found = {"teacher": measured(teacher, choose(load_denoiser(teacher)), reference)}
+    for name in arms:
+        path = options.runs / f"{name}_{seed}"
+        model = load_denoiser(path)
+        found[f"{name}, 1 step"] = measured(path, choose(model, steps=1), reference)
+        levels = search_levels(model, reference, 2000, seed=99)
+        found[f"{name}, 2 steps"] = measured(path, choose(model, levels=levels), reference)
+    return found
+
+
+def report(seeds: list[dict[str, dict[str, float]]]) -> None:
+    print(f"| | 500 samples | / teacher | {LARGE:,} samples | / teacher | recall | agreement | classes |")
+    print("|---|---|---|---|---|---|---|---|")
+    for title in seeds[0]:
+        of = {name: [each[title][name] for each in seeds] for name in COLUMNS}
+        ratios = {name: [each[title][name] / each["teacher"][name] for each in seeds] for name in ("few", "many")}
+        cells = [of["few"], ratios["few"], of["many"], ratios["many"], of["recall"], of["agreement"]]
+        classes = f"{min(of['smallest']):.2f} to {max(of['largest']):.2f}"
+        print(f"| {title} | {' | '.join(map(spread, cells))} | {classes} |")
+
+
+def spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def costs(options: argparse.Namespace, arms: dict[str, tuple[str, list[str]]]) -> None:
+    """Process time of a step of each arm, over that of its teacher's."""
+    runs = options.runs / "costs"
+    runs.mkdir(parents=True, exist_ok=True)
+    short = [f"trainer.max_steps={COST_STEPS}", "callbacks=[{_target_: one_step.Clock}]"]
+
+    def seconds(folder: Path) -> float:
+        times = json.loads((folder / "clock.json").read_text())
+        return (times[-1] - times[COST_STEPS // 3]) / (len(times) - 1 - COST_STEPS // 3)
+
+    teacher = train("digits_edm", "teacher", runs, short)
+    unit = seconds(teacher)
+    print(f"a diffusion step: {1000 * unit:.0f} ms\n| | step / diffusion step |\n|---|---|")
+    for name, (recipe, words) in arms.items():
+        start = ["model.critic.start=0"] if recipe == "digits_one_step" else []
+        folder = train(recipe, name, runs, [f"model.teacher={teacher}", *short, *words, *start])
+        print(f"| {name} | {seconds(folder) / unit:.2f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arm", nargs="+", action="append", default=[], metavar=("NAME", "OVERRIDE"))
+    parser.add_argument("--teacher", nargs="+", default=[], metavar="OVERRIDE", help="of digits_edm")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path("runs/one_step"))
+    parser.add_argument("--costs", action="store_true")
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    arms = {name: ARMS[name] for name in options.arms}
+    for name, *words in options.arm:
+        has_critic = any(word.startswith("model.critic") for word in words)
+        arms[name] = ("digits_one_step" if has_critic else "digits_scd", words)
+    if options.costs:
+        costs(options, arms)
+        return
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda seed: train_seed(options, arms, seed), range(options.seeds)))
+    data = Digits(batch_size=128)
+    data.setup()
+    reference = Reference(data)
+    seeds = [measure_seed(options, list(arms), seed, reference) for seed in range(options.seeds)]
+    with (options.runs / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "seed", *COLUMNS])
+        writer.writerows(
+            [title, seed, *row.values()] for seed, found in enumerate(seeds) for title, row in found.items()
+        )
+    report(seeds)
+
+
+if __name__ == "__main__":
+    main()
