@@ -16,7 +16,7 @@ from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS
 from ..schedules import GRIDS
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.grids import through_angles
-from ..schedules.sampling import Sampling, choose
+from ..schedules.sampling import CONSISTENCY_STEPS, SIGMA_MAX, Sampling, choose
 from . import named
 from .choices import either, refuse_unknown
 from .console import say
@@ -33,7 +33,7 @@ class SamplerSettings:
         grid: name in `schedules.GRIDS`.
         levels: of the solver consistency after the first, decreasing; instead of a grid. Default: those in the model's record.
         schedule: a schedule.json or a step_policy.safetensors, or a run with one, in place of grid, levels and sigma_*.
-        sigma_min, sigma_max: of the grid; default 0.002 and 80.
+        sigma_min, sigma_max: of the grid; default 0.002 and 80, of a consistency model the level that its record says.
         churn: EDM's S_churn, >= 0; for solvers in `samplers.CHURNED`.
         guidance: scale; 1 is none.
         guide: run of a worse model to guide by; None for this one without labels.
@@ -104,10 +104,12 @@ class SamplerSettings:
         if self.grid is not None:
             refuse_unknown("--grid", self.grid, GRIDS)
         own = dict(record.sampling.get("arguments", {}))  # of an imported model's grid
-        sigma_min, sigma_max = own.pop("sigma_min", 0.002), own.pop("sigma_max", 80.0)
+        sigma_min, sigma_max = own.pop("sigma_min", 0.002), own.pop("sigma_max", SIGMA_MAX)
+        solver = self.solver or record.sampling.get("solver")
+        if self.grid is None and self.levels is None and solver in (None, "consistency"):
+            sigma_max = record.starts.get(self.steps or CONSISTENCY_STEPS, sigma_max)
         sigma_min = sigma_min if self.sigma_min is None else self.sigma_min
         sigma_max = sigma_max if self.sigma_max is None else self.sigma_max
-        solver = self.solver or record.sampling.get("solver")
         is_own = self.grid is None and self.levels is None and solver != "consistency"
         grid, options = (record.sampling.get("grid"), own) if is_own else (self.grid, {})
         try:
