@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...denoiser import FlowTime, TableTime
@@ -43,18 +43,10 @@ class Scheduler:
 
 
 def scheduler(source: Source, stock: Stock) -> Scheduler:
-    """UserError where the pipeline has none for the network's prediction and time, or none that clamps as the denoiser does."""
-    found = _scheduler(source, stock)
-    bounds = source.denoiser.bounds
-    if bounds is None:
-        return found
-    if found.name == "LCMScheduler" and bounds[0] == -bounds[1]:
-        return replace(found, config={**found.config, "clip_sample": True, "clip_sample_range": bounds[1]})
-    raise _refused(source, stock, f"that is clamped to {bounds[0]:g} to {bounds[1]:g}", "its output as it is")
-
-
-def _scheduler(source: Source, stock: Stock) -> Scheduler:
+    """UserError where the pipeline has none for the network's prediction and time, or the denoiser is clamped."""
     record, clock = source.record, source.denoiser.clock
+    if (bounds := source.denoiser.bounds) is not None:  # the pipelines of latents set clip_sample to False themselves
+        raise _refused(source, stock, f"that is clamped to {bounds[0]:g} to {bounds[1]:g}", "its output as it is")
     prediction = source.denoiser.prediction
     if prediction == "flow" and isinstance(clock, FlowTime):
         wanted = _flow_scale(source, stock)
