@@ -26,7 +26,8 @@ from torch import Tensor
 from lightning_diff import load_denoiser
 from lightning_diff.data import Digits
 from lightning_diff.metrics import Reference
-from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser, search_levels
+from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
+from lightning_diff.metrics.search_levels import search_levels
 from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules.sampling import Sampling, choose
 

@@ -34,10 +34,18 @@ from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser, search_l
 from lightning_diff.schedules.sampling import Sampling, choose
 
 DRAWS, LARGE = 8, 4000
+BOUNDS = ["model.bounds=[-1, 1]"]
+LARGEST = [
+    "model.noise={_target_: lightning_diff.noise.WithLargest, share: 0.25, sigma: 80.0, "
+    "law: {_target_: lightning_diff.noise.LogNormal, mean: -0.6, std: 1.6}}"
+]
 ARMS: dict[str, tuple[str, list[str]]] = {
     "scd": ("digits_scd", []),
     "dmd": ("digits_one_step", []),
     "sid": ("digits_one_step", ["model.critic.loss=sid"]),
+    "bounds": ("digits_scd", BOUNDS),
+    "largest": ("digits_scd", LARGEST),
+    "dmd, bounds": ("digits_one_step", BOUNDS),
 }
 COLUMNS = ("few", "many", "recall", "agreement", "smallest", "largest")
 COST_STEPS = 60

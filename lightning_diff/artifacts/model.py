@@ -40,11 +40,12 @@ class ModelRecord(TrainedWith):
 
     Args:
         net: the recipe's node that builds the network.
-        sigma_data, time, kind, prediction: see `Denoiser`; prediction None for that of the same name as time.
+        sigma_data, time, kind, prediction, bounds: see `Denoiser`; prediction None for that of the same name as time.
         shape: of one example.
         num_classes: 0 for none.
         class_names: in order of label; () where classes have numbers alone.
         levels: noise levels of a consistency model's steps after the first that were found best, by number of steps.
+        starts: likewise that of the first step.
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
         sha256: of the weights' file.
@@ -53,7 +54,8 @@ class ModelRecord(TrainedWith):
         prompts: texts that samples are drawn for where nobody says.
         prompt_labels: the class of each; () where that is not known.
         autoencoder: the recipe's node of what makes images of its samples; None where they are what they are.
-        sampling: solver, grid and the grid's arguments that suit it, as `pipeline.Sampling.record` gives them; {} for its kind's.
+        sampling: solver, grid and the grid's arguments that suit it, as `pipeline.Sampling.record` gives them, or a part of it;
+            {} for its kind's.
         weights: files elsewhere that hold the rest of the weights, as `Reference.record` gives them; () for none.
     """
 
@@ -62,10 +64,12 @@ class ModelRecord(TrainedWith):
     time: str | record.Node
     kind: str = "denoiser"  # missing from files that were written before there were others
     prediction: str | None = None  # likewise
+    bounds: tuple[float, float] | None = None
     shape: tuple[int, ...]
     num_classes: int
     class_names: tuple[str, ...] = ()
     levels: dict[int, list[float]] = field(default_factory=dict)
+    starts: dict[int, float] = field(default_factory=dict)
     ema: str
     images: int
     sha256: str
@@ -87,6 +91,12 @@ class ModelRecord(TrainedWith):
         if not self.weights:
             return self.sha256
         return hashlib.sha256("".join([self.sha256, *(each.sha256 for each in self.references)]).encode()).hexdigest()
+
+    @property
+    def sigma_max(self) -> float | None:
+        """Noise level that sampling starts from where nobody says; None for EDM's."""
+        found = self.sampling.get("arguments", {}).get("sigma_max")
+        return None if found is None else float(found)
 
     @property
     def conditions(self) -> Conditions:
@@ -155,6 +165,7 @@ def save_denoiser(
         time=denoiser.time,
         kind=denoiser.kind,
         prediction=denoiser.prediction,
+        bounds=denoiser.bounds,
         shape=tuple(shape),
         num_classes=num_classes,
         class_names=tuple(class_names),
@@ -165,10 +176,16 @@ def save_denoiser(
         prompts=tuple(prompts),
         prompt_labels=tuple(prompt_labels),
         autoencoder=autoencoder,
+        sampling=sampling_of(denoiser),
         **asdict(trained_with or TrainedWith()),
     )
     record.write(folder / RECORD, asdict(described), _format(described))
     return folder / WEIGHTS
+
+
+def sampling_of(denoiser: Denoiser) -> dict[str, Any]:
+    """What the record of a model of ours says of its sampling."""
+    return {} if denoiser.sigma_max is None else {"arguments": {"sigma_max": denoiser.sigma_max}}
 
 
 def _takes_scale(net: record.Node) -> bool:
@@ -213,9 +230,13 @@ def load_denoiser(path: Path | str) -> Denoiser:
         with undrawn():
             net = construct(bind(described.net, nn.Module, "net"))
         time = bind_time(described.time)
-        denoiser = Denoiser(net, described.sigma_data, time, described.kind, described.prediction)
+        denoiser = Denoiser(
+            net, described.sigma_data, time, described.kind, described.prediction, bounds=described.bounds
+        )
     except (UserError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
+    if denoiser.kind == "consistency":
+        denoiser.sigma_max = described.sigma_max
     fill(denoiser.net, [(weights, ""), *others])
     return denoiser.eval()
 
@@ -249,19 +270,23 @@ def read_record(path: Path | str) -> ModelRecord:
     return found
 
 
-def keep_levels(path: Path | str, levels: list[float]) -> None:
+def keep_levels(path: Path | str, levels: list[float], start: float | None = None) -> None:
     """Write the best noise levels for len(levels) + 1 steps into `model.json`.
 
     Args:
         path: as for `load_denoiser`.
         levels: after the first, decreasing.
+        start: the first; None leaves it as it is.
     """
     if _is_pickle(Path(path)):
         raise UserError(f"{path}: an EDM pickle is left as it is; make a model of it with lightning-diff import")
     described = read_record(path)
-    kept = described.levels | {len(levels) + 1: levels}
+    steps = len(levels) + 1
+    kept: dict[str, object] = {"levels": described.levels | ({steps: levels} if levels else {})}
+    if start is not None:
+        kept["starts"] = described.starts | {steps: start}
     source = _files(Path(path))[1]
-    record.write(source, json.loads(source.read_text(encoding="utf-8")) | {"levels": kept}, _format(described))
+    record.write(source, json.loads(source.read_text(encoding="utf-8")) | kept, _format(described))
 
 
 def _is_pickle(path: Path) -> bool:

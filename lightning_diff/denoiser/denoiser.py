@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from .. import tangent
 from ..condition import AnyCondition, Condition, Prompts
 from .predictions import PREDICTIONS, cos_sin, rates
 from .times import Time, named
@@ -15,7 +16,10 @@ SIGNS = {"edm": 1, "trigflow": -1}  # of F, where the network's output is F
 
 
 class Position(NamedTuple):
-    """Where on the noise axis a network is called: its own time, and the three coefficients, or none where its output is F."""
+    """Where on the noise axis a network is called: its own time, and coefficients.
+
+    The three of `predictions`, none where its output is F; with bounds cos(t) and sin(t) behind the three.
+    """
 
     c_noise: Float[Tensor, " b"]
     coefficients: tuple[Float[Tensor, " b"], ...] = ()
@@ -46,6 +50,12 @@ class Denoiser(nn.Module):
         prediction: the network's output, of `PREDICTIONS`: "edm", "trigflow", "epsilon", "v_prediction", "sample" or "flow"; None
             for that of the same name as time.
         prompts: what a label means where it is the number of a prompt: the network is given that row of their condition.
+        bounds: (low, high) of the data's values, to which D is clamped. The mean of what lies in a range lies in it, and so does
+            the end of a trajectory: for the exact D nothing changes, any other comes nearer to all data. F and its tangent are
+            those of the clamped D; gradients pass straight through (see `tangent.clamp`). None: no range.
+
+    Attributes:
+        sigma_max: noise level that sampling starts from where nobody says; None for EDM's 80.
     """
 
     def __init__(
@@ -56,12 +66,15 @@ class Denoiser(nn.Module):
         kind: str = "denoiser",
         prediction: str | None = None,
         prompts: Prompts | None = None,
+        bounds: tuple[float, float] | None = None,
     ):
         super().__init__()
         if not sigma_data > 0:
             raise ValueError(f"Denoiser: sigma_data must be positive, got {sigma_data}")
         if kind not in KINDS:
             raise ValueError(f"Denoiser: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        if bounds is not None and not bounds[0] < bounds[1]:
+            raise ValueError(f"Denoiser: bounds must be (low, high), got {bounds[0]:g} and {bounds[1]:g}")
         clock = named(time, float(sigma_data))
         if prediction is None and isinstance(time, Time):
             raise ValueError(
@@ -74,18 +87,26 @@ class Denoiser(nn.Module):
         self.time: str | dict[str, Any] = time if isinstance(time, str) else time.node()
         self.clock = clock
         self.prompts = prompts
-        self._sign = SIGNS.get(prediction, 0)
+        self.sigma_max: float | None = None
+        self.bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     def around(self, net: nn.Module) -> "Denoiser":
         """The same denoiser with another network in it."""
         time = self.time if isinstance(self.time, str) else self.clock
-        return Denoiser(net, self.sigma_data, time, self.kind, self.prediction, self.prompts)
+        other = Denoiser(net, self.sigma_data, time, self.kind, self.prediction, self.prompts, self.bounds)
+        other.sigma_max = self.sigma_max
+        return other
 
     def told(self, prompts: Prompts | None) -> "Denoiser":
         """The same denoiser, of the same network, that is given the number of one of these prompts in place of a label."""
         denoiser = self.around(self.net)
         denoiser.prompts = prompts
         return denoiser.train(self.training)
+
+    @property
+    def _sign(self) -> int:
+        """Of F, where the network's output is F up to it and nothing is clamped; 0 where coefficients make F."""
+        return 0 if self.bounds is not None else SIGNS.get(self.prediction, 0)
 
     @property
     def parametrisation(self) -> dict[str, Any]:
@@ -106,7 +127,7 @@ class Denoiser(nn.Module):
         norm = (column**2 + self.sigma_data**2).sqrt()
         c_skip = (self.sigma_data / norm) ** 2
         c_out = column * self.sigma_data / norm
-        return c_skip * x + c_out * self.edm_output(x, sigma, label, **conditioning)
+        return self._within(c_skip * x + c_out * self.edm_output(x, sigma, label, **conditioning))
 
     def from_noise(
         self, eps: Float[Tensor, "b ..."], label: AnyCondition | None = None, **conditioning: Tensor | None
@@ -121,7 +142,7 @@ class Denoiser(nn.Module):
                 "start the grid at a finite one"
             )
         endless = torch.full((len(eps),), torch.inf, dtype=torch.float64, device=eps.device)
-        return self.sigma_data * self.output_at(eps, self.position(endless, eps), label, **conditioning)
+        return self._within(self.sigma_data * self.output_at(eps, self.position(endless, eps), label, **conditioning))
 
     @property
     def knows_pure_noise(self) -> bool:
@@ -145,7 +166,10 @@ class Denoiser(nn.Module):
         c_noise = self.clock(sigma).to(x.dtype)
         if self._sign:
             return Position(c_noise)
-        known = PREDICTIONS[self.prediction](*cos_sin(sigma, self.sigma_data), self.sigma_data)
+        cos, sin = cos_sin(sigma, self.sigma_data)
+        known: tuple[Tensor, ...] = PREDICTIONS[self.prediction](cos, sin, self.sigma_data)
+        if self.bounds is not None:
+            known = *known, cos, sin
         return Position(c_noise, tuple(each.to(x.dtype) for each in known))
 
     def position_rate(self, sigma: Float[Tensor, " b"], x: Tensor) -> Position:
@@ -153,7 +177,10 @@ class Denoiser(nn.Module):
         c_noise = self.clock.rate(sigma).to(x.dtype)
         if self._sign:
             return Position(c_noise)
-        known = rates(PREDICTIONS[self.prediction], *cos_sin(sigma, self.sigma_data), self.sigma_data)
+        cos, sin = cos_sin(sigma, self.sigma_data)
+        known: tuple[Tensor, ...] = rates(PREDICTIONS[self.prediction], cos, sin, self.sigma_data)
+        if self.bounds is not None:
+            known = *known, -cos * sin**2, cos**2 * sin
         return Position(c_noise, tuple(each.to(x.dtype) for each in known))
 
     def output_at(
@@ -187,8 +214,18 @@ class Denoiser(nn.Module):
         if self._sign:
             output = self.raw(u, position.c_noise, label, **conditioning)
             return output if self._sign == sign else -output
-        scale, skip, out = (each.reshape(-1, *[1] * (u.ndim - 1)) for each in position.coefficients)
-        return sign * skip * u + sign * out * self.raw(scale * u, position.c_noise, label, **conditioning)
+        scale, skip, out, *angle = (each.reshape(-1, *[1] * (u.ndim - 1)) for each in position.coefficients)
+        F = skip * u + out * self.raw(scale * u, position.c_noise, label, **conditioning)
+        return sign * (self._bounded(F, u, *angle) if angle else F)
+
+    def _bounded(self, F: Tensor, u: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """EDM's F of the clamped D: F plus what the clamp adds to D = sigma_data (cos(t) u + sin(t) F), in units of F."""
+        D = self.sigma_data * (cos * u + sin * F)
+        smallest = torch.finfo(sin.dtype).eps  # at sigma = 0, where D does not depend on F
+        return F + (self._within(D) - D) / (self.sigma_data * sin.clamp_min(smallest))
+
+    def _within(self, D: Tensor) -> Tensor:
+        return D if self.bounds is None else tangent.clamp(D, *self.bounds)
 
     def c_noise(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What the network is conditioned on, of its noise level: ln(sigma) / 4, the angle t, or a time of its own."""

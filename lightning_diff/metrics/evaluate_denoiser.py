@@ -1,6 +1,5 @@
 """Samples of a denoiser and their metrics: what the command line and the callback share."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
@@ -146,67 +145,6 @@ class _How(TypedDict):
     batch: int
     device: torch.device
     progress: bool
-
-
-def search_levels(
-    denoiser: Callable[..., Tensor],
-    reference: Reference,
-    n: int | None = None,
-    *,
-    prompts: Prompts | None = None,
-    autoencoder: Autoencoder | None = None,
-    steps: int = 2,
-    sigma_max: float = 80.0,
-    guidance: float = 1.0,
-    interval: tuple[float, float] = EVERYWHERE,
-    seed: int = 0,
-    batch: int = 256,
-    device: torch.device | str | None = None,
-    progress: bool = False,
-) -> list[float]:
-    """The noise levels after the first at which a consistency model's samples have the least Fréchet distance.
-
-    One after the other, from the noisiest: with those before it fixed, and as the last, each level is tried at seven even places
-    of the angle t between 0 and the level before it, and then twice on both sides of the best, at half and a quarter of the
-    distance. All are tried with the same noise. Report figures from another seed than the one searched with.
-
-    Args:
-        denoiser, reference, n, prompts, autoencoder, guidance, interval, seed, batch, device, progress: see `evaluate_denoiser`.
-        steps: of the sampler, >= 1; there are steps - 1 levels.
-        sigma_max: the first level.
-    """
-    sigma_data = getattr(denoiser, "sigma_data", 0.5)
-    angles: list[float] = []
-
-    def distance(angle: float) -> float:
-        levels = [sigma_data * math.tan(t) for t in (*angles, angle)]
-        sampling = choose(denoiser, "consistency", levels=levels, sigma_max=sigma_max)
-        rows = evaluate_denoiser(
-            denoiser,
-            reference,
-            n,
-            prompts=prompts,
-            autoencoder=autoencoder,
-            sampling=sampling,
-            guidance=guidance,
-            interval=interval,
-            seed=seed,
-            batch=batch,
-            device=device,
-            progress=progress,
-        )
-        return next(row.value for row in rows if row.metric.startswith("frechet_"))
-
-    above = math.atan(sigma_max / sigma_data)
-    for _ in range(steps - 1):
-        gap = above / 8
-        tried = {angle: distance(angle) for angle in (gap * k for k in range(1, 8))}
-        for _ in range(2):
-            gap, best = gap / 2, min(tried, key=tried.__getitem__)
-            tried |= {angle: distance(angle) for angle in (best - gap, best + gap)}
-        above = min(tried, key=tried.__getitem__)
-        angles.append(above)
-    return [sigma_data * math.tan(t) for t in angles]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -178,7 +178,7 @@ def _name(guide: Callable[..., Tensor]) -> str:
     if not isinstance(guide, nn.Module):
         return getattr(guide, "__qualname__", type(guide).__qualname__)
     settings = (
-        f"{guide.sigma_data} {_parametrisation(guide)} {guide.kind}"
+        f"{guide.sigma_data} {_parametrisation(guide)} {guide.kind}{_bounds(guide)}"
         if isinstance(guide, Denoiser)
         else type(guide).__qualname__
     )
@@ -188,6 +188,10 @@ def _name(guide: Callable[..., Tensor]) -> str:
 
 def _parametrisation(denoiser: Denoiser) -> str:
     return f"{denoiser.time}" + (f" {denoiser.prediction}" if denoiser.prediction != denoiser.time else "")
+
+
+def _bounds(denoiser: Denoiser) -> str:
+    return "" if denoiser.bounds is None else " {:g} {:g}".format(*denoiser.bounds)
 
 
 def short_hash(content: bytes) -> str:

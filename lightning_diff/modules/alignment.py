@@ -64,7 +64,7 @@ class AlignmentModule(TrainingModule):
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         sigma_data: the model's.
         num_classes: number of classes, 0 for none (a fact of the data).
-        time, prediction: the model's.
+        time, prediction, bounds: the model's.
         compile: compile the blocks of the network, and of those that sample, in place, or what a `Compile` says.
         channels_last: keep weights and activations in NHWC.
     """
@@ -91,11 +91,18 @@ class AlignmentModule(TrainingModule):
         num_classes: int = 0,
         time: TimeName | Time | None = None,
         prediction: Prediction | None = None,
+        bounds: tuple[float, float] | None = None,
         compile: bool | Compile = False,
         channels_last: bool = False,
     ):
         denoiser = pretrained.denoiser(
-            self.recipe_facts, model=model, net=net, sigma_data=sigma_data, time=time, prediction=prediction
+            self.recipe_facts,
+            model=model,
+            net=net,
+            sigma_data=sigma_data,
+            time=time,
+            prediction=prediction,
+            bounds=bounds,
         )
         if lora is not None:
             lora.adapt(denoiser.net)
@@ -151,7 +158,7 @@ class AlignmentModule(TrainingModule):
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model's record fills into a recipe's `model` node: net, sigma_data, time, prediction."""
+        """What the model's record fills into a recipe's `model` node: net, sigma_data, time, prediction, bounds."""
         return pretrained.facts(node, "model")
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:

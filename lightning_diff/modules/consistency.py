@@ -18,7 +18,7 @@ from ..foundation import lengths, rng
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..nets.frozen import Frozen
-from ..noise import InfoNoise, LogNormal, NoiseLaw
+from ..noise import InfoNoise, LogNormal, NoiseLaw, as_training_law
 from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight
@@ -66,6 +66,8 @@ class ConsistencyModule(TrainingModule):
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time, prediction: the teacher's.
+        bounds: (low, high) of the data's values: the outputs of student and teacher are clamped to them (see `Denoiser`). None:
+            the teacher's, or none.
         compile: compile the loss, derivative included, or, where it takes more than one pass, as `DiffusionModule` does;
             checkpoints do not change.
         channels_last: keep weights and activations in NHWC.
@@ -94,6 +96,7 @@ class ConsistencyModule(TrainingModule):
         num_classes: int = 0,
         time: TimeName | Time | None = None,
         prediction: Prediction | None = None,
+        bounds: tuple[float, float] | None = None,
         compile: bool | Compile = False,
         channels_last: bool = False,
     ):
@@ -118,6 +121,7 @@ class ConsistencyModule(TrainingModule):
             sigma_data=sigma_data,
             time=time,
             prediction=prediction,
+            bounds=bounds,
             guidance=guidance,
         )
         if guidance is not None and not num_classes and not takes_condition(denoiser.net):
@@ -140,6 +144,7 @@ class ConsistencyModule(TrainingModule):
             channels_last=channels_last,
         )
         self.teacher_path, self.objective, self.warmup = Path(teacher), objective, warmup
+        denoiser.sigma_max = as_training_law(self.noise).largest
         self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
         self.critic = critic
         if critic is not None:
@@ -154,7 +159,7 @@ class ConsistencyModule(TrainingModule):
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
-        """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time, prediction."""
+        """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time, prediction, bounds."""
         return pretrained.facts(node, "teacher", {"guided": True} if node.get("guidance") else None)
 
     def setup(self, stage: str) -> None:
@@ -185,6 +190,7 @@ class ConsistencyModule(TrainingModule):
         if not any(weight.is_meta for weight in own.parameters()):  # as on all processes but the first, if sharded
             load_weights(own.net, pretrained.with_guidance_input(own.net, teacher.net), self.teacher_path)
         if self.objective == "distillation":
+            teacher.bounds = own.bounds
             self._teacher = Frozen(teacher)
         if self.critic is not None:
             self.critic.follow(teacher, self.teacher_path)

@@ -20,7 +20,7 @@ from . import conditioning, sharding
 from . import lightning_internals as internals
 from .base import CountedModule, Optimizer, StepOutputs
 from .compiling import Compile, as_compile
-from .network_check import refuse_one_shape, refuse_unfit_network
+from .network_check import refuse_beyond, refuse_one_shape, refuse_unfit_network
 from .training_data import TrainingData, training_data
 
 __all__ = ["Optimizer", "StepOutputs", "TrainingModule"]
@@ -82,6 +82,7 @@ class TrainingModule(CountedModule):
         ] = []  # (position, log_snr, loss, weight, importance) of the step under way
         self._null: Condition | None = None  # of the network, in the host's memory
         self._begins_step = True  # the micro-batch under way
+        self._is_within = False  # whether the first examples were seen to lie within the denoiser's bounds
         self._fits: set[tuple[int, ...]] = set()  # shapes of examples that the network was tried with
         self._prepared_for: object = ()  # the revision of the noise law that the weighting was prepared for
 
@@ -218,6 +219,9 @@ class TrainingModule(CountedModule):
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves: an unconditional model is shown no labels and no conditions."""
+        if self.denoiser.bounds is not None and not self._is_within:
+            refuse_beyond(batch["image"], self.denoiser.bounds)
+            self._is_within = True
         if takes_condition(self.denoiser.net):
             return batch
         return batch if self.num_classes and "label" in batch else without(batch)

@@ -56,6 +56,8 @@ class DiffusionModule(TrainingModule):
             ("v_prediction", or "flow", eps - x0) or the image ("sample"). The loss is that of F whichever it is, so that weightings
             mean the same: the network's own error counts with the square of its factor in F. None for that of `start`, or the
             one that is called as `time` is.
+        bounds: (low, high) of the data's values, [-1, 1] for images, to which the output is clamped (see `Denoiser`); None for
+            those of `start`, or none.
         condition_dropout: share of examples trained without their label or condition, for classifier-free guidance, in [0, 1). What
             takes its place is "no label", or the null condition of the data: the empty prompt's embedding.
         compile: compile the network's blocks in place, or what a `Compile` says; checkpoints do not change.
@@ -80,6 +82,7 @@ class DiffusionModule(TrainingModule):
         num_classes: int | None = None,
         time: TimeName | Time | None = None,
         prediction: Prediction | None = None,
+        bounds: tuple[float, float] | None = None,
         condition_dropout: float = 0.0,
         compile: bool | Compile = False,
         channels_last: bool = False,
@@ -99,12 +102,14 @@ class DiffusionModule(TrainingModule):
         if start is None:
             assert isinstance(net, nn.Module)
             told_by = default_time(prediction) if time is None else time
-            denoiser = Denoiser(net, 0.5 if sigma_data is None else sigma_data, told_by, prediction=prediction)
+            denoiser = Denoiser(
+                net, 0.5 if sigma_data is None else sigma_data, told_by, prediction=prediction, bounds=bounds
+            )
         else:
             own = None if num_classes is None else {"num_classes": num_classes}
             known = partial(_facts_beside_data, own=own)
             denoiser = pretrained.denoiser(
-                known, start=start, net=net, sigma_data=sigma_data, time=time, prediction=prediction
+                known, start=start, net=net, sigma_data=sigma_data, time=time, prediction=prediction, bounds=bounds
             )
             if num_classes is None:
                 num_classes = int(getattr(denoiser.net, "num_classes", 0))

@@ -60,6 +60,17 @@ def refuse_one_shape(denoiser: Denoiser, shapes: Iterable[Sequence[int]], num_cl
             ) from error
 
 
+def refuse_beyond(images: Tensor, bounds: tuple[float, float]) -> None:
+    """UserError for examples that a denoiser with these bounds cannot give, by more than a thousandth of the range."""
+    low, high = float(images.min()), float(images.max())
+    slack = 1e-3 * (bounds[1] - bounds[0])
+    if not (low >= bounds[0] - slack and high <= bounds[1] + slack):
+        raise UserError(
+            f"model.bounds: the first examples go from {low:.3g} to {high:.3g}, beyond {bounds[0]:g} to {bounds[1]:g}; give the "
+            "range of the data, or leave it out"
+        )
+
+
 def refuse_no_forward_mode(
     denoiser: Denoiser, shape: Sequence[int], num_classes: int, device: torch.device | str
 ) -> None:

@@ -37,7 +37,8 @@ def facts(
 ) -> dict[str, Any]:
     """What the record of the model that `node[key]` names fills into a recipe's `model` node: net, sigma_data, time, prediction.
 
-    A prediction that has the name of its time is left out, as in recipes of before there were others.
+    A prediction that has the name of its time is left out, as in recipes of before there were others. Bounds are filled in where
+    the model has some.
 
     Args:
         node: what the recipe gives; `net` may be a node, a network, or arguments in which it differs from the model's.
@@ -57,6 +58,8 @@ def facts(
     found["prediction"] = found["prediction"] or known.time  # of records from before the two had names of their own
     if found["prediction"] == found["time"] and "prediction" not in node:
         del found["prediction"]
+    if known.bounds is not None and "bounds" not in node:
+        found["bounds"] = list(known.bounds)
     return {"net": net} | found
 
 
@@ -83,17 +86,21 @@ def denoiser(
 ) -> Denoiser:
     """A new denoiser of the network, sigma_data, time and prediction that are given, and the model's where one of these is None.
 
+    Where the model is looked at, its bounds are taken, too, unless others are given.
+
     Args:
         recipe_facts: the module's, which knows the model (see `facts`).
         kind: of the new denoiser.
-        given: net, sigma_data, time and prediction, and what else it takes; None for what is left out.
+        given: net, sigma_data, time, prediction and bounds, and what else it takes; None for what is left out.
     """
     net, sigma_data, time, prediction = (given[name] for name in ("net", *PARAMETRISATION))
+    bounds = given.get("bounds")
     if not isinstance(net, nn.Module) or sigma_data is None or time is None:
         known = recipe_facts({name: value for name, value in given.items() if value is not None})
         net = net if isinstance(net, nn.Module) else construct(bind(known["net"], nn.Module, "net"))
         sigma_data, time, prediction = known["sigma_data"], bind_time(known["time"]), known.get("prediction")
-    return Denoiser(net, sigma_data, time, kind, prediction)
+        bounds = known.get("bounds") if bounds is None else bounds
+    return Denoiser(net, sigma_data, time, kind, prediction, bounds=bounds)
 
 
 @runtime_checkable
@@ -193,7 +200,7 @@ def _empty(known: ModelRecord, path: Path) -> Denoiser:
             net = construct(bind(known.net, nn.Module, "net"))
     except RuntimeError:
         return load_denoiser(path)
-    return Denoiser(net, known.sigma_data, bind_time(known.time), known.kind, known.prediction)
+    return Denoiser(net, known.sigma_data, bind_time(known.time), known.kind, known.prediction, bounds=known.bounds)
 
 
 def refuse_other_parametrisation(

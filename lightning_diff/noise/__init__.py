@@ -10,6 +10,7 @@ of your own need not derive from it, and may have `importance`, `update` and the
 """
 
 from .adaptive import AdaptiveNoise, InfoNoise
+from .largest import WithLargest
 from .laws import (
     LogNormal,
     LogUniform,
@@ -32,6 +33,7 @@ __all__ = [
     "LogUniform",
     "NoiseLaw",
     "TrainingLaw",
+    "WithLargest",
     "as_training_law",
     "flow_time_to_sigma",
     "log_snr_to_sigma",

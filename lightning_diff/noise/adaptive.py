@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..foundation.lengths import refuse_parts
-from .laws import NoiseLaw, TrainingLaw, log_snr_to_sigma, sigma_to_log_snr
+from .laws import NoiseLaw, TrainingLaw, cdf, log_snr_to_sigma, sigma_to_log_snr
 from .moments import LevelMoments
 
 
@@ -50,7 +50,7 @@ class BinnedNoise(TrainingLaw, nn.Module):
             raise ValueError(f"{name}: {error}") from None
         self.base, self.mix, self.warmup, self.refresh, self.sigma_data = base, mix, warmup, refresh, sigma_data
         levels = torch.linspace(high, low, bins + 1, dtype=torch.float64)  # sigma rises as log-SNR falls
-        edges = _cdf(base, log_snr_to_sigma(levels, sigma_data))
+        edges = cdf(base, log_snr_to_sigma(levels, sigma_data))
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         edges = torch.cat([ends[:1], edges, ends[1:]])  # in the base law's u: tail, the bins from clean to noisy, tail
         self.register_buffer("base_edges", edges, persistent=False)
@@ -253,13 +253,3 @@ class InfoNoise(BinnedNoise):
         rate = torch.sigmoid(self.centres) * torch.sigmoid(-self.centres)  # s / (1 + s)^2
         measured = self.moments.relative(self.moments.mean, self.bin_masses).exp()
         return measured * rate * gate * (self.bin_masses > 1e-9)  # no level to draw where the base law has none
-
-
-def _cdf(law: NoiseLaw, sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """P(level <= sigma), by bisection of the law's inverse, to the last digit."""
-    low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = law.icdf(middle) > sigma
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return (low + high) / 2

@@ -108,9 +108,24 @@ class TrainingLaw:
         return self.base_law() if type(self).importance is not TrainingLaw.importance else self
 
     @property
+    def largest(self) -> float | None:
+        """The level that it gives a share of its own and draws none above, from which a consistency model then samples."""
+        return None
+
+    @property
     def revision(self) -> object:
         """Equal between two moments only if `objective_law` was the same at both; one that learns on its own should say more."""
         return object() if self.learns and self.objective_law() is self else None
+
+
+def cdf(law: NoiseLaw, sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """P(level <= sigma), by bisection of the law's inverse, to the last digit."""
+    low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = law.icdf(middle) > sigma
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (low + high) / 2
 
 
 def as_training_law(law: NoiseLaw) -> TrainingLaw:

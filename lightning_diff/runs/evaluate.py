@@ -1,6 +1,6 @@
 """Figures of a run's model against the run's data or others, kept in its metrics.csv."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts import ModelRecord, keep_levels
@@ -14,9 +14,10 @@ from ..foundation.errors import UserError
 from ..foundation.processes import is_first_process
 from ..metrics import Reference
 from ..metrics.evaluate import Row
-from ..metrics.evaluate_denoiser import evaluate_denoiser, search_levels, table
+from ..metrics.evaluate_denoiser import evaluate_denoiser, table
+from ..metrics.search_levels import Drawn, search_levels, search_start
 from ..schedules.adaptive_sampling import PolicySampling
-from ..schedules.sampling import Sampling
+from ..schedules.sampling import SIGMA_MAX, Sampling, choose
 from ..text import PromptList
 from . import recipe, trained
 from .against import Against, data_of
@@ -68,7 +69,8 @@ def evaluate(
         n: samples; None for as many as there are held-out images.
         against: the reference; None for the run's own data in the feature space that suits them.
         prompts: that samples of a text-conditional model are drawn for; None for those of the data, or of its record.
-        search: first find the levels of a consistency model with the least Fréchet distance, and keep them.
+        search: first find the levels of a consistency model with the least Fréchet distance, the first included unless it is
+            given, and keep them.
         per_class: figures for each class, too (see `metrics.evaluate`).
 
     Raises:
@@ -126,8 +128,10 @@ def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> S
     if search and settings.levels is not None:
         raise UserError("--search: is for levels, and --levels gives them")
     sampling = settings.sampling(record)
-    if search and (sampling.solver != "consistency" or sampling.steps < 2 or settings.grid is not None):
-        raise UserError("--search: is for the levels of the solver consistency from two steps on, without --grid")
+    if search and (sampling.solver != "consistency" or settings.grid is not None):
+        raise UserError("--search: is for the levels of the solver consistency, without --grid")
+    if search and sampling.steps == 1 and settings.sigma_max is not None:
+        raise UserError("--search: of one step is for its level, and --sigma-max gives it")
     return sampling
 
 
@@ -163,24 +167,22 @@ def _searched(
 ) -> Sampling | PolicySampling:
     """The levels of least Fréchet distance; kept in model.json where samples without guidance would use them."""
     assert isinstance(sampling, Sampling)
-    sigma_max = float(sampling.sigmas[0])
-    found = search_levels(
-        denoiser,
-        reference,
-        n,
+    drawn = Drawn(
         prompts=prompts,
         autoencoder=autoencoder,
-        steps=sampling.steps,
-        sigma_max=sigma_max,
         guidance=settings.guidance,
         interval=settings.interval,
         seed=settings.seed + 1,
         batch=settings.batch,
     )
+    start = settings.sigma_max if settings.sigma_max is not None else model.record.sigma_max
+    levels = search_levels(denoiser, reference, n, steps=sampling.steps, sigma_max=start, **drawn)
+    if settings.sigma_max is None:
+        start = search_start(denoiser, reference, n, levels=levels, sigma_max=start, **drawn)
     kept = "for these options alone, and not kept"
     if settings.guidance == 1 and settings.sigma_max is None:
         if is_first_process():
-            keep_levels(model.path, found)
+            keep_levels(model.path, levels, start)
         kept = "kept in model.json"
-    say(f"best levels after the first: {', '.join(f'{level:.3g}' for level in found)}; {kept}")
-    return replace(settings, steps=None, grid=None, levels=tuple(found)).sampling(model.record)
+    say(f"best levels: {', '.join(f'{level:.3g}' for level in (start or SIGMA_MAX, *levels))}; {kept}")
+    return choose(model.record, "consistency", levels=levels, sigma_max=start)

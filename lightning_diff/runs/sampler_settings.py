@@ -16,12 +16,12 @@ from ..samplers import CHURNED, ODE_SOLVERS, SOLVERS
 from ..schedules import GRIDS
 from ..schedules.adaptive_sampling import PolicySampling
 from ..schedules.grids import through_angles
-from ..schedules.sampling import Sampling, choose
+from ..schedules.sampling import CONSISTENCY_STEPS, SIGMA_MAX, Sampling, choose
 from . import named
 from .choices import either, refuse_unknown
 from .console import say
 
-SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # of a denoiser's grids, as EDM's
+SIGMA_MIN = 0.002  # of a denoiser's grids, as EDM's
 
 
 def level_range(
@@ -47,7 +47,8 @@ class SamplerSettings:
         grid: name in `schedules.GRIDS`.
         levels: of the solver consistency after the first, decreasing; instead of a grid. Default: those in the model's record.
         schedule: a schedule.json or a step_policy.safetensors, or a run with one, in place of grid, levels and sigma_*.
-        sigma_min, sigma_max: of the grid; default 0.002 and 80, or those of an imported model's scheduler.
+        sigma_min, sigma_max: of the grid; default 0.002 and 80, those of an imported model's scheduler, or of a consistency model the
+            level that its record says.
         churn: EDM's S_churn, >= 0; for solvers in `samplers.CHURNED`.
         guidance: scale; 1 is none.
         guide: run of a worse model to guide by; None for this one without labels.
@@ -121,6 +122,8 @@ class SamplerSettings:
         arguments = record.sampling.get("arguments", {})  # of an imported model's grid
         own = {name: value for name, value in arguments.items() if name not in ("sigma_min", "sigma_max")}
         solver = self.solver or record.sampling.get("solver")
+        if self.sigma_max is None and self.grid is None and self.levels is None and solver in (None, "consistency"):
+            sigma_max = record.starts.get(self.steps or CONSISTENCY_STEPS, sigma_max)
         is_own = self.grid is None and self.levels is None and solver != "consistency"
         grid, options = (record.sampling.get("grid"), own) if is_own else (self.grid, {})
         try:

@@ -14,7 +14,7 @@ def consistency(
 
     In terms of t = arctan(sigma / sigma_data) the levels after the first are second (n - i) / (n - 1), i = 1..n-1. With two steps
     that is sCM's choice (arXiv 2410.11081), t = 1.1 for every data set, or 1.96 sigma_data; with more it is ours.
-    `metrics.sampled.search_levels` finds better ones for a model.
+    `metrics.search_levels` finds better ones for a model.
 
     Args:
         n: steps, >= 1.

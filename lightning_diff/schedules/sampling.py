@@ -11,6 +11,7 @@ from .. import schedules
 from ..samplers import check_sigmas
 
 DENOISER_STEPS, CONSISTENCY_STEPS = 18, 2
+SIGMA_MAX = 80.0  # EDM's
 
 
 class Sampling(NamedTuple):
@@ -39,18 +40,18 @@ def choose(
     levels: Sequence[float] | None = None,
     *,
     sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
+    sigma_max: float | None = None,
     options: Mapping[str, float] | None = None,
 ) -> Sampling:
     """Heun on Karras's grid with 18 steps for a denoiser; for a consistency model its own sampler with two.
 
     Args:
-        denoiser: its `kind` and `sigma_data` count; without them it is a denoiser of data with standard deviation 0.5.
+        denoiser: its `kind`, `sigma_data` and `sigma_max` count; without them it is a denoiser of data with standard deviation 0.5.
         solver: name in `samplers.SOLVERS`.
         steps: number of solver steps, >= 1.
         grid: name in `schedules.GRIDS`.
         levels: for the sampler "consistency", its noise levels after the first, decreasing; instead of a grid.
-        sigma_min, sigma_max: of the grid.
+        sigma_min, sigma_max: of the grid; sigma_max None for the denoiser's own, or 80.
         options: further arguments of that grid.
 
     Raises:
@@ -58,6 +59,8 @@ def choose(
     """
     if solver is None:
         solver = "consistency" if getattr(denoiser, "kind", "denoiser") == "consistency" else "heun"
+    if sigma_max is None:
+        sigma_max = getattr(denoiser, "sigma_max", None) or SIGMA_MAX
     if levels is not None:
         return _given(solver, steps, grid, list(levels), sigma_max)
     if solver == "consistency" and grid is None:

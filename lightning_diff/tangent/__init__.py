@@ -18,11 +18,12 @@ networks here call the functions of this folder, and each of them runs in one of
 from .bilinear import conv2d, linear
 from .forward_mode import jvp, mode
 from .normalisation import group_norm, layer_norm, pixel_norm, unit_rms
-from .pointwise import dropout, gelu, modulate, residual, silu
+from .pointwise import clamp, dropout, gelu, modulate, residual, silu
 from .softmax_attention import attention
 
 __all__ = [
     "attention",
+    "clamp",
     "conv2d",
     "dropout",
     "gelu",

@@ -1,4 +1,4 @@
-"""Functions of each element: activations, dropout, modulation, residual sums."""
+"""Functions of each element: activations, clamping, dropout, modulation, residual sums."""
 
 from collections.abc import Callable
 
@@ -68,6 +68,20 @@ def residual(x: Float[Tensor, "*b"], y: Float[Tensor, "*b"], scale: float) -> Fl
         dx, dy = (torch.zeros_like(total) if d is None else d for d in (dx, dy))
         dtotal = torch.add(dx, dy).mul_(scale)
     return dual(total, dtotal)
+
+
+def clamp(x: Float[Tensor, "*b"], low: float, high: float) -> Float[Tensor, "*b"]:
+    """x.clamp(low, high) with its own tangent, 0 outside, and a gradient that passes straight through (arXiv 1308.3432).
+
+    A loss whose targets lie in [low, high] then pulls an element from outside back in, where the clamp's own gradient would be 0.
+    """
+    if mode() == "plain":
+        return x.clamp(low, high)
+    x, dx = forward_ad.unpack_dual(x) if mode() == "carry" else (x, None)
+    value = x.detach()
+    clamped = value.clamp(low, high)
+    y = clamped + (x - value)
+    return dual(y, None if dx is None else dx * (clamped == value))
 
 
 def _elementwise(op: Callable[[Tensor], Tensor], backward: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:

@@ -131,7 +131,9 @@ def test_levels_are_kept_by_number_of_steps_beside_what_a_later_version_may_have
     edit(saved, later=[1])
     keep_levels(saved, [0.8])
     keep_levels(saved, [2.0, 0.5])
+    keep_levels(saved, [], 20.0)
     assert read_record(saved).levels == {2: [0.8], 3: [2.0, 0.5]}
+    assert read_record(saved).starts == {1: 20.0}
     assert json.loads((saved / "model.json").read_text())["later"] == [1]
     load_denoiser(saved)
 

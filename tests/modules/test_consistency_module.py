@@ -26,6 +26,10 @@ from lightning_diff.weighting import AdaptiveWeight, Uniform
 
 STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64}"
 EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA, profiles: {ema: {_target_: lightning_diff.ema.HalfLife, images: 64}}}]"
+RANGED = [
+    "model.bounds=[-1.5, 1.5]",
+    "model.noise={_target_: lightning_diff.noise.WithLargest, law: {_target_: lightning_diff.noise.LogNormal}}",
+]
 STILL = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.0}"
 DROPPING = "model.condition_dropout=0.3"
 
@@ -120,6 +124,29 @@ def test_training_goes_on_from_its_own_recipe_without_the_model_it_started_from(
     assert all(torch.equal(parts["state_dict"][name], value) for name, value in whole["state_dict"].items())
 
 
+def test_a_resumed_run_with_bounds_and_a_largest_level_is_the_uninterrupted_one(teacher, train, state):
+    whole = train("whole", STUDENT, *RANGED)
+    train("parts", STUDENT, *RANGED, "trainer.max_steps=3")
+    parts = train("parts", STUDENT, *RANGED)
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    record = json.loads((parts / "model.json").read_text())
+    assert record["bounds"] == [-1.5, 1.5]
+    assert record["sampling"] == {"arguments": {"sigma_max": 80.0}}
+
+
+def test_a_students_bounds_are_its_teachers_in_the_loss(teacher, train, monkeypatch):
+    seen = []
+
+    def loss(denoiser, *arguments, teacher, **options):
+        seen.append((denoiser.bounds, teacher.bounds))
+        return consistency_loss(denoiser, *arguments, teacher=teacher, **options)
+
+    monkeypatch.setattr("lightning_diff.modules.consistency.consistency_loss", loss)
+    train("student", STUDENT, RANGED[0], "trainer.max_steps=1")
+    assert seen == [((-1.5, 1.5), (-1.5, 1.5))]
+    assert load_denoiser(teacher).bounds is None
+
+
 def test_the_step_is_the_weighted_loss_at_the_warm_ups_share(step):
     for images, share in ((0, 0.0), (16, 0.25), (640, 1.0)):
         module, batch, out = step(images, warmup=64)
@@ -183,9 +210,9 @@ def test_a_recipe_that_says_it_all_gives_the_same_run(teacher, train, state):
 
 
 def test_two_processes_have_one_gradient_and_the_losses_of_one_process(teacher, train, tmp_path):
-    plain = train("plain", STUDENT, "model.net={dropout: 0.0}")
+    plain = train("plain", STUDENT, "model.net={dropout: 0.0}", *RANGED)
     (tmp_path / "same_gradients.py").write_text(SAME_GRADIENTS)
-    words = [STUDENT, "name=two", "callbacks=[{_target_: same_gradients.SameGradients}]", "trainer.devices=2"]
+    words = [STUDENT, *RANGED, "name=two", "callbacks=[{_target_: same_gradients.SameGradients}]", "trainer.devices=2"]
     forked.run_two("train", "plain.yaml", *words)
     one, two = (
         torch.tensor(

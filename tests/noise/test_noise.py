@@ -30,7 +30,12 @@ def test_coordinates_at_known_places():
     assert math.isclose(noise.sigma_to_t(torch.tensor(80.0, dtype=torch.float64)), 1.56455, abs_tol=1e-5)  # sCM's t_max
 
 
-LAWS = [noise.LogNormal(-1.2, 1.2), noise.LogNormal(-0.4, 1.0), noise.LogUniform(0.01, 50.0)]
+LAWS = [
+    noise.LogNormal(-1.2, 1.2),
+    noise.LogNormal(-0.4, 1.0),
+    noise.LogUniform(0.01, 50.0),
+    noise.WithLargest(noise.LogNormal(-0.4, 1.0), share=1 / 3, sigma=5.0),
+]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
@@ -57,7 +62,37 @@ def test_stratification_removes_the_variance_between_levels():
     assert strata.var() < plain.var() / 1000
 
 
+def test_a_share_of_every_batch_is_at_the_largest_level_and_the_others_have_the_law_below_it():
+    law = noise.WithLargest(noise.LogNormal(0.0, 1.0), share=0.25, sigma=1.0, band=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        levels = law.icdf(noise.stratified(64, generator)).log()
+        assert int((levels > -0.1).sum()) == 16
+        assert float(levels.max()) <= 0
+    below = law.icdf((torch.arange(75_000, dtype=torch.float64) + 0.5) / 100_000).log()
+    half_normal = torch.distributions.Normal(0.0, 1.0)
+    cut = torch.tensor(-0.1, dtype=torch.float64)  # the mean of a normal below it is -density / mass
+    expected = -half_normal.log_prob(cut).exp() / half_normal.cdf(cut)
+    torch.testing.assert_close(below.mean(), expected, rtol=0, atol=1e-4)
+    assert law.log_prob(torch.tensor([1.001])).item() == -math.inf
+    total = torch.linspace(-8, 0.5, 200_001, dtype=torch.float64)
+    torch.testing.assert_close(torch.trapezoid(law.log_prob(total.exp()).exp(), total).item(), 1.0, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("make", [lambda: noise.LogNormal(std=0.0), lambda: noise.LogUniform(1.0, 0.5)])
 def test_impossible_laws_are_refused(make):
     with pytest.raises(ValueError, match=r"positive|0 < low < high"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"share": 1.0}, "share"),
+        ({"sigma": 0.001, "law": noise.LogUniform(0.01, 50.0)}, "larger sigma"),
+        ({"law": noise.InfoNoise(noise.LogNormal())}, "InfoNoise learns"),
+    ],
+)
+def test_a_largest_level_that_cannot_be_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        noise.WithLargest(**({"law": noise.LogNormal()} | wrong))

@@ -10,7 +10,8 @@ from lightning_diff import schedules
 from lightning_diff.data import Toy
 from lightning_diff.denoiser import Denoiser
 from lightning_diff.metrics import Reference
-from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser, search_levels
+from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
+from lightning_diff.metrics.search_levels import search_levels, search_start
 from lightning_diff.oracle import Gaussian, GaussianMixture
 from lightning_diff.schedules import sampling
 
@@ -80,3 +81,18 @@ def test_a_search_finds_a_level_that_is_better_than_the_usual_one():
     assert found < usual
     three = search_levels(Narrow(), reference, 50, steps=3, seed=1)
     assert 80 > three[0] > three[1] > 0
+
+
+def test_a_search_finds_a_start_below_which_the_model_is_exact():
+    data = Toy(batch_size=1, n=600)
+    data.setup()
+    exact = Gaussian(torch.zeros(2), 0.5).consistency_model(0.7)
+
+    class Narrow(nn.Module):
+        sigma_data, sigma_max = 0.7, 40.0
+
+        def forward(self, x, sigma, label=None):
+            return exact(x, sigma) * (0.3 if float(sigma) > 12 else 1.0)
+
+    found = search_start(Narrow(), Reference(data, "pixels"), 200, levels=[0.8], seed=1)
+    assert 1.25 < found < 12  # of 40, 20, 10, 5, 2.5, 1.25 and what lies around the best

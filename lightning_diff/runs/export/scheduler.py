@@ -47,8 +47,10 @@ class Scheduler:
 
 
 def scheduler(source: Source, stock: Stock) -> Scheduler:
-    """UserError where the pipeline has none for the network's prediction and time."""
+    """UserError where the pipeline has none for the network's prediction and time, or the denoiser is clamped."""
     record, clock = source.record, source.denoiser.clock
+    if (bounds := source.denoiser.bounds) is not None:  # the pipelines of latents set clip_sample to False themselves
+        raise _refused(source, stock, f"that is clamped to {bounds[0]:g} to {bounds[1]:g}", "its output as it is")
     prediction = source.denoiser.prediction
     if prediction == "flow" and isinstance(clock, FlowTime):
         if stock is families.SANA:  # whose pipeline multiplies by a number in the network's config

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from ...artifacts import ModelRecord, checkpoints, load_denoiser, load_schedule, read_record
 from ...artifacts.autoencoder import autoencoder_of
 from ...artifacts.conditions import TrainedWith
+from ...artifacts.model import sampling_of
 from ...artifacts.schedule import Schedule
 from ...autoencoders import Autoencoder
 from ...denoiser import Denoiser
@@ -110,7 +112,9 @@ def of_run(
         time=trained.time,
         kind=trained.kind,
         prediction=trained.prediction,
-        levels=_levels(folder),
+        bounds=trained.bounds,
+        **_found(folder),
+        sampling=sampling_of(trained),
         sha256="",
         **facts,
         **asdict(trained_with),
@@ -130,8 +134,9 @@ def _plain(net: nn.Module, state: Mapping[str, torch.Tensor], record: ModelRecor
     return plain
 
 
-def _levels(folder: Path) -> dict[int, list[float]]:
-    """Of a consistency model's steps, where they were found."""
+def _found(folder: Path) -> dict[str, Any]:
+    """Noise levels of a consistency model's steps, where they were searched."""
     with suppress(UserError):
-        return read_record(folder).levels
+        record = read_record(folder)
+        return {"levels": record.levels, "starts": record.starts}
     return {}

@@ -8,11 +8,13 @@ import diffusers
 import pytest
 import torch
 from diffusers_models import MODELS, condition, make, shapes
+from messages import tells
 
 from lightning_diff.artifacts import import_pipeline, keep_levels, read_record, save_denoiser
 from lightning_diff.artifacts.schedule import Schedule, save_schedule
 from lightning_diff.condition import Condition
 from lightning_diff.denoiser import Denoiser, FlowTime, TableTime
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.nets import lora
 from lightning_diff.runs.export import write
 from lightning_diff.runs.export.families import FLUX, PIXART, SANA, SD, SD3, SDXL
@@ -247,6 +249,13 @@ def test_a_consistency_model_of_a_table(tmp_path, eps):
     torch.manual_seed(5)
     start = call[1] * (1 + sigmas[0] ** 2).sqrt().item() * eps
     assert close(ours(denoiser, eps, sigmas, label, solver=consistency, start=start), theirs)
+
+
+def test_a_clamped_model_is_refused_because_the_pipelines_do_not_clamp(tmp_path):
+    saved(tmp_path / "run", "sd15", bounds=(-1.0, 1.0), kind="consistency", time=LATENT)
+    with pytest.raises(UserError) as error:
+        write(tmp_path / "run", "diffusers")
+    assert tells(str(error.value), "export: ... clamped to -1 to 1 ... --to onnx")
 
 
 # --- adapters ---

@@ -1,0 +1,123 @@
+"""The noise levels at which a consistency model's samples are best, found by trying."""
+
+import math
+from collections.abc import Callable
+from typing import TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from ..autoencoders import Autoencoder
+from ..condition import Prompts
+from ..schedules.sampling import choose
+from .evaluate import Reference
+from .evaluate_denoiser import evaluate_denoiser
+
+HALVINGS = 5  # of the largest level, down to which a start is tried: 80 to 2.5
+
+
+class Drawn(TypedDict, total=False):
+    """How the samples of all trials are drawn: see `evaluate_denoiser`."""
+
+    prompts: Prompts | None
+    autoencoder: Autoencoder | None
+    guidance: float
+    interval: tuple[float, float]
+    seed: int
+    batch: int
+    device: torch.device | str | None
+    progress: bool
+
+
+def search_levels(
+    denoiser: Callable[..., Tensor],
+    reference: Reference,
+    n: int | None = None,
+    *,
+    steps: int = 2,
+    sigma_max: float | None = None,
+    **drawn: Unpack[Drawn],
+) -> list[float]:
+    """The noise levels after the first at which a consistency model's samples have the least Fréchet distance.
+
+    One after the other, from the noisiest: with those before it fixed, and as the last, each level is tried at seven even places
+    of the angle t between 0 and the level before it, and then twice on both sides of the best, at half and a quarter of the
+    distance. All are tried with the same noise. Report figures from another seed than the one searched with.
+
+    Args:
+        denoiser, reference, n, drawn: see `evaluate_denoiser`.
+        steps: of the sampler, >= 1; there are steps - 1 levels.
+        sigma_max: the first level; None for the denoiser's own, or 80.
+    """
+    sigma_data = getattr(denoiser, "sigma_data", 0.5)
+    first = _first(denoiser, sigma_max)
+    angles: list[float] = []
+
+    def distance(angle: float) -> float:
+        levels = [sigma_data * math.tan(t) for t in (*angles, angle)]
+        return _distance(denoiser, reference, n, first, levels, drawn)
+
+    above = math.atan(first / sigma_data)
+    for _ in range(steps - 1):
+        gap = above / 8
+        tried = {angle: distance(angle) for angle in (gap * k for k in range(1, 8))}
+        for _ in range(2):
+            gap, best = gap / 2, min(tried, key=tried.__getitem__)
+            tried |= {angle: distance(angle) for angle in (best - gap, best + gap)}
+        above = min(tried, key=tried.__getitem__)
+        angles.append(above)
+    return [sigma_data * math.tan(t) for t in angles]
+
+
+def search_start(
+    denoiser: Callable[..., Tensor],
+    reference: Reference,
+    n: int | None = None,
+    *,
+    levels: list[float],
+    sigma_max: float | None = None,
+    **drawn: Unpack[Drawn],
+) -> float:
+    """The first noise level at which a consistency model's samples have the least Fréchet distance, those after it given.
+
+    Tried are sigma_max, its half, and so on down to 1 / 32 of it, as far as that lies above sigma_data and the next level; then
+    twice both sides of the best, at sqrt(2) and 2^(1/4) times and a part of it. All are tried with the same noise.
+
+    Args:
+        denoiser, reference, n, drawn: see `evaluate_denoiser`.
+        levels: after the first, decreasing; none for one step.
+        sigma_max: the largest to be tried; None for the denoiser's own, or 80.
+    """
+    most = _first(denoiser, sigma_max)
+    least = max([getattr(denoiser, "sigma_data", 0.5), *levels[:1]])
+    tried: dict[float, float] = {}
+
+    def attempt(start: float) -> None:
+        if least < start <= most and start not in tried:
+            tried[start] = _distance(denoiser, reference, n, start, levels, drawn)
+
+    for halvings in range(HALVINGS + 1):
+        attempt(most / 2**halvings)
+    for exponent in (0.5, 0.25):
+        best = min(tried, key=tried.__getitem__)
+        attempt(best * 2**-exponent)
+        attempt(best * 2**exponent)
+    return min(tried, key=tried.__getitem__)
+
+
+def _first(denoiser: object, sigma_max: float | None) -> float:
+    """The given level, the denoiser's own, or 80."""
+    return float(choose(denoiser, "consistency", 1, sigma_max=sigma_max).sigmas[0])
+
+
+def _distance(
+    denoiser: Callable[..., Tensor],
+    reference: Reference,
+    n: int | None,
+    start: float,
+    levels: list[float],
+    drawn: Drawn,
+) -> float:
+    sampling = choose(denoiser, "consistency", levels=levels, sigma_max=start)
+    rows = evaluate_denoiser(denoiser, reference, n, sampling=sampling, **drawn)
+    return next(row.value for row in rows if row.metric.startswith("frechet_"))
