@@ -33,7 +33,7 @@ from ..samplers.guidance import guided
 from ..schedules.art import estimate
 from ..schedules.search import METHODS
 from .choices import refuse_unknown
-from .sampler_settings import SIGMA_MAX, SamplerSettings, level_range
+from .sampler_settings import SamplerSettings, level_range
 from .trained import Trained
 
 MEASURED = ("art", "art_solver")

@@ -47,8 +47,8 @@ class SamplerSettings:
         grid: name in `schedules.GRIDS`.
         levels: of the solver consistency after the first, decreasing; instead of a grid. Default: those in the model's record.
         schedule: a schedule.json or a step_policy.safetensors, or a run with one, in place of grid, levels and sigma_*.
-        sigma_min, sigma_max: of the grid; default 0.002 and 80, those of an imported model's scheduler, or of a consistency model the
-            level that its record says.
+        sigma_min, sigma_max: of the grid; default 0.002 and 80, those of an imported model's scheduler, or of a consistency model
+            the level that its record says.
         churn: EDM's S_churn, >= 0; for solvers in `samplers.CHURNED`.
         guidance: scale; 1 is none.
         guide: run of a worse model to guide by; None for this one without labels.
