@@ -31,6 +31,7 @@ from ..samplers import ODE_SOLVERS, ode_solver
 from ..samplers.generate import evaluating
 from ..samplers.guidance import guided
 from ..schedules.art import estimate
+from ..schedules.sampling import SIGMA_MAX
 from ..schedules.search import METHODS
 from .choices import refuse_unknown
 from .sampler_settings import SamplerSettings, level_range
