@@ -82,7 +82,7 @@ def _embeddings(model: nn.Module) -> Iterator[tuple[str, Any, nn.Module]]:
     for name, module in model.named_modules():
         parent, _, own = name.rpartition(".")
         if own in EMBEDDERS:
-            yield f"{name}.linear_1", model.get_submodule(parent).time_proj, module.linear_1  # type: ignore[misc]
+            yield f"{name}.linear_1", model.get_submodule(parent).time_proj, module.linear_1
 
 
 def _frequencies(sinusoids: Any, half: int) -> list[float]:
