@@ -12,7 +12,7 @@ KILLS = {
     "schedule": ("12", "step 6", "saving 9", "ending"),
     "reward": ("8", "exploring 3", "regenerating 5", "measuring 7", "step 8"),
     "edm": ("12", "step 6", "saving 9"),
-    "edm of tars": ("12", "starting", "step 6", "saving 9"),
+    "edm of tars": ("12", "step 6", "saving 9"),
 }
 SOURCES = {"edm": "latents", "edm of tars": "tar"}
 
