@@ -1,6 +1,6 @@
 """Overfitting seen by the callback Validation: a network that remembers 200 digits, and one that trains on all of them.
 
-    python benchmarks/overfitting.py [--steps 3000] [--folder runs/overfitting]
+    python -m benchmarks.overfitting [--steps 3000] [--folder runs/overfitting]
 
 Prints, for both, the unweighted loss of held-out and training images at the end, over the training law and at low, middle and high
 noise, each with its standard error; the pictures are noise_levels.png in the two run folders.

@@ -40,8 +40,8 @@ class Validation(PeriodicCallback[DiffusionModule]):
     in every measurement, so that what differs is the images alone, and through training the weights alone. Levels are stratified:
     once over the training law, for the means (val/loss, val/train_loss, and val/gap, their difference, each with its standard error
     as ..._se), and once evenly over log-SNR, for the table by level, validation.csv, which the callback `NoiseLevels` draws into
-    noise_levels.png. Overfitting shows first at low noise, where a network that remembers its images knows which one it is
-    looking at. The standard errors take all measurements as independent.
+    noise_levels.png. Overfitting shows at middle and low noise, where a network that remembers its images can tell which one it
+    is looking at. The standard errors take all measurements as independent.
 
     The means go to metrics.csv and every tracker, and are shown to Lightning's own callbacks, so that EarlyStopping and
     ModelCheckpoint with monitor=val/loss act after each measurement.

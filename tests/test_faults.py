@@ -13,7 +13,7 @@ KILLS = [  # module, processes, source, workers, steps, places
     ("schedule", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
     ("reward", "one", "digits", 0, "8", ("exploring 3", "regenerating 5", "measuring 7", "step 8")),
     ("edm", "one", "latents", 2, "12", LATENTS),
-    ("edm", "one", "tar", 0, "12", ("starting", "step 6", "saving 9")),
+    ("edm", "one", "tar", 0, "12", LATENTS[1:]),
     pytest.param("edm", "two", "latents", 2, "12", LATENTS, marks=pytest.mark.slow),
     pytest.param("edm", "two", "latents_on_the_fly", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
     pytest.param("edm", "two", "edm2_latents", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
