@@ -60,7 +60,7 @@ CRITIC = """
     every: %d
     start: %g
     levels: %s
-    optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 2.0e-3, betas: [0.9, 0.99]}
+    optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: %g, betas: [0.9, 0.99]}
 """
 
 
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2)
     parser.add_argument("--start", type=float, default=0.3)
     parser.add_argument("--weight", type=float, default=1.0)
+    parser.add_argument("--rate", type=float, default=3e-4, help="of the critic's optimiser")
     parser.add_argument("--levels", nargs="*", type=float, default=[], help="of the student's further steps")
     parser.add_argument("--arms", nargs="+", default=["scd", "dmd", "sid"], choices=["scd", "dmd", "sid"])
     parser.add_argument("--runs", type=Path, default=Path("runs/one_step_mixture"))
@@ -118,7 +119,7 @@ def main() -> None:
         teacher = trained(f"teacher_{seed}", TEACHER % options.width, options, seed)
         samplings = {"teacher, 35 evaluations": (teacher, None)}
         for arm in options.arms:
-            chosen = (arm, options.weight, options.every, options.start, options.levels)
+            chosen = (arm, options.weight, options.every, options.start, options.levels, options.rate)
             critic = "" if arm == "scd" else CRITIC % chosen
             samplings |= {
                 f"{arm}, {steps} step": (trained(f"{arm}_{seed}", STUDENT % teacher + critic, options, seed), steps)
