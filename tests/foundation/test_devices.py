@@ -154,3 +154,11 @@ def test_a_loader_pins_where_it_is_told_to_and_nowhere_else():
     assert not loader(data, 0).pin_memory
     data.workers = 0
     assert not loader(data, 0, pin=True).pin_memory
+
+
+@pytest.mark.parametrize(("local", "expected"), [("1", "cuda:1"), ("2", "cuda"), ("", "cuda"), ("one", "cuda")])
+def test_each_process_has_a_gpu_of_its_own_where_there_are_enough(monkeypatch, local, expected):
+    monkeypatch.setattr(devices, "count", lambda: 2)
+    monkeypatch.setattr(devices, "default", lambda: "cuda")
+    monkeypatch.setenv("LOCAL_RANK", local)
+    assert devices.own() == expected

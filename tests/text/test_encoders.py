@@ -162,6 +162,8 @@ def test_a_copy_of_the_components_encodes_alike(folders, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", **parts}))
     second = PipelineText(tmp_path, max_tokens=TOKENS)
     assert first.fingerprint() == second.fingerprint() != PipelineText(folder, max_tokens=TOKENS - 1).fingerprint()
+    assert first.identities() == second.identities()
+    assert {*first.identities()} == {*parts}
     assert torch.equal(
         *(each.encode(TEXTS).tensors["pooled_projections"] for each in (first, second)),
     )
