@@ -141,7 +141,7 @@ def test_the_fingerprint_knows_images_captions_and_encoder():
         (BY_CLASS, {"prompts": []}, "Captions: prompts ..."),
         ("none.jsonl", {}, "none.jsonl: no such file ..."),
         ("c.csv", {}, "c.csv ... .jsonl ..."),
-        ("txt", {}, "captions: txt ..."),
+        ("txt", {}, "captions: 'txt' ... .jsonl ..."),
     ],
 )
 def test_what_does_not_fit_is_refused(captions, given, facts):

@@ -139,6 +139,8 @@ class Latents(Data):
                     trained.append((found.record, len(here[0]) * math.prod(found.record.latent_shape[1:])))
             for array, is_filled in zip(arrays, filled, strict=True):
                 array.append(next(parts) if is_filled else None)
+        assert self.folder is not None
+        self.folder = self.folder.parent  # of every bucket's
         records, values = zip(*trained, strict=True)
         moments = pooled([record.mean for record in records], [record.variance for record in records], values)
         std = self.autoencoder.normalisation.std(*moments)
