@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..foundation.atomic import sha256
 from ..foundation.errors import NotHereError, UserError
-from ..foundation.extras import required
+from ..foundation.extras import quietly, required
 from .normalisation import Factor
 from .pair import DType, Pair, read_weights, take_weights
 
@@ -184,7 +184,8 @@ def _normalisation(config: dict[str, Any]) -> tuple[Factor, Factor]:
 
 
 def _built(folder: Path, config: dict[str, Any], files: list[Path]) -> nn.Module:
-    kind = getattr(required("diffusers", f"{folder / CONFIG}"), config["_class_name"])
+    with quietly():
+        kind = getattr(required("diffusers", f"{folder / CONFIG}"), config["_class_name"])
     own = {name: value for name, value in config.items() if not name.startswith("_")}
     try:
         module: nn.Module = kind.from_config(own)

@@ -2,7 +2,10 @@
 
 import importlib
 import importlib.util
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -65,7 +68,8 @@ def required(package: str, of: str, hint: str = "") -> ModuleType:
         UserError: it is not there, or cannot be imported.
     """
     try:
-        return importlib.import_module(package)
+        with quietly():
+            return importlib.import_module(package)
     except (
         ImportError,
         RuntimeError,
@@ -77,6 +81,17 @@ def required(package: str, of: str, hint: str = "") -> ModuleType:
         raise UserError(
             f"{of} needs {top}, which cannot be imported ({reason}): {how_to_install(top)}{hint}"
         ) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """While a package imports parts of itself: without its remarks on others that it does not need, such as torchao's kernels."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def how_to_install(package: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..foundation.extras import required
+from ..foundation.extras import quietly, required
 
 Tensors = dict[str, Tensor]
 
@@ -21,7 +21,7 @@ def without_network(name: str, components: dict[str, Any], transformer: dict[str
         components: tokenizers and encoders by name.
         transformer: configuration of the network, of which SD3 without T5 reads a width.
     """
-    with quiet():
+    with quiet(), quietly():
         kind = getattr(required("diffusers", "encoding prompts"), name)
     takes = inspect.signature(kind.__init__).parameters
     needed = [key for key, each in takes.items() if key != "self" and each.default is inspect.Parameter.empty]

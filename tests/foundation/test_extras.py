@@ -1,6 +1,7 @@
 """Packages of the extras: one sentence for each that is missing, which names its extra."""
 
 import inspect
+import logging
 import sys
 import tomllib
 from pathlib import Path
@@ -170,3 +171,13 @@ def test_a_package_without_an_extra_is_named_itself():
     with pytest.raises(UserError) as error:
         required("absent_package.part", "The reader")
     assert tells(str(error.value), "The reader ... absent_package ... pip install absent_package")
+
+
+def test_what_a_package_remarks_on_as_it_is_imported_is_not_heard(tmp_path, monkeypatch, caplog):
+    (tmp_path / "loud_package.py").write_text("import logging\nlogging.getLogger('loud').warning('no kernels')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "loud_package", raising=False)
+    required("loud_package", "this test")
+    assert not caplog.records
+    logging.getLogger("loud").warning("later")
+    assert [record.message for record in caplog.records] == ["later"]

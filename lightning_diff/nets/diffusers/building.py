@@ -15,7 +15,8 @@ from .family import Family, Shapes
 def class_of(family: Family) -> type[nn.Module]:
     """UserError where the library is missing, or too old to have the class."""
     library = extras.required("diffusers", "nets.Diffusers")
-    found: type[nn.Module] | None = getattr(library, family.class_name, None)
+    with extras.quietly():
+        found: type[nn.Module] | None = getattr(library, family.class_name, None)
     if found is None:
         raise UserError(
             f"nets.Diffusers: diffusers {getattr(library, '__version__', '')} has no {family.class_name}; install a newer one"
