@@ -176,6 +176,7 @@ def _searched(
         interval=settings.interval,
         seed=settings.seed + 1,
         batch=settings.batch,
+        progress=is_first_process(),
     )
     start = settings.sigma_max if settings.sigma_max is not None else model.record.sigma_max
     levels = search_levels(denoiser, reference, n, steps=sampling.steps, sigma_max=start, **drawn)
