@@ -23,6 +23,8 @@ WITH_NOTHING = {
     "train --help": "",
     "data encode --help": "",
     "new --from digits_edm copy.yaml": "",
+    "init begun": "",
+    "recipes": "",
     "describe UNet": "",
     "runs": "omegaconf",
     "compare RUN RUN": "omegaconf numpy matplotlib PIL",

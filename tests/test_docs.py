@@ -25,7 +25,7 @@ from lightning_diff.runs import grid, recipe
 from lightning_diff.runs.build import DEFAULT_CALLBACKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README, EXTENDING, RECIPES, METRICS, ARCHITECTURE = (
     (ROOT / page).read_text()
     for page in ("README.md", "docs/extending.md", "docs/recipes.md", "docs/metrics.md", "docs/architecture.md")

@@ -14,6 +14,12 @@ def read(path: Path | str) -> list[Row]:
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
+            columns = {*(rows.fieldnames or ())}
+            if columns > {*HEADER}:
+                more = ", ".join(sorted(columns - {*HEADER}))
+                raise UserError(
+                    f"{path}: was written by a newer version of lightning_diff (columns {more}); update lightning_diff"
+                )
             if rows.fieldnames and tuple(rows.fieldnames) not in (HEADER, VERSION_0_1):
                 raise UserError(f"{path}: its columns are not those of a table of metrics; move it away")
             blank = dict.fromkeys(HEADER, "")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from ..foundation.atomic import replacing
 from ..foundation.binding import Mismatch, bind, is_node
 from ..foundation.errors import UserError
+from ..foundation.formats import refuse_newer
 
 Node = Annotated[dict[str, Any], "a recipe's node"]  # bound by whoever builds from it
 Protocol = dict[str, Any]  # what a result depends on, by name: numbers and names
@@ -59,9 +60,7 @@ def parse(text: str, kind: type[Record], version: int, name: str, source: Path) 
     """
     try:
         content = json.loads(text)
-        found = content["format"]
-        if found > version:
-            raise UserError(f"{source}: is of format {found}; this version reads up to {version}: update it")
+        refuse_newer(source, content["format"], version)
         hints = typing.get_type_hints(kind, include_extras=True)
         required = [field.name for field in dataclasses.fields(kind) if _is_required(field)]  # type: ignore[arg-type]
         if missing := [field for field in required if field not in content]:

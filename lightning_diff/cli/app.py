@@ -30,7 +30,9 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
 from .import_ import import_
+from .init import init
 from .new import new
+from .recipes import recipes
 from .resume import resume
 from .runs import runs
 from .sample import sample
@@ -44,7 +46,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, resume, runs, sample, evaluate, schedule, compare, export, import_, doctor, describe, show, new):
+for command in (
+    train,
+    resume,
+    runs,
+    sample,
+    evaluate,
+    schedule,
+    compare,
+    export,
+    import_,
+    doctor,
+    describe,
+    show,
+    recipes,
+    new,
+    init,
+):
     app.command(command.__name__.rstrip("_"), cls=Command)(command)  # `import` is a word of Python's
 app.add_typer(data)
 

@@ -7,6 +7,7 @@ import typer
 
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
+from .as_json import AsJson, aside, print_json
 from .completion import runs as runs_known
 
 
@@ -18,6 +19,7 @@ def compare(
     out: Annotated[
         Path, typer.Option(metavar="FILE.png", help="The picture; the table goes beside it, as .csv.")
     ] = Path("compare.png"),
+    as_json: AsJson = False,
 ) -> None:
     """Draw several runs' losses and figures side by side.
 
@@ -30,7 +32,8 @@ def compare(
     from ..runs import compare_figure, compare_groups, compare_table, named
     from ..runs.output import writable
 
-    runs = comparing.read([named.home(named.find(folder)) for folder in folders])
+    with aside(as_json):
+        runs = comparing.read([named.home(named.find(folder)) for folder in folders])
     shown = compare_groups.series(compare_groups.grouped(runs))
     remarks = compare_groups.remarks(shown)
     writable(out, out, (3, 1, 1))
@@ -38,6 +41,11 @@ def compare(
         compare_figure.draw(shown, remarks).savefig(temporary, dpi=110)
     rows = compare_table.table(shown)
     compare_table.write_table(out.with_suffix(".csv"), rows)
+    if as_json:
+        groups = {each.group.name: [run.name for run in each.group.runs] for each in shown}
+        files = {"picture": out, "table": out.with_suffix(".csv")}
+        print_json({"rows": [*map(compare_table.facts, rows)], "runs": groups, "remarks": remarks, "files": files})
+        return
     print(compare_table.as_text(shown, rows))
     main = next((each.protocol for each in shown if each.protocol is not None and not each.figures_differ), None)
     if main is not None:

@@ -1,14 +1,19 @@
 """lightning-diff evaluate"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..foundation.errors import UserError
 from ..runs import choices
 from . import completion
+from .as_json import AsJson, aside, print_json
 from .options import PromptFile, SamplerOptions, choice, spread
+
+if TYPE_CHECKING:
+    from ..runs.evaluate import Evaluation
+    from ..runs.evaluate_images import ImagesEvaluation
 
 
 @spread
@@ -63,6 +68,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Of --images, the table; default metrics.csv in or beside them."),
     ] = None,
+    as_json: AsJson = False,
     *,
     sampler: SamplerOptions,
 ) -> None:
@@ -74,6 +80,7 @@ def evaluate(
     _refuse_what_does_not_go_together(
         sampler, folder, images, out, prompts, search=search, writes=write_reference is not None
     )
+    from ..foundation.processes import is_first_process
     from ..runs.against import Against
     from ..runs.console import say
     from ..runs.evaluate import evaluate as measure
@@ -83,18 +90,35 @@ def evaluate(
     from ..runs.prompts import given
 
     against = Against(data=data, moments=reference, feature=feature, write=write_reference)
+    measured: Evaluation | ImagesEvaluation | None = None
     with joined(sampler.device) as device:
-        if folder is not None:
-            measured = measure(
-                folder, sampler.settings(device), n,
-                against=against, prompts=given(prompts), search=search, per_class=per_class,
-            )  # fmt: skip
+        with aside(as_json):
+            if folder is not None:
+                measured = measure(
+                    folder, sampler.settings(device), n,
+                    against=against, prompts=given(prompts), search=search, per_class=per_class,
+                )  # fmt: skip
+            elif images is not None:
+                seed = sampler.seed
+                measured = evaluate_images(images, against, n, seed=seed, device=device, out=out, per_class=per_class)
+            else:
+                write(against, device)
+        if as_json and is_first_process():
+            print_json(_document(measured, write_reference))
+        elif not as_json and measured is not None:
             say(str(measured))
-        elif images is not None:
-            seed = sampler.seed
-            say(str(evaluate_images(images, against, n, seed=seed, device=device, out=out, per_class=per_class)))
-        else:
-            write(against, device)
+
+
+def _document(measured: "Evaluation | ImagesEvaluation | None", reference: Path | None) -> dict[str, object]:
+    """The rows that metrics.csv got, and which files were written; None measured nothing."""
+    if measured is None:
+        return {"figures": [], "remarks": [], "files": {"table": None, "reference": reference}}
+    figures = [row.record() for row in measured.rows]
+    return {
+        "figures": figures,
+        "remarks": measured.remarks,
+        "files": {"table": measured.target, "reference": reference},
+    }
 
 
 def _refuse_what_does_not_go_together(

@@ -1,5 +1,6 @@
 """lightning-diff schedule"""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from ..foundation.errors import UserError
 from ..runs import choices
+from .as_json import AsJson, aside, print_json
 from .options import Device, Guidance, PromptFile, Run, choice
 
 
@@ -41,6 +43,7 @@ def schedule(
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="A copy of the schedule.")] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Trajectories at a time.")] = 64,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Find the noise levels that suit a model in few steps.
 
@@ -55,27 +58,31 @@ def schedule(
     find_schedule.refuse_unfit(model, method, solver, guidance=guidance, sigma_min=sigma_min, sigma_max=sigma_max)
     if out is not None and out.suffix != ".json":
         raise UserError(f"--out: {out} does not end in .json")
-    wish = asked(model, prompts=given(prompts))
-    found = find_schedule.find(
-        model.path,
-        model.load(device),
-        method,
-        steps,
-        solver,
-        trajectories=trajectories,
-        prompts=wish.prompts,
-        seed=seed,
-        guidance=guidance,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        batch=batch,
-        progress=True,
-    )
-    if out is not None:
-        save_schedule(out, found)
-    picture = save_picture(model.home, steps)
-    run_trackers.send_picture(model.home, "schedule", picture, model.record)
+    with aside(as_json):
+        wish = asked(model, prompts=given(prompts))
+        found = find_schedule.find(
+            model.path,
+            model.load(device),
+            method,
+            steps,
+            solver,
+            trajectories=trajectories,
+            prompts=wish.prompts,
+            seed=seed,
+            guidance=guidance,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            batch=batch,
+            progress=True,
+        )
+        if out is not None:
+            save_schedule(out, found)
+        picture = save_picture(model.home, steps)
+        run_trackers.send_picture(model.home, "schedule", picture, model.record)
+    kept = model.home / "schedule.json"
+    if as_json:
+        files = {"schedule": kept, "picture": picture, "copy": out}
+        print_json({"steps": found.steps, **asdict(found), "files": files})
+        return
     print(", ".join(f"{sigma:.4g}" for sigma in found.sigmas))
-    print(
-        f"{model.home / 'schedule.json'}, {picture}: {method} for {found.solver}, {found.costs.get('seconds', 0):.1f} s"
-    )
+    print(f"{kept}, {picture}: {method} for {found.solver}, {found.costs.get('seconds', 0):.1f} s")

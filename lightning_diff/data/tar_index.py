@@ -18,6 +18,7 @@ from jaxtyping import Int64
 
 from ..foundation.atomic import replacing
 from ..foundation.errors import UserError
+from ..foundation.formats import newer
 from .formats import SUFFIXES
 
 FORMAT = 2  # 1 had no captions
@@ -197,6 +198,15 @@ def state_in(path: Path) -> tuple[int, int] | None:
             return size, modified
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
+
+
+def newer_in(path: Path) -> str:
+    """What is to be said of the index in a file, if a newer version wrote it; "" of others."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return newer(int(found["format"]), FORMAT) if int(found["format"]) > FORMAT else ""
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return ""
 
 
 def content_at(shard: Path, place: Place, descriptor: int) -> bytes:

@@ -138,9 +138,10 @@ class TarShards:
 
     def _built(self, shard: Path, label_key: str) -> TarIndex:
         there = [path for path in _places(shard) if path.exists()]
+        why = next(filter(None, map(tar_index.newer_in, there)), "was of another version or label_key")
         index = tar_index.build(shard, label_key)
         if any(tar_index.state_in(path) == index.state for path in there):
-            self.remarks.append(f"the index of {shard.name} was of another version or label_key, and was built again")
+            self.remarks.append(f"the index of {shard.name} {why}, and was built again")
         elif there:
             self.remarks.append(f"{shard.name} changed under its index, which was built again")
         for path in _places(shard):

@@ -29,6 +29,7 @@ from . import stopping
 from .atomic import delete, move_into_place, replacing
 from .file_locks import FileLocks
 from .first_process import is_first_process
+from .formats import refuse_newer
 from .progress import stage
 from .row_files import Block, Table, blocks_of, check, write
 
@@ -176,9 +177,10 @@ class Work:
         return (self.folder / "work.json").exists()
 
     def _is_begun(self) -> bool:
-        """Whether an earlier start is to be gone on with; its blocks become this one's."""
+        """Whether an earlier start is to be gone on with; its blocks become this one's. UserError for one of a newer version."""
         try:
             there, made = json.loads((self.folder / "work.json").read_bytes()), self.folder / "made"
+            refuse_newer(self.folder, there["format"], FORMAT)
             blocks = [int(table["block"]) for table in there["tables"]]
             tables = [replace(table, block=block) for table, block in zip(self.tables, blocks, strict=True)]
             if there != self._facts(tables) or min(blocks) < 1:

@@ -80,10 +80,11 @@ class Reference:
     ) -> tuple[int, dict[str, float]]:
         """Number of images over all processes, and every metric of them against the training split."""
         n = max(len(images), 1)  # an empty share is one empty batch: torchmetrics warns of a metric without updates
-        return self._measure(
+        batches = (
             (images[i : i + self.batch], None if labels is None else labels[i : i + self.batch])
             for i in range(0, n, self.batch)
         )
+        return self._measure(self._shown(batches, "measuring images", n))
 
     def floor(self, n: int) -> tuple[int, dict[str, float]]:
         """The number of held-out images and what they get: `n`, by a fixed random choice, or all if they are fewer.
@@ -96,15 +97,17 @@ class Reference:
         n = min(n, len(test))
         if n not in self._floors:
             index = rng.permutation(0, "floor", 0, len(test))[:n]
-            self._floors[n] = self._measure(self._batches(test, index, labels=test.labelled))[1]
+            batches = self._batches(test, index, labels=test.labelled)
+            here = -(-n // rank_and_world()[1])
+            self._floors[n] = self._measure(self._shown(batches, "measuring held-out images", here))[1]
         return n, self._floors[n]
 
     def moments(self) -> FeatureMoments:
         """Mean and covariance of the features of all training images, however many: what a file of moments holds."""
         sums = Moments(self.extractor.dim).to(self._where)
-        count = -(-len(self.data.train) // (self.batch * rank_and_world()[1]))
         batches = self._batches(self.data.train, np.arange(len(self.data.train)), labels=False)
-        for images, _ in each(batches, "measuring real images", count, "batch", shown=is_first_process()):
+        here = -(-len(self.data.train) // rank_and_world()[1])
+        for images, _ in self._shown(batches, "measuring real images", here):
             sums.update(self._features(images).to(self._where))
         mean, covariance = (value.cpu() for value in sums.compute())
         return FeatureMoments(mean, covariance, self.extractor.name, self.extractor.hash, len(self.data.train))
@@ -136,10 +139,11 @@ class Reference:
             metric.update(features[: len(range(rank, min(n, self.n), world))], real=True)
 
         stopping.check("batch")
-        compared = each(equal_n, "comparing with real images", len(equal_n), "figure", shown=is_first_process())
-        kernel, manifold = (metric.compute() for metric in compared)
-        values = {"frechet": frechet.compute(), "kernel": kernel, **manifold}
-        values = {f"{metric}_{name}": value for metric, value in values.items()} | memorisation.compute()
+        every = [frechet, *equal_n, memorisation]
+        compared = each(every, "comparing with real images", len(every), "figure", shown=is_first_process())
+        distance, kernel, manifold, copies = (metric.compute() for metric in compared)
+        values = {"frechet": distance, "kernel": kernel, **manifold}
+        values = {f"{metric}_{name}": value for metric, value in values.items()} | copies
         return n, {metric: float(value) for metric, value in values.items()} | shares(counts, self.data.class_names)
 
     def _agreement(self) -> Agreement:
@@ -173,11 +177,14 @@ class Reference:
         if share not in self._real:
             order = rng.permutation(0, "reference", 0, len(self.data.train))[: self.n]
             batches = self._batches(self.data.train, order, labels=False)
-            count = -(-len(order) // (self.batch * share[1]))
-            bar = each(batches, "measuring real images", count, "batch", shown=is_first_process())
-            real = [(self._features(x), self.pixels(x)) for x, _ in bar]
+            shown = self._shown(batches, "measuring real images", -(-len(order) // share[1]))
+            real = [(self._features(x), self.pixels(x)) for x, _ in shown]
             self._real = {share: (torch.cat([f for f, _ in real]), torch.cat([p for _, p in real]))}
         return self._real[share]
+
+    def _shown(self, batches: Iterable[Batch], name: str, count: int) -> Iterator[Batch]:
+        """The batches of `count` images, as a stage that is shown on the first process."""
+        return each(batches, name, -(-count // self.batch), "batch", shown=is_first_process())
 
     def _batches(self, images: Examples, index: Int64[np.ndarray, " n"], labels: bool) -> Iterable[Batch]:
         rank, world = rank_and_world()

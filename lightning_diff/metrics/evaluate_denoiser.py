@@ -81,7 +81,7 @@ def evaluate_denoiser(
     numbers, own = range(rank, most * world, world), None if labels is None else labels[rank::world]
     shape = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
     samples, taken = _samples(drawing, denoiser, shape, numbers, own, batch=batch, device=device, progress=progress)
-    images = _as_saved(as_images(samples, autoencoder, device))
+    images = _as_saved(as_images(samples, autoencoder, device, progress=progress))
     mine = range(rank, n, world)
     measured = replace(protocol(drawing, denoiser, None if labels is None else labels[:n], device), ema=ema)
     if wanted.texts is not None:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ..autoencoders import Autoencoder
 from ..condition import Prompts
+from ..foundation.progress import stage
 from ..schedules.sampling import choose
 from .evaluate import Reference
 from .evaluate_denoiser import evaluate_denoiser
 
+TRIALS = 7 + 2 * 2  # of each level after the first
 HALVINGS = 5  # of the largest level, down to which a start is tried: 80 to 2.5
 
 
@@ -53,19 +55,23 @@ def search_levels(
     first = _first(denoiser, sigma_max)
     angles: list[float] = []
 
-    def distance(angle: float) -> float:
-        levels = [sigma_data * math.tan(t) for t in (*angles, angle)]
-        return _distance(denoiser, reference, n, first, levels, drawn)
-
     above = math.atan(first / sigma_data)
-    for _ in range(steps - 1):
-        gap = above / 8
-        tried = {angle: distance(angle) for angle in (gap * k for k in range(1, 8))}
-        for _ in range(2):
-            gap, best = gap / 2, min(tried, key=tried.__getitem__)
-            tried |= {angle: distance(angle) for angle in (best - gap, best + gap)}
-        above = min(tried, key=tried.__getitem__)
-        angles.append(above)
+    with stage("searching levels", TRIALS * (steps - 1), "trial", shown=drawn.get("progress", False)) as bar:
+
+        def distance(angle: float) -> float:
+            levels = [sigma_data * math.tan(t) for t in (*angles, angle)]
+            found = _distance(denoiser, reference, n, first, levels, drawn)
+            bar.advance()
+            return found
+
+        for _ in range(steps - 1):
+            gap = above / 8
+            tried = {angle: distance(angle) for angle in (gap * k for k in range(1, 8))}
+            for _ in range(2):
+                gap, best = gap / 2, min(tried, key=tried.__getitem__)
+                tried |= {angle: distance(angle) for angle in (best - gap, best + gap)}
+            above = min(tried, key=tried.__getitem__)
+            angles.append(above)
     return [sigma_data * math.tan(t) for t in angles]
 
 
@@ -91,17 +97,20 @@ def search_start(
     most = _first(denoiser, sigma_max)
     least = max([getattr(denoiser, "sigma_data", 0.5), *levels[:1]])
     tried: dict[float, float] = {}
+    starts = [start for k in range(HALVINGS + 1) if (start := most / 2**k) > least]
+    with stage("searching the first level", len(starts) + 4, "trial", shown=drawn.get("progress", False)) as bar:
 
-    def attempt(start: float) -> None:
-        if least < start <= most and start not in tried:
-            tried[start] = _distance(denoiser, reference, n, start, levels, drawn)
+        def attempt(start: float) -> None:
+            if least < start <= most and start not in tried:
+                tried[start] = _distance(denoiser, reference, n, start, levels, drawn)
+            bar.advance()
 
-    for halvings in range(HALVINGS + 1):
-        attempt(most / 2**halvings)
-    for exponent in (0.5, 0.25):
-        best = min(tried, key=tried.__getitem__)
-        attempt(best * 2**-exponent)
-        attempt(best * 2**exponent)
+        for start in starts:
+            attempt(start)
+        for exponent in (0.5, 0.25):
+            best = min(tried, key=tried.__getitem__)
+            attempt(best * 2**-exponent)
+            attempt(best * 2**exponent)
     return min(tried, key=tried.__getitem__)
 
 

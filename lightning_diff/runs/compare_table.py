@@ -13,6 +13,9 @@ from .compare_groups import Series, mean_and_interval
 
 SPREAD = "variance_spread"
 DIFFERENT_LOSSES = "losses"  # in the column "differs"
+SEVERAL = "several"  # in a column of the protocol that the runs of a group do not share
+COUNTS = ("seeds", "images", "n", "seed", "steps", "generator")  # columns of whole numbers
+NUMBERS = ("value", "low", "high", "floor", "nfe", "guidance")  # ... and of others
 
 
 def table(shown: Sequence[Series]) -> list[Row]:
@@ -30,7 +33,7 @@ def table(shown: Sequence[Series]) -> list[Row]:
             rows.append(
                 shared | images | {"metric": LOSS, "differs": differs} | _values([row["value"] for row in trained])
             )
-        if spreads := [f"{run.noise.variance_spread():.6g}" for run in runs if run.noise is not None]:
+        if spreads := [repr(float(run.noise.variance_spread())) for run in runs if run.noise is not None]:
             rows.append(shared | {"metric": SPREAD} | _values(spreads))
         rows += [shared | row for row in _figures(each)]
     return rows
@@ -41,7 +44,7 @@ def _figures(each: Series) -> Iterator[Row]:
     for metric, found in figures.items():
         owners = {run.name: run for run in each.group.runs}
         floors = [floor for run in owners.values() for row in found if (floor := run.floor(row))]
-        protocol = {name: found[0][name] if len({row[name] for row in found}) == 1 else "several" for name in PROTOCOL}
+        protocol = {name: found[0][name] if len({row[name] for row in found}) == 1 else SEVERAL for name in PROTOCOL}
         yield {
             "images": found[0]["images"],
             "metric": metric,
@@ -56,8 +59,8 @@ def _values(texts: Sequence[str]) -> Row:
     if len(texts) == 1:
         return {"value": texts[0], "seeds": "1"}
     mean, half = mean_and_interval([float(text) for text in texts])
-    values = {"value": f"{mean:.8g}", "seeds": str(len(texts))}
-    return values if half is None else values | {"low": f"{mean - half:.8g}", "high": f"{mean + half:.8g}"}
+    values = {"value": repr(mean), "seeds": str(len(texts))}
+    return values if half is None else values | {"low": repr(mean - half), "high": repr(mean + half)}
 
 
 def as_text(shown: Sequence[Series], rows: Sequence[Row]) -> str:
@@ -80,6 +83,19 @@ def as_text(shown: Sequence[Series], rows: Sequence[Row]) -> str:
         for row in cells
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def facts(row: Row) -> dict[str, object]:
+    """A row of `table` with its numbers as numbers, its differences as a list, and None where the table has nothing."""
+    found: dict[str, object] = {name: text or None for name, text in row.items()}
+    found |= {name: float(row[name]) for name in NUMBERS if row[name] not in ("", SEVERAL)}
+    found |= {name: _whole(row[name]) for name in COUNTS if row[name] not in ("", SEVERAL)}
+    return found | {"differs": row["differs"].split(", ") if row["differs"] else []}
+
+
+def _whole(text: str) -> int:
+    """A whole number, of any size; older tables have some with a point."""
+    return int(text) if text.isdigit() else int(float(text))
 
 
 def runs_of(shown: Sequence[Series]) -> list[str]:

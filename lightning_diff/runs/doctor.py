@@ -3,13 +3,14 @@
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ..artifacts import RECORD, WEIGHTS, ModelRecord, checkpoints, ema_snapshots, metrics_rows, read_record
-from ..artifacts.safetensors_files import Reference
-from ..foundation.atomic import sha256
+from ..artifacts.safetensors_files import BAR_FROM, Reference, digest
 from ..foundation.errors import UserError
+from ..foundation.progress import each
 from . import lock, recipe
 from .finished import is_finished
 from .folder import holds_a_run
@@ -121,7 +122,8 @@ def _last_step(folder: Path, state: checkpoints.Checkpoint) -> int | None:
 
 
 def _checkpoints(folder: Path) -> Iterator[Finding]:
-    for path in sorted(folder.glob(checkpoints.PATTERN), reverse=True):
+    paths = sorted(folder.glob(checkpoints.PATTERN), reverse=True)
+    for path in each(paths, "checking checksums", len(paths), "checkpoint", shown=_is_long(paths)):
         if (problem := checkpoints.fault(path)) is not None:
             yield Finding("broken", path.name, f"damaged: {problem}")
             continue
@@ -138,6 +140,13 @@ def _checkpoints(folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.glob("step_*.json")):
         if not path.with_suffix(".ckpt").exists():
             yield Finding("note", path.name, "belongs to no checkpoint")
+
+
+def _is_long(paths: Sequence[Path]) -> bool:
+    """Whether hashing these takes so long that somebody wants to see how far it is."""
+    with suppress(OSError):  # which `checkpoints.fault` tells of
+        return sum(map(_size, paths)) > BAR_FROM
+    return False
 
 
 def _state(path: Path | None) -> checkpoints.Checkpoint | None:
@@ -183,7 +192,7 @@ def _model(folder: Path, state: checkpoints.Checkpoint | None) -> Iterator[Findi
         again = "; import the model again"
     if not weights.is_file():
         yield Finding("broken", WEIGHTS, f"missing{again}")
-    elif sha256(weights) != found.sha256:
+    elif digest(weights) != found.sha256:
         yield Finding("broken", WEIGHTS, f"its checksum is wrong{again}")
     elif found.weights:
         yield Finding(
@@ -208,12 +217,12 @@ def _part(name: str, place: Path) -> Finding:
 
 def _elsewhere(references: Sequence[Reference], folder: Path) -> Iterator[Finding]:
     """Files that an imported model refers to."""
-    for each in references:
+    for reference in references:
         try:
-            file = each.checked(folder)
+            file = reference.checked(folder)
             yield Finding("ok", file.name, f"{file}, {_bytes(file.stat().st_size)}, checksum right")
         except UserError as error:
-            yield Finding("broken", Path(each.path).name, str(error))
+            yield Finding("broken", Path(reference.path).name, str(error))
 
 
 def _metrics(folder: Path) -> Iterator[Finding]:

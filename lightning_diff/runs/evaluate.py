@@ -32,21 +32,22 @@ from .schedule_figure import save_picture
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures, each with its protocol, the steps that a sample took on average, and what is to be said of missing figures."""
+    """Figures, each with its protocol, the table that they were added to, the steps that a sample took on average, and what is to
+    be said of missing figures."""
 
     rows: list[Row]
+    target: Path
     steps: float
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         protocol = self.rows[0].protocol
         guided = "" if protocol.guidance == 1 else f", guidance {protocol.guidance:g}"
-        remark = f"\n{self.remark}" if self.remark else ""
-        return (
-            f"{table(self.rows)}\n"
+        protocol_line = (
             f"n {protocol.n}, seed {protocol.seed}, {protocol.solver}, {self.steps:.4g} steps, {protocol.nfe:.4g} "
-            f"evaluations each{guided}, weights {protocol.ema}, reference {protocol.reference}{remark}"
+            f"evaluations each{guided}, weights {protocol.ema}, reference {protocol.reference}"
         )
+        return "\n".join([table(self.rows), protocol_line, *self.remarks])
 
 
 def evaluate(
@@ -117,11 +118,12 @@ def evaluate(
         "step": record.images // data.batch_size if against.data is None else None,
         "images": record.images,
     }
-    MetricsTable(home / "metrics.csv").log_rows([trained_for | row.record() for row in rows])
+    target = home / "metrics.csv"
+    MetricsTable(target).log_rows([trained_for | row.record() for row in rows])
     steps = {row.metric: row.value for row in rows}.get("steps_mean", rows[0].protocol.steps or 0)
     if (home / "schedules").is_dir() and is_first_process():
         send_picture(home, "schedule", save_picture(home, max(round(steps), 1)), record)
-    return Evaluation(rows, float(steps), chosen.remark)
+    return Evaluation(rows, target, float(steps), (chosen.remark,) if chosen.remark else ())
 
 
 def _sampling(settings: SamplerSettings, record: ModelRecord, search: bool) -> Sampling | PolicySampling:
@@ -174,6 +176,7 @@ def _searched(
         interval=settings.interval,
         seed=settings.seed + 1,
         batch=settings.batch,
+        progress=is_first_process(),
     )
     start = settings.sigma_max if settings.sigma_max is not None else model.record.sigma_max
     levels = search_levels(denoiser, reference, n, steps=sampling.steps, sigma_max=start, **drawn)

@@ -148,7 +148,7 @@ def draw(
         if size is None:
             raise
         raise UserError(f"--size: {error}") from error  # by the network
-    samples = as_images(samples, autoencoder, place)
+    samples = as_images(samples, autoencoder, place, progress=is_first_process())
     if world > 1:
         samples = rows_of_all(samples, mine, n, place)
         steps = None if steps is None else rows_of_all(steps, mine, n, place)

@@ -1,7 +1,9 @@
+import pytest
 from lightning.pytorch import Callback
 
 from lightning_diff.artifacts.metrics_columns import VERSION_0_1
 from lightning_diff.artifacts.metrics_table import HEADER, MetricsTable, read
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
 
@@ -119,6 +121,16 @@ def test_what_self_log_records_has_its_step_and_images_and_outlives_a_resume(tmp
 
 OLD_HEADER = ",".join(VERSION_0_1)
 OLD = [OLD_HEADER, "1,10,train/loss,1,,,,,,,", "2,20,frechet_x,3.5,500,0,heun,18,35,ema,abc"]
+
+
+def test_a_table_of_a_newer_version_is_told_as_such(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(",".join([*HEADER, "colour"]) + "\n")
+    with pytest.raises(UserError, match=r"metrics\.csv: .*newer version of lightning_diff \(columns colour\); update"):
+        read(path)
+    path.write_text("a,b\n")
+    with pytest.raises(UserError, match="not those of a table"):
+        read(path)
 
 
 def test_a_table_of_version_0_1_is_read_and_gets_the_later_columns_when_a_row_is_added(tmp_path):

@@ -54,7 +54,7 @@ def test_an_older_file_has_the_defaults_of_what_it_lacks_and_a_newer_field_is_pa
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"format": 3}, "format 3"),
+        ({"format": 3}, "newer version of lightning_diff (format 3; this one reads up to 2)"),
         ({"format": None}, "measurement"),
         ({"steps": 3.5}, "steps"),
         ({"steps": NODE}, "steps"),

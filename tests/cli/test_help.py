@@ -29,7 +29,9 @@ COMMANDS = (
     "doctor",
     "describe",
     "show",
+    "recipes",
     "new",
+    "init",
     "data",
 )
 

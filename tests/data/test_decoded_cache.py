@@ -142,9 +142,12 @@ def rewrite(entry):
     (entry / "facts.json").write_text('{"format": 1, "state": ')
 
 
-def other_version(entry):
-    text = (entry / "facts.json").read_text()
-    (entry / "facts.json").write_text(text.replace('"format": 1', '"format": 0'))
+def version(number):
+    def write(entry):
+        text = (entry / "facts.json").read_text()
+        (entry / "facts.json").write_text(text.replace('"format": 1', f'"format": {number}'))
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,8 @@ def other_version(entry):
         (lose("test.labels.npy"), "damaged"),
         (lose("facts.json"), "damaged"),
         (rewrite, "damaged"),
-        (other_version, "version"),
+        (version(0), "older version"),
+        (version(2), "newer version of lightning_diff (format 2; this one reads up to 1)"),
     ],
 )
 def test_a_damaged_copy_is_made_again_and_that_is_said(folder, room, capsys, harm, word):

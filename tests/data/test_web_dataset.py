@@ -157,14 +157,21 @@ def test_indices_that_can_be_written_nowhere_are_built_at_every_start(shards, mo
     assert tells(source.summary(), "...can be written nowhere")
 
 
-def test_an_index_of_an_older_version_is_built_again_and_the_shard_is_not_said_to_have_changed(shards):
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (1, "was of another version or label_key"),
+        (99, "was written by a newer version of lightning_diff (format 99; this one reads up to 2)"),
+    ],
+)
+def test_an_index_of_another_version_is_built_again_and_the_shard_is_not_said_to_have_changed(shards, version, why):
     data(shards).setup()
     index = shards / f"000.tar{ENDING}"
     with np.load(index) as found:
-        older = dict(found) | {"format": np.int64(1)}
+        other = dict(found) | {"format": np.int64(version)}
     with index.open("wb") as file:
-        np.savez(file, **older)
-    assert "the index of 000.tar was of another version or label_key" in data(shards).summary()
+        np.savez(file, **other)
+    assert f"the index of 000.tar {why}, and was built again" in data(shards).summary()
     assert "version" not in data(shards).summary()
 
 

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 import pytest
 
 from lightning_diff.foundation import row_files, shared_work
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.foundation.row_files import Table, damage
 from lightning_diff.foundation.shared_work import Work
 
@@ -85,6 +86,18 @@ def test_blocks_of_an_interrupted_start_stay_and_other_work_begins_anew(target):
     assert make(target, longer, most=1) == [1]
     assert make(target, longer, "other key", most=1) == [0]
     assert make(target, TABLES[:1], "other key") == [0, 1, 2]
+
+
+def test_what_a_newer_version_has_begun_is_refused_and_kept(target, tmp_path):
+    make(target, most=2)
+    record = tmp_path / "made.partial" / "work.json"
+    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+    before = content(record.parent / "made")
+    with pytest.raises(UserError, match=r"made\.partial: .*newer version .*format 2; .* up to 1.*update"):
+        make(target)
+    assert content(record.parent / "made") == before
+    record.write_text(record.read_text().replace('"format": 2', '"format": 1'))
+    assert make(target) == [2, 3]
 
 
 def test_two_processes_share_the_blocks_and_each_is_written_once(target):

@@ -69,6 +69,25 @@ def test_each_fault_shows_where_it_should(digits, reference):
     assert wrong["label_agreement"] < 0.02
 
 
+def test_every_stage_of_a_measurement_is_shown_and_counts_to_its_end(digits, monkeypatch):
+    counted = {}
+
+    def each(items, name, total, unit, *, shown):
+        for done, item in enumerate(items, 1):
+            counted[name] = (done, total, shown)
+            yield item
+
+    monkeypatch.setattr(sys.modules[Reference.__module__], "each", each)
+    reference = Reference(digits, "pixels", limit=130, batch=50)
+    evaluate(digits.test.images(np.arange(120)), reference)
+    assert counted == {
+        "measuring images": (3, 3, True),
+        "measuring real images": (3, 3, True),
+        "measuring held-out images": (3, 3, True),
+        "comparing with real images": (4, 4, True),
+    }
+
+
 def test_the_reference_hash_names_the_real_images_and_the_space(digits, reference):
     others = [Reference(digits, "pixels"), Reference(digits, limit=1000)]
     assert len({reference.hash, *(other.hash for other in others)}) == 3

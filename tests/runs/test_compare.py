@@ -1,6 +1,7 @@
 """Comparing runs: one picture, one table, seeds as one row, and a mark on what does not compare."""
 
 import csv
+import json
 import statistics
 from pathlib import Path
 
@@ -216,6 +217,28 @@ def test_seeds_become_one_row_with_mean_interval_and_number(make, capsys):
     assert ["frechet_x", "5", "±", "6.6", "7", "0.125"] in [line.split() for line in out.splitlines()]
     assert out.splitlines()[0].split() == ["edm", "(n=3)", "plain", "floor"]
     assert "edm,seed=2 (seed 2)" in out
+
+
+def test_json_has_the_numbers_of_the_table_unrounded(make, capsys):
+    for seed, distance in ((0, 0.1), (2**63, 0.7654321)):
+        make(f"edm,seed={seed}", (1000, distance, {"seed": seed}), recipe=seeded(seed))
+    make("other", (1000, 7.0, {"nfe": 3.5, "reference": "1234"}), recipe=seeded(2**63, "resume: never\ncallbacks: []"))
+    assert cli.main(["compare", "edm,seed=0", f"edm,seed={2**63}", "other", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert err == ""
+    assert found["runs"] == {"edm": ["edm,seed=0", f"edm,seed={2**63}"], "other": ["other"]}
+    assert found["files"] == {"picture": "compare.png", "table": "compare.csv"}
+    by_name = {(row["run"], row["metric"]): row for row in found["rows"]}
+    edm, other = by_name["edm", "frechet_x"], by_name["other", "frechet_x"]
+    half = statistics.stdev([0.1, 0.7654321]) / 2**0.5 * 12.7062
+    assert edm["value"] == statistics.fmean([0.1, 0.7654321])
+    assert (edm["low"], edm["high"]) == (edm["value"] - half, edm["value"] + half)
+    assert (edm["seeds"], edm["images"], edm["floor"], edm["seed"], edm["differs"]) == (2, 1000, 0.125, "several", [])
+    assert (other["low"], other["seed"], other["nfe"], other["reference"]) == (None, 0, 3.5, "1234")
+    assert other["differs"] == ["reference", "nfe"]
+    assert any("reference" in remark for remark in found["remarks"])
+    assert by_name.keys() == figures().keys()
 
 
 def test_a_figure_that_not_every_seed_has_says_of_how_many_it_is(make, capsys):

@@ -124,6 +124,21 @@ def test_what_is_left_over_is_named(folder):
     assert kinds.keys() == {".metrics.1234.tmp.csv", "step_00000009.ckpt.aside", "step_00000009.json"}
 
 
+def test_how_far_it_is_with_large_checkpoints_is_shown(folder, monkeypatch):
+    stages = []
+
+    def each(items, name, total, unit, *, shown):
+        stages.append((name, total, len(list(items)), shown))
+        return iter(items)
+
+    monkeypatch.setattr(doctor, "each", each)
+    for limit, shown in ((10**9, False), (1, True)):
+        monkeypatch.setattr(doctor, "BAR_FROM", limit)
+        assert {kind for kind, _ in findings(folder).values()} == {"ok"}
+        number = len(list((folder / "checkpoints").glob("*.ckpt")))
+        assert stages.pop() == ("checking checksums", number, number, shown)
+
+
 def test_no_run_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="run folder"):
         doctor.examine(tmp_path)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...foundation.errors import UserError
+from ...foundation.formats import refuse_newer
 from ...foundation.moved import modern
 
 FORMAT = 4  # raised with each change of what a checkpoint holds; `_MIGRATIONS` says how to read the one before
@@ -87,10 +88,9 @@ def migrate(checkpoint: object, path: Path | str) -> Checkpoint:
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _KEYS:
         raise UserError(f"{path}: is no checkpoint of a training")
     version = checkpoint.get("format", 1)
-    if not isinstance(version, int) or not 1 <= version <= FORMAT:
-        raise UserError(
-            f"{path}: has format {version!r}; this lightning_diff reads up to {FORMAT}, a newer one is needed"
-        )
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{path}: is no checkpoint of a training: its format is {version!r}")
+    refuse_newer(path, version, FORMAT)
     while version < FORMAT:
         _MIGRATIONS[version](checkpoint)
         version += 1

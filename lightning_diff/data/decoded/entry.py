@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
+from ...foundation.formats import newer
 from ..bucketed import Bucketed
 from ..buckets import Bucketing
 from ..crops import Crops
@@ -51,8 +52,10 @@ def read(folder: Path, state: str) -> tuple[Sets | None, str]:
     """
     try:
         facts = json.loads((folder / FACTS).read_bytes())
+        if facts["format"] > FORMAT:
+            return None, newer(facts["format"], FORMAT)
         if facts["format"] != FORMAT:
-            return None, "is of another version"
+            return None, "is of an older version"
         if facts["state"] != state:
             return None, "is older than the files"
         train, test = (_examples(folder, split, facts["sets"][split]) for split in SPLITS)
