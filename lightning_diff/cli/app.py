@@ -31,6 +31,7 @@ from .evaluate import evaluate
 from .export import export
 from .import_ import import_
 from .new import new
+from .report import report
 from .resume import resume
 from .runs import runs
 from .sample import sample
@@ -44,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, resume, runs, sample, evaluate, schedule, compare, export, import_, doctor, describe, show, new):
+for command in (train, resume, runs, sample, evaluate, schedule, compare, report, export, import_, doctor, describe, show, new):
     app.command(command.__name__.rstrip("_"), cls=Command)(command)  # `import` is a word of Python's
 app.add_typer(data)
 
