@@ -15,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip("plotly")
 
+from lightning_diff.artifacts import events
 from lightning_diff.artifacts.metrics_table import MetricsTable
 from lightning_diff.artifacts.schedule import Schedule, save_schedule
 from lightning_diff.cli import app as cli
@@ -138,6 +139,26 @@ def test_several_runs_side_by_side(make):
     assert [title for title in found.plots if "through training" in title] == [
         f"Variance of the loss through training: {name}" for name in "ab"
     ]
+
+
+def test_resumes_and_skipped_steps_are_events(train):
+    train("one", "trainer.max_steps=4")
+    assert not Path("runs/one/events.jsonl").exists()
+    folder = train("one", "trainer.max_steps=8")
+    events.note(folder, 96, "step 6: loss is not finite; the step is skipped")
+    with (folder / events.NAME).open("a") as file:
+        file.write('{"when": 1.0, "ima')
+    assert [(event.images, event.text) for event in events.read(folder)] == [
+        (64, "resumed at step 4"),
+        (96, "step 6: loss is not finite; the step is skipped"),
+    ]
+    found = page("one")
+    assert {"resumed at step 4", "step 6: loss is not finite; the step is skipped", "finished"} <= set(found.words)
+
+
+def test_nothing_is_noted_outside_of_a_run(tmp_path):
+    events.note(tmp_path, 3, "resumed")
+    assert not list(tmp_path.iterdir())
 
 
 def test_samples_have_a_slider_and_say_what_they_are(make):

@@ -1,39 +1,27 @@
-"""What happened to a run beside training: starts and resumes, skipped steps, alarms, as far as its folder tells."""
+"""What happened to a run beside training: resumes, skipped steps and alarms that were noted, checkpoints, its end."""
 
 import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
+from ...artifacts import events
 from ...artifacts.checkpoints import store
+from ...artifacts.events import Event
 from ..finished import FINISHED
-
-
-class Event(NamedTuple):
-    """One thing that happened.
-
-    Args:
-        when: seconds since the epoch; None if that is not known.
-        images: training images seen by then; None if that is not known.
-        text: what it was.
-    """
-
-    when: float | None
-    images: int | None
-    text: str
-
-    def cells(self) -> tuple[str, str, str]:
-        """Time (UTC), images and text."""
-        when = "" if self.when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.when))
-        return when, "" if self.images is None else f"{self.images:,}", self.text
 
 
 def read(folder: Path) -> list[Event]:
     """In the order in which they happened."""
-    found = [*_checkpoints(folder / "checkpoints"), *_end(folder)]
+    found = [*events.read(folder), *_checkpoints(folder / "checkpoints"), *_end(folder)]
     return sorted(found, key=lambda event: event.when or 0.0)
+
+
+def as_row(event: Event) -> tuple[str, str, str]:
+    """Time (UTC), images and text."""
+    when = "" if event.when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(event.when))
+    return when, "" if event.images is None else f"{event.images:,}", event.text
 
 
 def _checkpoints(folder: Path) -> Iterator[Event]:

@@ -5,15 +5,20 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...foundation import extras
 from ...foundation.atomic import replacing
 from ...foundation.errors import UserError
 from .. import compare_groups, listing, recipe
 from . import pictures
+from .events import as_row
 from .markup import Content, Element, document, element, in_script, plain, table
 from .pictures import Picture
 from .record import Record, read
+
+if TYPE_CHECKING:  # plots are plotly's, which a report alone needs
+    from .plots import Plot
 
 NOTHING = "Nothing recorded."
 # The page takes nothing from anywhere, whatever a recipe says: a browser holds it to this.
@@ -43,7 +48,7 @@ def page(records: Sequence[Record]) -> str:
     from plotly.offline import get_plotlyjs
 
     title = f"{', '.join(each.name for each in records)}: report"
-    own = files(__package__)
+    own = files(__name__.rpartition(".")[0])
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -95,7 +100,9 @@ def _section(name: str, title: str, content: Sequence[Element | None]) -> Elemen
 
 
 def _states(records: Sequence[Record]) -> Element:
-    rows = [[each.name, *each.listed.cells()[1:], str(each.run.seed or "")] for each in records]
+    rows = [
+        [each.name, *each.listed.cells()[1:], "" if each.run.seed is None else str(each.run.seed)] for each in records
+    ]
     return table([*listing.HEADER, "seed"], rows, "How far each run is")
 
 
@@ -124,9 +131,7 @@ def _value(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
-def _plots(plots: Sequence["object"]) -> Element | None:
-    from .plots import Plot
-
+def _plots(plots: "Sequence[Plot]") -> Element | None:
     cells = [
         element(
             "figure",
@@ -135,7 +140,6 @@ def _plots(plots: Sequence["object"]) -> Element | None:
             element("script", in_script(plot.figure), type="application/json"),
         )
         for plot in plots
-        if isinstance(plot, Plot)
     ]
     return _side_by_side(cells)
 
@@ -185,7 +189,7 @@ def _image(alt: str, picture: Picture, budget: int) -> Element | None:
 
 
 def _events(records: Sequence[Record]) -> Element | None:
-    rows = [[each.name, *event.cells()] for each in records for event in each.events]
+    rows = [[each.name, *as_row(event)] for each in records for event in each.events]
     return table(["run", "time (UTC)", "images", "what"], rows, "What happened") if rows else None
 
 

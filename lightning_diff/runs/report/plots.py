@@ -124,8 +124,8 @@ def short(values: Sequence[float] | np.ndarray) -> list[float | None]:
 
 
 def shown(text: str) -> str:
-    """A text that plotly draws as it is: it would take tags and $ for markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
+    """A text that plotly draws as it is: it would take tags for markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _finish(figure: Any, xlabel: str, ylabel: str, curves: int) -> None:

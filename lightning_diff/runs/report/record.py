@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...artifacts import user_code, validation
+from ...artifacts.events import Event
 from ...foundation.errors import UserError
 from .. import compare, listing, recipe
 from ..compare import Run
 from ..listing import Listed
-from .events import Event
 from .events import read as read_events
 from .markup import plain, without_folders
 
