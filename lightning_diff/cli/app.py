@@ -45,7 +45,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (train, resume, runs, sample, evaluate, schedule, compare, report, export, import_, doctor, describe, show, new):
+for command in (
+    train,
+    resume,
+    runs,
+    sample,
+    evaluate,
+    schedule,
+    compare,
+    report,
+    export,
+    import_,
+    doctor,
+    describe,
+    show,
+    new,
+):
     app.command(command.__name__.rstrip("_"), cls=Command)(command)  # `import` is a word of Python's
 app.add_typer(data)
 
