@@ -31,6 +31,7 @@ WITH_NOTHING = {
 }
 REFUSED = {  # with exit code 2
     "sample RUN --nn 3": "",
+    "report no_such_run": "",
     "train digits_edm model.nett=3": "omegaconf",
 }
 WITH_TORCH = {

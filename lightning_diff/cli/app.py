@@ -33,6 +33,7 @@ from .import_ import import_
 from .init import init
 from .new import new
 from .recipes import recipes
+from .report import report
 from .resume import resume
 from .runs import runs
 from .sample import sample
@@ -54,6 +55,7 @@ for command in (
     evaluate,
     schedule,
     compare,
+    report,
     export,
     import_,
     doctor,

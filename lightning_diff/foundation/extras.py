@@ -19,6 +19,7 @@ EXTRAS = {
     "litdata": "litdata",
     "onnx": "onnx",
     "onnxscript": "onnx",
+    "plotly": "report",
     "pyarrow": "huggingface",
     "tensorboard": "tensorboard",
     "timm": "fid",

@@ -24,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "schedule",
     "compare",
+    "report",
     "export",
     "import",
     "doctor",

@@ -97,6 +97,15 @@ def network(tmp_path):
     Diffusers("DiTTransformer2DModel", {}, (4, 32, 32))
 
 
+def page(tmp_path):
+    from lightning_diff.artifacts.metrics_table import MetricsTable
+    from lightning_diff.runs.report import page
+
+    (tmp_path / "recipe.yaml").touch()
+    MetricsTable(tmp_path / "metrics.csv").log_metrics({"images": 1, "train/loss": 1.0}, step=1)
+    page.write([tmp_path], tmp_path / "report.html")
+
+
 USES = {
     "datasets": mapped,
     "diffusers": network,
@@ -104,6 +113,7 @@ USES = {
     "litdata": chunks,
     "onnx": graph,
     "onnxscript": graph,
+    "plotly": page,
     "pyarrow": parquet,
     "tensorboard": logger("tensorboard"),
     "timm": dinov2,
