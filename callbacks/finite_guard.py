@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, distributed
 
+from ..artifacts import events
 from ..foundation.devices import Arriving, is_host
 from ..foundation.errors import UserError
 from ..modules import lightning_internals as internals
@@ -21,6 +22,8 @@ class _Seen(NamedTuple):
     """What is known of a step."""
 
     step: int
+    images: int  # by its end
+    folder: str  # the Trainer's
     outputs: list[StepOutputs]  # of its micro-batches, on this process
     verdict: Arriving  # (4,) float32: whether losses were finite, gradients, the step was taken; the loss's scale
 
@@ -116,7 +119,9 @@ class FiniteGuard(StepCallback[CountedModule]):
             verdict[2:] = torch.stack([(scale >= self._scale).float(), scale])
         self._verdict = self._scale = None
         self._settle()
-        self._pending = _Seen(self.finished_steps, window, Arriving(verdict))
+        self._pending = _Seen(
+            self.finished_steps, module.images_seen, trainer.default_root_dir, window, Arriving(verdict)
+        )
         if self._pending.verdict.is_here:
             self._settle()
 
@@ -137,6 +142,7 @@ class FiniteGuard(StepCallback[CountedModule]):
             raise UserError(f"{what}; {ADVICE}")
         self.skipped += 1
         print(f"{what}; the step is skipped ({self.skipped} so far)", flush=True)
+        events.note(seen.folder, seen.images, f"{what}; the step is skipped")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
         self._settle()

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from ..artifacts import events
 from ..autoencoders import as_images
 from ..foundation import rng
 from ..foundation.errors import UserError
@@ -218,11 +219,12 @@ class Mentor(StepCallback[AlignmentModule]):
         self.history.append({"epoch": self.epoch + 1, **option._asdict(), "agreement": agreement})
         if module.trainer.is_global_zero:
             how = "without previews" if option.preview_steps is None else f"previews of {option.preview_steps} steps"
-            print(
+            what = (
                 f"mentor: from epoch {self.epoch + 1} on a pool of {option.pool}, {how}, {option.precision} precision "
-                f"(agreement {agreement:.2f})",
-                flush=True,
+                f"(agreement {agreement:.2f})"
             )
+            print(what, flush=True)
+            events.note(module.trainer.default_root_dir, module.images_seen, what)
 
     # --- checkpoints ---
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypedDict, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from ..artifacts import checkpoints, save_denoiser
+from ..artifacts import checkpoints, events, save_denoiser
 from ..artifacts.autoencoder import node_in
 from ..artifacts.metrics_table import MetricsTable
 from ..data import Data
@@ -55,6 +55,8 @@ class RunRecord(StepCallback[CountedModule]):
 
     def on_run_start(self, trainer: Trainer, module: CountedModule) -> None:
         self._trainer = trainer
+        if 0 < trainer.global_step < trainer.max_steps:
+            events.note(trainer.default_root_dir, module.images_seen, f"resumed at step {trainer.global_step:,}")
         # The windows of as many processes as there were; with another number, the same total.
         self._sums = self._window[trainer.global_rank :: trainer.world_size].sum(0).to(module.device)
         self._step_sums = torch.zeros_like(self._sums)

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from ..artifacts import events
 from ..foundation.errors import UserError
 from ..foundation.processes import from_all
 from ..modules.base import CountedModule, StepOutputs, is_of_critic
@@ -77,11 +78,12 @@ class Tangents(StepCallback[CountedModule]):
         if excess > math.log(self.factor):
             self.spikes += 1
             if trainer.is_global_zero:
-                print(
+                what = (
                     f"step {int(step):,}: a tangent of norm {size:.3g} at log-SNR {log_snr:.2f} "
-                    f"(t = {math.atan(math.exp(-log_snr / 2)):.3f}), {math.exp(excess):.0f} times what is usual there",
-                    flush=True,
+                    f"(t = {math.atan(math.exp(-log_snr / 2)):.3f}), {math.exp(excess):.0f} times what is usual there"
                 )
+                print(what, flush=True)
+                events.note(trainer.default_root_dir, module.images_seen, what)
 
     def _take_in(self, log_snr: Tensor, details: dict[str, Tensor], step: int) -> None:
         norm, dF_dt = details["tangent_norm"].double(), details["dF_dt"].double()

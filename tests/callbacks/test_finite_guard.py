@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from messages import tells
 from torch import nn
 
-from lightning_diff.artifacts import checkpoints
+from lightning_diff.artifacts import checkpoints, events
 from lightning_diff.data import Stream, Toy
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.noise import LogNormal, sigma_to_log_snr
@@ -128,6 +128,9 @@ def test_skip_holds_back_a_step_whose_gradient_is_not_finite(train, capsys, opti
         "held", optimiser, "model.net={_target_: test_finite_guard.Jagged, at: 3}", f"callbacks=[{SAVE}, {SKIP}]"
     )
     assert tells(capsys.readouterr().out, "... step 3: ... gradient ... log-SNR ... skipped (1")
+    (event,) = events.read(folder)
+    assert event.images == 3 * 16
+    assert tells(event.text, "step 3: ... gradient ... skipped")
     before, after, later = (
         {**saved["state_dict"], **saved["optimizer_states"][0]["state"].get(0, {})}
         for saved in map(loaded(folder).get, (2, 3, 4))

@@ -215,6 +215,7 @@ def test_nothing_is_taken_from_outside_and_no_folder_of_the_machine_is_told(make
         )
     (policy,) = [meta["content"] for meta in found.attributes("meta") if "http-equiv" in meta]
     assert policy.startswith("default-src 'none';")
+    assert "showSendToCloud: false" in found.text  # plotly's button that uploads a plot
 
 
 def test_a_large_run_stays_below_ten_megabytes_and_keeps_its_spikes(make):

@@ -12,13 +12,15 @@
     xaxis: { ...layout.xaxis, ...axis(), automargin: true },
     yaxis: { ...layout.yaxis, ...axis(), automargin: true },
   });
+  // No button that opens a site: nothing of a run leaves the page.
+  const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
   const drawn = new Map();
   const draw = (plot) => {
     if (drawn.has(plot)) return;
     const figure = JSON.parse(plot.parentElement.querySelector("script").textContent);
     drawn.set(plot, figure);
     plot.replaceChildren();
-    Plotly.newPlot(plot, figure.data, theme(figure.layout), { responsive: true, displaylogo: false });
+    Plotly.newPlot(plot, figure.data, theme(figure.layout), config);
   };
   const plots = [...document.querySelectorAll(".plot")];
   if ("IntersectionObserver" in window) {
@@ -30,7 +32,7 @@
   } else plots.forEach(draw);
   window.addEventListener("beforeprint", () => plots.forEach(draw));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
-    drawn.forEach((figure, plot) => Plotly.react(plot, figure.data, theme(figure.layout), { responsive: true, displaylogo: false })),
+    drawn.forEach((figure, plot) => Plotly.react(plot, figure.data, theme(figure.layout), config)),
   );
   for (const slider of document.querySelectorAll(".slider")) {
     const control = slider.querySelector("input");
