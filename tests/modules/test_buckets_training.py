@@ -26,7 +26,7 @@ model:
   weighting: {{_target_: lightning_diff.weighting.MeasuredVariance, gamma: 1.0, warmup: 8, refresh: 2, min_count: 1}}
 data: {IMAGES % ", flip: true"}
 callbacks:
-  - {{_target_: drawn.Drawn}}
+  - {{_target_: drawn_shapes.Drawn}}
   - {{_target_: lightning_diff.callbacks.Validation, n: 12, draws: 2, batch: 2, images: {IMAGES % ", limit: 20"}}}
 trainer: {{accelerator: cpu, max_steps: 20, log_every_n_steps: 1}}
 """
@@ -59,7 +59,7 @@ def validated(name: str) -> list[float]:
 def test_two_processes_and_a_resume_in_the_middle_of_an_epoch_show_what_one_process_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photographs(Path("set"))
-    Path("drawn.py").write_text(DRAWN)
+    Path("drawn_shapes.py").write_text(DRAWN)
     for name in ("plain", "moved"):
         Path(f"{name}.yaml").write_text(RECIPE)
     run.train(recipe.load("plain.yaml", ()), "plain.yaml")

@@ -177,9 +177,9 @@ def test_runs_side_by_side_run_at_the_same_time_with_a_share_of_the_cores(place,
 
 def test_gpus_are_shared_among_runs_side_by_side(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    assert [side_by_side._environment(slot, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["4,6", "5"]
-    assert [side_by_side._environment(slot, 4)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == ["4", "5", "6", "4"]
-    assert side_by_side._environment(0, 1)["CUDA_VISIBLE_DEVICES"] == "4,5,6"
+    assert [side_by_side.environment(slot, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["4,6", "5"]
+    assert [side_by_side.environment(slot, 4)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == ["4", "5", "6", "4"]
+    assert side_by_side.environment(0, 1)["CUDA_VISIBLE_DEVICES"] == "4,5,6"
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])

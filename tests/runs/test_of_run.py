@@ -24,7 +24,7 @@ NOISE = "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_targ
 PACKAGED = {
     "captions_art": {"learning_rate.total": 2_400, "learning_rate.warmup": 160},
     "captions_flow": {"learning_rate.total": 160_000, "learning_rate.warmup": 12_800},
-    "captions_scd": {"learning_rate.total": 51_200, "warmup": 10_240},
+    "captions_scd": {"learning_rate.total": 128_000, "warmup": 25_600},
     "cifar10_art": {"learning_rate.total": 19_200, "learning_rate.warmup": 1_280},
     "cifar10_edm": {"learning_rate.warmup": 10_000_000},
     "cifar10_scd": {"warmup": 5_120_000},
