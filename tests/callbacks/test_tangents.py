@@ -25,7 +25,7 @@ class Logged(Trainer):
     """A trainer that keeps what is logged, and whose steps are counted by hand."""
 
     global_step, global_rank, world_size, max_steps, is_global_zero, loggers = 0, 0, 1, 10_000, True, ()
-    datamodule = LightningDataModule()  # some other
+    datamodule, default_root_dir = LightningDataModule(), "nowhere"  # some other, no run
 
     def __init__(self, every):
         self.log_every_n_steps, self.values, self.callbacks = every, [], []
