@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from lightning_diff.artifacts import checkpoints
+from lightning_diff.artifacts import checkpoints, events
 from lightning_diff.artifacts.checkpoints import sharded
 from lightning_diff.artifacts.metrics_table import read
 
@@ -53,11 +53,12 @@ def first_difference(a: Path, b: Path) -> str | None:
 def files(run: Path) -> dict[str, Path]:
     """By name; of the checkpoints the newest alone, as a stopped run has saved others on its way.
 
-    A run whose only checkpoint was damaged is moved aside, to faults.1, and starts anew: what lies there is left out.
+    A run whose only checkpoint was damaged is moved aside, to faults.1, and starts anew: what lies there is left out. So is
+    the list of what happened to a run, its resumes for instance.
     """
     kept = [path for path in run.rglob("*") if path.is_file() and not ASIDE.match(path.relative_to(run).parts[0])]
     found = {path: str(path.relative_to(run)) for path in kept}
-    names = {name: path for path, name in found.items() if "checkpoints" not in path.parts}
+    names = {name: path for path, name in found.items() if "checkpoints" not in path.parts and path.name != events.NAME}
     newest = checkpoints.newest(run / "faults" / "checkpoints")
     return names if newest is None else {**names, f"checkpoints/{newest.name}": newest}
 
