@@ -8,14 +8,12 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ..foundation import rng
-from .decoded.mapped import Mapped
-from .decoded.stores import Ragged
-from .image_set import NOWHERE, Indices, Origin, as_values
+from .image_set import Indices, as_values
 from .ragged_images import RaggedImages
 from .resize import Framing
 
 
-class Crops(RaggedImages):
+class Crops(RaggedImages[Framing]):
     """Images of several sizes, cropped to one: in the middle by `take`, by `take_at` where (seed, position) says.
 
     Args:
@@ -26,23 +24,6 @@ class Crops(RaggedImages):
     Raises:
         UserError: no images, labels out of range; the first index is named.
     """
-
-    def __init__(
-        self,
-        images: Ragged,
-        framing: Framing,
-        labels: Int64[Tensor, " n"] | None = None,
-        name: str = "images",
-        num_classes: int = 0,
-        origin: Origin = NOWHERE,
-        class_names: Sequence[str] = (),
-        mapped: Mapped | None = None,
-        names: Sequence[str] = (),
-    ):
-        channels = int(images.shapes[0, 0]) if len(images.shapes) else 0
-        shape = (channels, framing.height, framing.width)
-        super().__init__(images, shape, labels, name, num_classes, origin, class_names, mapped, names)
-        self.framing = framing
 
     def take_at(
         self, indices: Indices, seed: int, positions: Int64[np.ndarray, " n"]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
@@ -11,14 +12,17 @@ from ..foundation.errors import UserError
 from .decoded.mapped import Mapped, tensor_of
 from .decoded.stores import Ragged
 from .image_set import NOWHERE, Indices, Origin, bytes_of, checked_labels, labels_at, std_of
+from .resize import Framing
+
+F = TypeVar("F", bound=Framing)
 
 
-class RaggedImages:
+class RaggedImages(Generic[F]):
     """Base of examples that lie so; a subclass says what `images` gives of them.
 
     Args:
         images: as they are stored.
-        shape: of an example.
+        framing: the size that stands for all: `shape`, with the images' channels.
         labels, name, num_classes, origin, class_names, mapped, names: as of `ImageSet`; of `mapped`, std and fingerprint are of
             the images as they are stored.
 
@@ -29,7 +33,7 @@ class RaggedImages:
     def __init__(
         self,
         images: Ragged,
-        shape: tuple[int, ...],
+        framing: F,
         labels: Int64[Tensor, " n"] | None = None,
         name: str = "images",
         num_classes: int = 0,
@@ -40,7 +44,8 @@ class RaggedImages:
     ):
         if len(images.shapes) == 0:
             raise UserError(f"{name}: there are no images")
-        self.values, self.shapes, self.shape, self.mapped = images.values, images.shapes, shape, mapped
+        self.values, self.shapes, self.framing, self.mapped = images.values, images.shapes, framing, mapped
+        self.shape = (int(images.shapes[0, 0]), framing.height, framing.width)
         self.starts = np.concatenate([[0], np.cumsum(images.shapes.prod(1))])
         self.labels, self.name, self.origin, self.class_names = labels, name, origin, tuple(class_names)
         self.labelled, self.names = labels is not None, tuple(names)
