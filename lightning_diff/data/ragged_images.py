@@ -45,7 +45,7 @@ class RaggedImages(Generic[F]):
         if len(images.shapes) == 0:
             raise UserError(f"{name}: there are no images")
         self.values, self.shapes, self.framing, self.mapped = images.values, images.shapes, framing, mapped
-        self.shape = (int(images.shapes[0, 0]), framing.height, framing.width)
+        self.shape: tuple[int, ...] = (int(images.shapes[0, 0]), framing.height, framing.width)
         self.starts = np.concatenate([[0], np.cumsum(images.shapes.prod(1))])
         self.labels, self.name, self.origin, self.class_names = labels, name, origin, tuple(class_names)
         self.labelled, self.names = labels is not None, tuple(names)
