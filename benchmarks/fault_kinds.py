@@ -41,6 +41,8 @@ trainer: {{accelerator: cpu, max_steps: {steps}, gradient_clip_val: 1.0, log_eve
 """
 CHECKPOINT = "{_target_: lightning_diff.callbacks.Checkpoint, every_images: 96, every_minutes: null, keep: 2}"
 CONSISTENCY = "_target_: lightning_diff.ConsistencyModule, warmup: 400, net: {dropout: 0.1}"
+CRITIC = "critic: {{_target_: lightning_diff.modules.Critic, loss: {loss}, every: {every}, start: 0.1, levels: [2.0]}}"
+CRITIC_LEVELS = "callbacks.3={_target_: lightning_diff.callbacks.CriticLevels}"  # in place of pictures
 MEASURED = ["model.weighting={_target_: lightning_diff.weighting.MeasuredVariance, gamma: 0.5, warmup: 64, refresh: 2}"]
 ADAPTIVE = [
     "model.noise={_target_: lightning_diff.noise.AdaptiveNoise, base: {_target_: lightning_diff.noise.LogNormal}, "
@@ -53,6 +55,8 @@ MODULES = {
     "adaptive_noise": ADAPTIVE,
     "both": MEASURED + ADAPTIVE,
     "scd": [f"model={{{CONSISTENCY}, teacher: ../teacher}}"],
+    "dmd": [f"model={{{CONSISTENCY}, teacher: ../teacher, {CRITIC.format(loss='dmd', every=3)}}}", CRITIC_LEVELS],
+    "sid": [f"model={{{CONSISTENCY}, teacher: ../teacher, {CRITIC.format(loss='sid', every=2)}}}", CRITIC_LEVELS],
     "sct": [f"model={{{CONSISTENCY}, teacher: ../teacher, objective: training}}"],
     "schedule": [
         "model={_target_: lightning_diff.ScheduleModule, model: ../teacher}",

@@ -30,7 +30,8 @@ from lightning.pytorch import Callback
 from lightning_diff import load_denoiser
 from lightning_diff.data import Digits
 from lightning_diff.metrics import Reference
-from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser, search_levels
+from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
+from lightning_diff.metrics.search_levels import search_levels
 from lightning_diff.schedules.sampling import Sampling, choose
 
 DRAWS, LARGE = 8, 4000
@@ -81,8 +82,14 @@ def train(recipe: str, name: str, runs: Path, words: Sequence[str]) -> Path:
     return folder
 
 
+def teacher_of(options: argparse.Namespace, seed: int) -> Path:
+    """Trained if it is not there; several seeds of students may share one."""
+    number = seed % (options.teachers or options.seeds)
+    return train("digits_edm", f"teacher_{number}", options.runs, [f"seed={number}", *options.teacher])
+
+
 def train_seed(options: argparse.Namespace, arms: dict[str, tuple[str, list[str]]], seed: int) -> None:
-    teacher = train("digits_edm", f"teacher_{seed}", options.runs, [f"seed={seed}", *options.teacher])
+    teacher = teacher_of(options, seed)
     for name, (recipe, words) in arms.items():
         own = [f"seed={seed}", f"model.teacher={teacher}", f"trainer.max_steps={options.steps}"]
         train(recipe, f"{name}_{seed}", options.runs, [*own, *words])
@@ -111,7 +118,7 @@ def measured(path: Path, sampling: Sampling, reference: Reference) -> dict[str, 
 
 
 def measure_seed(options: argparse.Namespace, arms: Sequence[str], seed: int, reference: Reference) -> dict[str, dict]:
-    teacher = options.runs / f"teacher_{seed}"
+    teacher = teacher_of(options, seed)
     found = {"teacher": measured(teacher, choose(load_denoiser(teacher)), reference)}
     for name in arms:
         path = options.runs / f"{name}_{seed}"
@@ -163,6 +170,7 @@ def main() -> None:
     parser.add_argument("--arm", nargs="+", action="append", default=[], metavar=("NAME", "OVERRIDE"))
     parser.add_argument("--teacher", nargs="+", default=[], metavar="OVERRIDE", help="of digits_edm")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--teachers", type=int, help="seed s has teacher s modulo this; default one for each seed")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/one_step"))
@@ -177,6 +185,7 @@ def main() -> None:
         costs(options, arms)
         return
     with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda seed: teacher_of(options, seed), range(options.teachers or options.seeds)))
         list(pool.map(lambda seed: train_seed(options, arms, seed), range(options.seeds)))
     data = Digits(batch_size=128)
     data.setup()

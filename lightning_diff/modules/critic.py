@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -22,6 +23,7 @@ from ..objectives.distribution_matching import Matching, teacher_mean
 from ..precision import quantized_copy
 from ..precision.kernels import Kind
 from ..rewards import Reward, name_of, needs_label, networks
+from ..schedules.sampling import SIGMA_MAX
 from . import pretrained
 from .denoiser_module import ChangesAfterStep, StepOutputs
 from .in_turns import MakeInTurns
@@ -54,7 +56,8 @@ class Critic(nn.Module):
         noise: law of the levels at which the two denoisers are compared; default ln(sigma / sigma_data) ~ N(0, 1.6^2), rCM's.
         own_noise: law of the levels that the critic is trained at; default `noise`. SiD's is LogNormal(-1.2, 1.2).
         optimizer: of the critic; default AdamW at 1e-4 with weight decay 0.01. The module's learning rate is a factor on it, too.
-        sigma_max: the level that the student's samples start from.
+        sigma_max: the level that the student's samples start from; None for the one that its sampler starts from: 80, or the
+            largest of its law of noise levels (`noise.WithLargest`).
         levels: lower levels of further steps of the student, decreasing. How many it takes is drawn for each optimiser step, and
             the last one has the gradient. None: one step, always.
         limits: (low, high) to which samples are clipped before they are noised; None for none.
@@ -79,7 +82,7 @@ class Critic(nn.Module):
         noise: NoiseLaw | None = None,
         own_noise: NoiseLaw | None = None,
         optimizer: Optimizer = partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.01),  # noqa: B008 (immutable)
-        sigma_max: float = 80.0,
+        sigma_max: float | None = None,
         levels: tuple[float, ...] = (),
         limits: tuple[float, float] | None = None,
         precision: Kind | Literal["full"] = "full",
@@ -97,10 +100,9 @@ class Critic(nn.Module):
             raise ValueError(f"Critic: need every >= 2, weight > 0 and start >= 0, got {every}, {weight:g}, {start}")
         if not reward_weight > 0:
             raise ValueError(f"Critic: reward_weight must be positive, got {reward_weight:g}")
-        if any(not low < high for high, low in zip((sigma_max, *levels), (*levels, 0.0), strict=True)):
-            raise ValueError(
-                f"Critic: levels must decrease from sigma_max {sigma_max:g} to above 0, got {list(levels)}"
-            )
+        if sigma_max is not None and not 0 < sigma_max < math.inf:
+            raise ValueError(f"Critic: sigma_max must be positive, got {sigma_max:g}")
+        _refuse_rising(levels, math.inf if sigma_max is None else sigma_max)
         if limits is not None and not limits[0] < limits[1]:
             raise ValueError(f"Critic: limits must be (low, high), got {limits[0]:g} and {limits[1]:g}")
         if any(law is not None and as_training_law(law).learns for law in (noise, own_noise)):
@@ -119,6 +121,9 @@ class Critic(nn.Module):
         """Take a network like the student's, with weights of its own."""
         self.denoiser = student.around(copy.deepcopy(student.net))
         self.denoiser.kind = "denoiser"
+        if self.sigma_max is None:
+            self.sigma_max = student.sigma_max or SIGMA_MAX
+            _refuse_rising(self.levels, self.sigma_max)
         law = LogNormal(math.log(student.sigma_data), 1.6) if self.noise is None else self.noise
         self.noise, self.own_noise = law, law if self.own_noise is None else self.own_noise
 
@@ -194,6 +199,7 @@ class Critic(nn.Module):
     def sample(self, student: Denoiser, batch: dict[str, Tensor]) -> Tensor:
         """The student's samples of this batch's conditions, with the gradient of their last step."""
         noise, conditioning = batch["critic_start"].unbind(1), self._conditioning(batch)
+        assert self.sigma_max is not None
         sigmas = (self.sigma_max, *self.levels)[: len(noise)]
         G = torch.zeros_like(noise[0])
         for i, (sigma, eps) in enumerate(zip(sigmas, noise, strict=True)):
@@ -269,3 +275,8 @@ class Critic(nn.Module):
 
     def _conditioning(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         return {name: batch[name] for name in ("augment", "guidance") if name in batch}
+
+
+def _refuse_rising(levels: Sequence[float], sigma_max: float) -> None:
+    if any(not low < high for high, low in zip((sigma_max, *levels), (*levels, 0.0), strict=True)):
+        raise ValueError(f"Critic: levels must decrease from sigma_max {sigma_max:g} to above 0, got {list(levels)}")

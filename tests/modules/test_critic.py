@@ -20,7 +20,7 @@ from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import ConsistencyModule, Critic
 from lightning_diff.modules.in_turns import InTurns, MakeInTurns
 from lightning_diff.nets.frozen import Frozen
-from lightning_diff.noise import InfoNoise, LogNormal
+from lightning_diff.noise import InfoNoise, LogNormal, WithLargest
 from lightning_diff.objectives import consistency_loss, denoising_loss, matching_loss
 from lightning_diff.objectives.distribution_matching import teacher_mean
 from lightning_diff.runs import memory, recipe
@@ -88,6 +88,14 @@ def test_the_critic_denoises_the_students_samples(step):
     out["loss"].backward()
     assert all(weight.grad is None for weight in module.denoiser.parameters())
     assert sum(float(weight.grad.norm()) for weight in module.critic.parameters()) > 0
+
+
+def test_samples_start_where_the_models_sampler_does(step):
+    assert step(0, Critic(every=2))[0].critic.sigma_max == 80.0
+    law = WithLargest(LogNormal(-1.0, 1.4), share=0.25, sigma=20.0)
+    assert step(0, Critic(every=2, levels=(1.0,)), noise=law)[0].critic.sigma_max == 20.0
+    with pytest.raises(ValueError, match="levels must decrease"):
+        step(0, Critic(every=2, levels=(30.0,)), noise=law)
 
 
 @pytest.mark.parametrize("loss", ["dmd", "sid"])
