@@ -25,7 +25,7 @@ from lightning_diff.runs import grid, recipe
 from lightning_diff.runs.build import DEFAULT_CALLBACKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README, EXTENDING, RECIPES, METRICS, ARCHITECTURE = (
     (ROOT / page).read_text()
     for page in ("README.md", "docs/extending.md", "docs/recipes.md", "docs/metrics.md", "docs/architecture.md")
@@ -165,7 +165,7 @@ def test_the_readmes_commands_are_understood(line, monkeypatch):
         assert grid.points(paths, overrides) if given["many"] else recipe.load(*paths, overrides)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target

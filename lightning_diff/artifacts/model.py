@@ -30,7 +30,8 @@ from .weights import fill, undrawn
 FORMAT = 3  # of model.json; raised when a program that knows the old one could not read the new one
 SECOND_FORMAT = 2  # of a network that works on its data as they are
 FIRST_FORMAT = 1  # still written of a network whose prediction has the name of its time: there were no others
-WEIGHTS, RECORD = "model.safetensors", "model.json"
+WEIGHTS = "model.safetensors"
+RECORD = "model.json"
 EDM_AVERAGE = "edm"  # the average of EDM's that its snapshots hold
 
 

@@ -18,7 +18,7 @@ BROUGHT_ALONG = {
     "peft",
     "onnxruntime",
 }  # pipelines of diffusers read adapters with the one; the other only checks an export
-NEITHER = ("test", "metrics")  # what tests need, and an old name of `fid`
+NEITHER = ("test", "docs", "metrics")  # what tests need, what the site needs, and an old name of `fid`
 OPTIONAL = {extra: packages for extra, packages in PROJECT["optional-dependencies"].items() if extra not in NEITHER}
 
 
