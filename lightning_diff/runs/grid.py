@@ -102,7 +102,8 @@ def _plain(value: str) -> str:
     """A value as part of a folder's name: of an import path its last part, and nothing that a shell or a disk takes amiss."""
     if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
         value = value.rpartition(".")[2]
-    return PLAIN.sub("-", value).strip("-") or "empty"
+    sign = "-" if re.match(r"-[.\d]", value) else ""
+    return sign + PLAIN.sub("-", value).strip("-") or "empty"
 
 
 def _name(base: str, label: str) -> str:

@@ -86,6 +86,10 @@ def test_keys_with_one_last_part_are_told_apart_and_values_are_fit_for_folders(p
     assert targets == ["tiny,_target_=LogNormal", "tiny,_target_=LogUniform"]
 
 
+def test_values_that_differ_by_their_sign_have_names_that_do(place):
+    assert names("model.noise.mean=-1.5,1.5") == ["tiny,mean=-1.5", "tiny,mean=1.5"]
+
+
 def test_a_name_of_ones_own_and_very_long_ones(place):
     assert names("name=mine", "seed=0,1") == ["mine,seed=0", "mine,seed=1"]
     assert names("name=a,b") == ["a", "b"]
