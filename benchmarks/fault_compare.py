@@ -10,8 +10,10 @@ from safetensors import safe_open
 from lightning_diff.artifacts import checkpoints, events
 from lightning_diff.artifacts.checkpoints import sharded
 from lightning_diff.artifacts.metrics_table import read
+from lightning_diff.runs.report.at_end import REPORT
 
 ASIDE = re.compile(r"faults\.\d+$")
+HISTORY = (events.NAME, REPORT)  # what a run's resumes stand in
 SPEED = ("images_per_second", "seconds/")  # metrics that no two runs share
 
 
@@ -53,12 +55,12 @@ def first_difference(a: Path, b: Path) -> str | None:
 def files(run: Path) -> dict[str, Path]:
     """By name; of the checkpoints the newest alone, as a stopped run has saved others on its way.
 
-    A run whose only checkpoint was damaged is moved aside, to faults.1, and starts anew: what lies there is left out. So is
-    the list of what happened to a run, its resumes for instance.
+    A run whose only checkpoint was damaged is moved aside, to faults.1, and starts anew: what lies there is left out. So are
+    the list of what happened to a run, its resumes for instance, and the report, which shows it.
     """
     kept = [path for path in run.rglob("*") if path.is_file() and not ASIDE.match(path.relative_to(run).parts[0])]
     found = {path: str(path.relative_to(run)) for path in kept}
-    names = {name: path for path, name in found.items() if "checkpoints" not in path.parts and path.name != events.NAME}
+    names = {name: path for path, name in found.items() if "checkpoints" not in path.parts and path.name not in HISTORY}
     newest = checkpoints.newest(run / "faults" / "checkpoints")
     return names if newest is None else {**names, f"checkpoints/{newest.name}": newest}
 

@@ -16,8 +16,8 @@ where: at a phase or some milliseconds into it, or before one of the operations 
 making a folder), start and end included.
 
 After each fault the same command resumes. In the end the run folder must be that of the run that nothing happened to: weights,
-averages, optimiser, metrics.csv without its rows of speed, pictures, tables; events.jsonl, which lists resumes, is left out. A
-line of the ledger (JSON) is one fault:
+averages, optimiser, metrics.csv without its rows of speed, pictures, tables; events.jsonl, which lists resumes, and report.html,
+which shows them, are left out. A line of the ledger (JSON) is one fault:
 
     identical          the same to the last bit
     refused in words   the run would not go on with what the fault had left, and said why in a sentence; with that undone it went

@@ -2,6 +2,7 @@
 
 TINY = """
 seed: 3
+report: false
 model:
   _target_: lightning_diff.DiffusionModule
   net: {_target_: lightning_diff.nets.MLP, width: 16, depth: 1}

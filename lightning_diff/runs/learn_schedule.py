@@ -54,6 +54,7 @@ def learn_schedule(
         f"model.learner.sigma_min={sigma_min}",
         f"model.learner.sigma_max={sigma_max}",
         f"trainer.accelerator={accelerator}",
+        "report=false",
         *of_steps,
         *overrides,
     ]
@@ -76,7 +77,7 @@ def _key(settings: Recipe, sha256: str) -> str:
     content: Node = {
         key: value
         for key, value in settings.items()
-        if key not in ("name", "runs_dir", "resume", "trainer", *recipe.NOTES)
+        if key not in ("name", "runs_dir", "resume", "report", "trainer", *recipe.NOTES)
     }
     content["model"] = content["model"] | {"model": sha256}
     content["data"] = content["data"] | {"model": sha256}

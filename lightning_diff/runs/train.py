@@ -30,6 +30,7 @@ from .launch import together
 from .loggers import identify, log_recipe, refused_by_wandb, release
 from .rates import doubts
 from .recipe import Recipe
+from .report.at_end import REPORT, report_at_end
 from .resume import Start, find_start, keep_network, refuse_unfit
 
 GONE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # what torch.distributed says
@@ -86,7 +87,7 @@ def _train(settings: Recipe, source: Path | str) -> None:
         ):
             log_recipe(trainer.loggers, settings)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start.checkpoint, weights_only=True)
-        _finish(folder, module, trainer)
+        _finish(folder, module, trainer, with_report=settings.get("report", True))
         release(trainer.loggers)
 
 
@@ -168,22 +169,26 @@ def _early_end(trainer: Trainer) -> str:
 
 def _what_is_there(folder: Path, module: LightningModule) -> str:
     """What a person may look for first: the model, the table, pictures; as far as this run wrote them."""
-    made = [name for name in (str(module.product), "metrics.csv") if (folder / name).exists()]
+    made = [name for name in (str(module.product), "metrics.csv", REPORT) if (folder / name).exists()]
     made += ["pictures"] if any(folder.rglob("*.png")) else []
     *some, last = made or ["checkpoints"]
     return f"{', '.join(some)} and {last} are there" if some else f"{last} is there"
 
 
-def _finish(folder: Path, module: LightningModule, trainer: Trainer) -> None:
-    early = early_stop(trainer)
-    if trainer.global_step < trainer.max_steps and early is not None and module.images_seen:
-        if trainer.is_global_zero:
-            mark_finished(folder, trainer.global_step, module.images_seen, early=True)  # type: ignore[arg-type]
+def _finish(folder: Path, module: LightningModule, trainer: Trainer, *, with_report: bool) -> None:
+    """Mark the run as finished if it is, write its report, and say what there is."""
+    early, is_short = early_stop(trainer), trainer.global_step < trainer.max_steps
+    ended_early = is_short and early is not None and bool(module.images_seen)
+    if trainer.is_global_zero:
+        if ended_early or not is_short:
+            mark_finished(folder, trainer.global_step, module.images_seen, early=ended_early)  # type: ignore[arg-type]
+        if with_report:
+            report_at_end(folder)
+        if ended_early:
             where = f"step {trainer.global_step:,} of {trainer.max_steps:,}"
             say(f"{folder}: done at {where}, {early}; {_what_is_there(folder, module)}")
-    elif trainer.global_step < trainer.max_steps:
-        say(f"{folder}: {_early_end(trainer)}; {module.product} is of that step, and the same command resumes")
-    elif trainer.is_global_zero:
-        mark_finished(folder, trainer.global_step, module.images_seen)  # type: ignore[arg-type]
-        say(f"{folder}: done; {_what_is_there(folder, module)}")
+        elif is_short:
+            say(f"{folder}: {_early_end(trainer)}; {module.product} is of that step, and the same command resumes")
+        else:
+            say(f"{folder}: done; {_what_is_there(folder, module)}")
     trainer.strategy.barrier()  # the next recipe may need what the first process has just written

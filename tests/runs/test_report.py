@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -98,7 +96,7 @@ def make(tmp_path, monkeypatch):
 
 
 def page(*words: str) -> Page:
-    assert cli.main(["report", *words]) == 0
+    assert cli.main(["report", *words, "--out", "report.html"]) == 0
     return Page(Path("report.html"))
 
 
@@ -115,6 +113,48 @@ def test_a_trained_run_has_every_section(train):
     logged = {float(row[1]): float(row[3]) for row in rows if row[2] == "train/loss"}
     (title,) = [name for name in found.plots if name.endswith("(train/loss)")]
     assert found.curve(title) == pytest.approx(logged, rel=1e-5)
+
+
+def test_a_run_that_ends_leaves_its_report_unless_the_recipe_says_otherwise(train, capsys):
+    folder = train("one", "report=true", "trainer.max_steps=4", "trainer.max_time={milliseconds: 1}")
+    assert "finished" not in Page(folder / "report.html").words  # ended by the clock
+    capsys.readouterr()
+    train("one", "report=true", "trainer.max_steps=4")
+    assert "finished" in Page(folder / "report.html").words
+    assert "report.html" in capsys.readouterr().out.splitlines()[-1]
+    assert not (train("two", "report=false") / "report.html").exists()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a\nfault"), MemoryError()])
+def test_a_report_that_fails_is_one_line_and_the_run_is_finished(train, monkeypatch, capsys, fault):
+    monkeypatch.setattr("lightning_diff.runs.report.page.page", lambda records: raised(fault))
+    folder = train("one", "report=true")
+    *_, said, done = capsys.readouterr().out.splitlines()
+    assert tells(said, "runs/one/report.html: ... not written ...")
+    assert "report.html" not in done
+    assert (folder / "finished.json").is_file()
+    assert sorted(folder.glob("report*")) == []
+
+
+def test_without_plotly_nothing_is_said(train, monkeypatch, capsys):
+    monkeypatch.setattr("lightning_diff.foundation.extras.is_installed", lambda package: False)
+    folder = train("one", "report=true")
+    assert not (folder / "report.html").exists()
+    assert "report" not in capsys.readouterr().out
+
+
+def test_the_command_writes_one_runs_report_into_its_folder_and_several_here(make):
+    make("a")
+    make("b", f"{RECIPE}x: 2\n")
+    assert cli.main(["report", "a"]) == 0
+    assert Page(Path("runs/a/report.html")).sections()
+    assert not Path("report.html").exists()
+    assert cli.main(["report", "a", "b"]) == 0
+    assert Page(Path("report.html")).sections()
+
+
+def raised(fault: Exception) -> str:
+    raise fault
 
 
 def test_figures_stand_with_protocol_and_floor_over_images_and_over_evaluations(make):
@@ -265,7 +305,7 @@ def test_a_run_under_way_is_reported_with_its_last_line_cut_short(make):
         (["runs/plain"], "error: runs/plain: ... no run folder"),
         (["empty"], "error: runs/empty: ... nothing is recorded ... trainer.log_every_n_steps"),
         (["a", "--out", "page.txt"], "error: --out: page.txt ... .html"),
-        (["a", "--out", "runs/a/recipe.yaml/page.html"], "error: --out: runs/a/recipe.yaml/page.html ... written"),
+        (["a", "--out", "runs/a/recipe.yaml/page.html"], "error: runs/a/recipe.yaml/page.html ... written"),
     ],
 )
 def test_what_cannot_be_reported_is_one_line(make, capsys, words, facts):
@@ -277,7 +317,7 @@ def test_what_cannot_be_reported_is_one_line(make, capsys, words, facts):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert tells(err, facts)
-    assert not Path("report.html").exists()
+    assert not list(Path().rglob("*.html"))
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
@@ -304,18 +344,6 @@ def test_a_path_with_spaces_is_shortened_where_it_is_the_whole_value():
     assert markup.plain({"path": ["/home/my pictures/of cats", 3]}) == {"path": ["…/of cats", 3]}
 
 
-BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_draws_the_plots_and_shows_one_sample(make):
-    make("a")
-    page("a")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,9000", "--virtual-time-budget=20000"]
-    command = [BROWSER, *options, "--dump-dom", Path("report.html").absolute().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    Path("drawn.html").write_text(done.stdout)
-    assert "Refused to" not in done.stderr
-    assert done.stdout.count('class="plotly-graph-div') + done.stdout.count("js-plotly-plot") >= 6
-    assert len(re.findall(r'class="one" hidden', done.stdout)) == 2
+def test_a_report_can_be_turned_off_and_on_again_in_the_middle_of_a_run(train):
+    train("one", "report=false", "trainer.max_steps=4")
+    assert (train("one", "report=true", "trainer.max_steps=8") / "report.html").is_file()

@@ -13,7 +13,17 @@ from lightning_diff.runs.resume_rules import comparable
 
 RECIPES = sorted(path.stem for path in Path(str(files("lightning_diff.recipes"))).glob("*.yaml"))
 # Of version 0.1.
-HARMLESS = ("name", "runs_dir", "resume", "data.path", "data.dataset.root", "data.test_*", "data.workers", "data.model")
+HARMLESS = (
+    "name",
+    "runs_dir",
+    "resume",
+    "report",
+    "data.path",
+    "data.dataset.root",
+    "data.test_*",
+    "data.workers",
+    "data.model",
+)
 HARMLESS += ("model.reward.*data.*", "model.compile", "model.teacher", "model.model", "model.channels_last")
 HARMLESS += (
     "data.held_out",

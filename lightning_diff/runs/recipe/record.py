@@ -11,7 +11,7 @@ from ...foundation.errors import UserError
 if TYPE_CHECKING:
     from ...foundation.rng import Seed
 
-KEYS = ("name", "seed", "generator", "runs_dir", "resume", "extends", "model", "data", "callbacks", "trainer")
+KEYS = ("name", "seed", "generator", "runs_dir", "resume", "report", "extends", "model", "data", "callbacks", "trainer")
 NOTES = ("of_run",)  # what a run adds to the recipe that it saves
 
 
@@ -29,6 +29,7 @@ class Recipe(TypedDict):
     seed        of everything that is random
     generator   of its noise, 1 or 2 (see `rng.Seed`); left out, 2 for a new run and an earlier run's own where it is resumed
     resume      auto, required, force, never or the path of a checkpoint (see `resume.find_start`)
+    report      whether report.html is written at the end; left out, it is
     model       the training module
     data        the examples
     callbacks   beside those that every run has
@@ -41,6 +42,7 @@ class Recipe(TypedDict):
     generator: NotRequired[int]
     runs_dir: str
     resume: str
+    report: NotRequired[bool]
     model: Node
     data: Node
     callbacks: list[Node]

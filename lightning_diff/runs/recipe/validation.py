@@ -71,6 +71,8 @@ def _check_names(recipe: Recipe) -> None:
         bind(recipe["generator"], Literal[1, 2], "generator")
     bind(recipe["runs_dir"], str, "runs_dir")
     bind(recipe["resume"], str, "resume")
+    if "report" in recipe:
+        bind(recipe["report"], bool, "report")
     _check_folder_name(recipe["name"])
     if recipe["seed"] < 0:
         raise UserError(f"seed: expected a number of at least 0, got {recipe['seed']}")

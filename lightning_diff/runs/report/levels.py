@@ -9,7 +9,7 @@ from ...artifacts.noise_levels_figure import LOSS_LABEL, SHOWN, colour_limits
 from .plots import IMAGES, Line, Plot, heatmap, lines
 from .record import Record
 
-LOG_SNR = "log-SNR λ = ln(σ_data² / σ²): noisier to the left"
+LOG_SNR = "log-SNR λ = ln(σ_data²/σ²)   ← noisier"  # no longer than a phone is wide
 SHARE = "share per unit of log-SNR"
 MOST_MAPS = 8  # of so many runs, the first ones
 MOST_WINDOWS = 200  # of a map
@@ -25,7 +25,7 @@ def plots(records: Sequence[Record]) -> list[Plot]:
         for colour, each, report in measured
     ]
     found = [
-        lines("Unweighted loss: mean ± standard error", [*loss, *_held_out(records)], LOG_SNR, _one_line(LOSS_LABEL)),
+        lines("Unweighted loss: mean ± standard error", [*loss, *_held_out(records)], LOG_SNR, LOSS_LABEL),
         lines(
             "Variance of the unweighted loss",
             [_line(each.name, colour, report, "variance") for colour, each, report in measured],
@@ -105,7 +105,3 @@ def _map(name: str, report: NoiseReport, limits: tuple[float, float]) -> Plot:
     return heatmap(
         f"Variance of the loss through training: {name}", x, report.levels[seen].tolist(), values.T, limits, labels
     )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

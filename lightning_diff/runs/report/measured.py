@@ -8,7 +8,7 @@ from .. import compare_groups, compare_table
 from ..compare import COMPARABLE, HEADER, Protocol, Run, protocol_of
 from ..listing import DISTANCES
 from .markup import Element, table
-from .plots import Line, Plot, lines
+from .plots import DASHES, Line, Plot, lines
 
 OF_THE_SAMPLER = ("solver", "steps", "nfe", "sigmas")  # what may differ along a curve over evaluations
 EVALUATIONS = "network evaluations for each sample (NFE)"
@@ -63,10 +63,11 @@ def _over_images(runs: Sequence[Run], metric: str, floors: Sequence[float]) -> P
     curves = []
     for colour, run in enumerate(runs):
         protocols = list(dict.fromkeys(p for row in run.metrics if row["metric"] == metric and (p := protocol_of(row))))
-        for protocol in protocols:
+        for number, protocol in enumerate(protocols):
             if curve := run.curve(metric, protocol):
                 name = run.name if len(protocols) == 1 else f"{run.name}: {_sampler(protocol, protocols)}"
-                curves.append(Line(name, list(curve), list(curve.values()), colour))
+                dash = list(DASHES)[number % len(DASHES)] if number else ""
+                curves.append(Line(name, list(curve), list(curve.values()), colour, dash))
     return lines(metric, [*curves, *_floor_lines(curves, floors)], markers=True)
 
 

@@ -40,7 +40,7 @@ def write(folders: Sequence[Path], out: Path) -> None:
         with replacing(out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--out: {out} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
 def page(records: Sequence[Record]) -> str:
@@ -87,7 +87,9 @@ def _sections(records: Sequence[Record]) -> Iterator[Element]:
     if found := grids.plots(records):
         yield _section("schedule", "Schedule", [_plots(found)])
     drawn = [
-        _image(f"{each.name}: {one.label}", one, budget) for each in records for one in pictures.of_rewards(each.folder)
+        _captioned(f"{each.name}: {one.label}", one, budget)
+        for each in records
+        for one in pictures.of_rewards(each.folder)
     ]
     if (found := curves.rewards(runs)) or drawn:
         yield _section("reward", "Reward", [_plots(found), _side_by_side(drawn)])
@@ -116,8 +118,10 @@ def _recipes(records: Sequence[Record]) -> Iterator[Element]:
         yield table(["key", records[0].name, each.name], rows, f"What {each.name} has other than {records[0].name}")
     packages = dict.fromkeys(name for each in records for name in each.versions)
     if packages:
-        rows = [[name, *(each.versions.get(name, "") for each in records)] for name in packages]
-        yield table(["", *(each.name for each in records)], rows, "Versions")
+        shown = records[:1] if all(each.versions == records[0].versions for each in records) else records
+        rows = [[name, *(each.versions.get(name, "") for each in shown)] for name in packages]
+        names = [each.name for each in shown] if len(shown) == len(records) else ["all runs"]
+        yield table(["", *names], rows, "Versions")
     for each in records:
         if each.command:
             yield element("p", f"{each.name} was started by ", element("code", each.command))
@@ -178,6 +182,11 @@ def _slider(name: str, found: Sequence[Picture], budget: int) -> Element | None:
         "input", type="range", min="0", max=last, value=last, step="1", aria_label=f"{name}: which of the samples"
     )
     return element("figure", element("figcaption", name), control, *cells, class_="slider")
+
+
+def _captioned(caption: str, picture: Picture, budget: int) -> Element | None:
+    image = _image(caption, picture, budget)
+    return None if image is None else element("figure", element("figcaption", caption), image)
 
 
 def _image(alt: str, picture: Picture, budget: int) -> Element | None:

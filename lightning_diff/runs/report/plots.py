@@ -20,7 +20,7 @@ COLOURS = (
     "#56b4e9",
 )  # Okabe and Ito's, fit for the colour-blind
 GREY = "#8a8f98"  # of what belongs to no run
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = {"solid": "circle", "dash": "square", "dot": "diamond", "dashdot": "x"}  # with the marks of their points
 MOST_POINTS = 2000  # of the lines of one plot, together
 IMAGES = "training images seen"
 
@@ -70,18 +70,23 @@ def lines(
         x, y = np.asarray(each.x, np.float64), np.asarray(each.y, np.float64)
         kept = thinned(y, MOST_POINTS // len(curves)) if each.error is None else np.arange(len(y))
         stroke = {"color": COLOURS[each.colour % len(COLOURS)] if each.colour >= 0 else GREY, "width": 1.6}
+        dash = each.dash or list(DASHES)[each.colour // len(COLOURS) % len(DASHES)]
         figure.add_scatter(
             x=short(x[kept]),
             y=short(y[kept]),
             name=shown(each.name),
             mode="lines+markers" if markers or len(kept) == 1 else "lines",
-            line=stroke | {"dash": each.dash or DASHES[each.colour // len(COLOURS) % len(DASHES)]},
+            line=stroke | {"dash": dash},
+            marker={"symbol": DASHES[dash]},
             error_y=None if each.error is None else {"array": short(each.error), "thickness": 1, "width": 2},
         )
     values = [y for each in curves for y in each.y if math.isfinite(y)]
     is_wide = min(values) > 0 and max(values) > 10 * min(values)
     _finish(figure, xlabel, ylabel, len(curves))
-    figure.update_yaxes(type="log" if is_wide else "linear", exponentformat="power")
+    # Numbers in full at the ticks of a logarithmic axis: plotly's own are digits without their power.
+    figure.update_yaxes(
+        **({"type": "log", "tickformat": "~g", "nticks": 8} if is_wide else {"exponentformat": "power"})
+    )
     return Plot(title, f"{title}, over {xlabel}. {'. '.join(map(_said, curves))}.", figure.to_json())
 
 
@@ -124,8 +129,8 @@ def short(values: Sequence[float] | np.ndarray) -> list[float | None]:
 
 
 def shown(text: str) -> str:
-    """A text that plotly draws as it is: it would take tags for markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """A text that plotly draws as it is, line by line: it would take tags for markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", "<br>")
 
 
 def _finish(figure: Any, xlabel: str, ylabel: str, curves: int) -> None:
@@ -133,11 +138,11 @@ def _finish(figure: Any, xlabel: str, ylabel: str, curves: int) -> None:
         template="none",
         margin={"l": 58, "r": 12, "t": 30, "b": 46},
         showlegend=curves > 1,
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top"},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},  # below, it would cover the axis's title
         hovermode="closest",
     )
-    figure.update_xaxes(title_text=shown(xlabel))
-    figure.update_yaxes(title_text=shown(ylabel))
+    figure.update_xaxes(title={"text": shown(xlabel), "standoff": 8, "font": {"size": 12}})
+    figure.update_yaxes(title={"text": shown(ylabel), "standoff": 8, "font": {"size": 12}})
 
 
 def _said(line: Line) -> str:
