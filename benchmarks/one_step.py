@@ -30,7 +30,8 @@ from lightning.pytorch import Callback
 from lightning_diff import load_denoiser
 from lightning_diff.data import Digits
 from lightning_diff.metrics import Reference
-from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser, search_levels
+from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
+from lightning_diff.metrics.search_levels import search_levels
 from lightning_diff.schedules.sampling import Sampling, choose
 
 DRAWS, LARGE = 8, 4000
