@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar", type=Path, required=True, help="zip of CIFAR-10's training images, in EDM's form")
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 7])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), metavar="ARM", help="none for the teacher alone")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--teacher-steps", type=int, default=6000)
@@ -211,6 +211,8 @@ def main() -> None:
     parser.add_argument("--feature", choices=["classifier", "rotation"], default="classifier")
     parser.add_argument("--runs", type=Path, default=Path("runs/small_pictures"))
     options = parser.parse_args()
+    if unknown := set(options.arms) - set(ARMS):
+        parser.error(f"--arms: {', '.join(sorted(unknown))}: choose from {', '.join(ARMS)}")
     torch.set_num_threads(1)
     options.runs = options.runs.absolute()
     options.runs.mkdir(parents=True, exist_ok=True)
