@@ -8,12 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LATENTS = "encoding 9", "step 6", "saving 9"
+TURNS = tuple(f"step {step}" for step in range(3, 13))  # of a student and its critic: before, and from step 2 on in turns
 KILLS = [  # module, processes, source, workers, steps, places
     ("both", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
     ("schedule", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
     ("reward", "one", "digits", 0, "8", ("exploring 3", "regenerating 5", "measuring 7", "step 8")),
     ("edm", "one", "latents", 2, "12", LATENTS),
     ("edm", "one", "tar", 0, "12", LATENTS[1:]),
+    pytest.param("dmd", "one", "digits", 0, "12", TURNS, marks=pytest.mark.slow),
+    pytest.param("dmd", "two", "digits", 0, "12", TURNS, marks=pytest.mark.slow),
+    pytest.param("sid", "one", "digits", 0, "12", TURNS, marks=pytest.mark.slow),
     pytest.param("edm", "two", "latents", 2, "12", LATENTS, marks=pytest.mark.slow),
     pytest.param("edm", "two", "latents_on_the_fly", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
     pytest.param("edm", "two", "edm2_latents", 2, "12", LATENTS[1:], marks=pytest.mark.slow),
