@@ -1,6 +1,6 @@
 """One step as good as the teacher? The digits over arms, teachers and seeds: sCD, and what is added to it.
 
-    python benchmarks/one_step.py [--arms scd dmd sid] [--seeds 3] [--steps 6000] [--jobs 2] [--runs runs/one_step]
+    python benchmarks/one_step.py [--arms scd dmd sid] [--seeds 3] [--teachers 3] [--steps 2000] [--jobs 2] [--runs runs/one_step]
     python benchmarks/one_step.py --arm wide model.noise.std=1.8 --arm late model.critic.start=0.75 --arms scd dmd
     python benchmarks/one_step.py --costs
 
@@ -10,7 +10,8 @@ again, interrupted ones go on. Prints Fréchet distances in the classifier's fea
 their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000, with one and two steps (whose second level is
 searched with 2,000 samples of another seed); recall of 500; and of 4,000 the agreement with the digit that was conditioned on, and
 the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is dropped shows
-there. Writes table.csv. `--costs` prints the process time of each arm's step over that of a diffusion step, critic from the start.
+there; and the reward of recipes/digits_reward.yaml, of 1,000. Writes table.csv, and what was measured of each run beside it, which
+is not measured again. `--costs` prints the process time of each arm's step over that of a diffusion step, critic from the start.
 """
 
 import argparse
@@ -21,34 +22,45 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from lightning_diff import load_denoiser
 from lightning_diff.data import Digits
-from lightning_diff.metrics import Reference
+from lightning_diff.metrics import ClassLogits, Reference
 from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
 from lightning_diff.metrics.search_levels import search_levels
+from lightning_diff.rewards import ClassLogProbability
+from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules.sampling import Sampling, choose
 
-DRAWS, LARGE = 8, 4000
+DRAWS, LARGE, REWARDED = 8, 4000, 1000
 BOUNDS = ["model.bounds=[-1, 1]"]
+SHORT = [  # digits_one_step's length, batch and rates
+    *("data.batch_size=64", "model.warmup=0.1", "model.optimizer.lr=4e-4", "callbacks.0.profiles.ema.images=10000"),
+]
 LARGEST = [
     "model.noise={_target_: lightning_diff.noise.WithLargest, share: 0.25, sigma: 80.0, "
     "law: {_target_: lightning_diff.noise.LogNormal, mean: -0.6, std: 1.6}}"
 ]
+REWARD = [
+    "model.critic.reward={_target_: lightning_diff.rewards.ClassLogProbability, "
+    "logits: {_target_: lightning_diff.metrics.ClassLogits, data: '${data}'}}"
+]
 ARMS: dict[str, tuple[str, list[str]]] = {
-    "scd": ("digits_scd", []),
+    "scd": ("digits_scd", SHORT),
+    "bounds": ("digits_scd", [*SHORT, *BOUNDS]),
+    "largest": ("digits_scd", [*SHORT, *BOUNDS, *LARGEST]),
     "dmd": ("digits_one_step", []),
+    "one step": ("digits_one_step", ["model.critic.levels=[]"]),
     "sid": ("digits_one_step", ["model.critic.loss=sid"]),
-    "bounds": ("digits_scd", BOUNDS),
-    "largest": ("digits_scd", LARGEST),
-    "dmd, bounds": ("digits_one_step", BOUNDS),
+    "reward": ("digits_one_step", REWARD),
 }
-COLUMNS = ("few", "many", "recall", "agreement", "smallest", "largest")
+COLUMNS = ("few", "many", "recall", "agreement", "smallest", "largest", "reward")
 COST_STEPS = 60
 
 
@@ -106,6 +118,11 @@ def measured(path: Path, sampling: Sampling, reference: Reference) -> dict[str, 
     draws = [figures(None, seed) for seed in range(DRAWS)]
     many = figures(LARGE, 0, per_class=True)
     shares = [value for name, value in many.items() if name.startswith("class_share/")]
+    labels = torch.arange(REWARDED) % 10
+    images = generate(
+        model, reference.data.shape, range(REWARDED), labels, sigmas=sampling.sigmas, solver=sampling.solver
+    )
+    reward = ClassLogProbability(ClassLogits(reference.data))(images.clamp(-1, 1), labels)
     own = (
         statistics.mean(draw["frechet_classifier"] for draw in draws),
         many["frechet_classifier"],
@@ -113,31 +130,46 @@ def measured(path: Path, sampling: Sampling, reference: Reference) -> dict[str, 
         many["label_agreement"],
         10 * min(shares),
         10 * max(shares),
+        float(reward.mean()),
     )
     return dict(zip(COLUMNS, own, strict=True))
 
 
 def measure_seed(options: argparse.Namespace, arms: Sequence[str], seed: int, reference: Reference) -> dict[str, dict]:
     teacher = teacher_of(options, seed)
-    found = {"teacher": measured(teacher, choose(load_denoiser(teacher)), reference)}
+    found = {"teacher": kept(teacher, "own", lambda: measured(teacher, choose(load_denoiser(teacher)), reference))}
     for name in arms:
         path = options.runs / f"{name}_{seed}"
         model = load_denoiser(path)
-        found[f"{name}, 1 step"] = measured(path, choose(model, steps=1), reference)
-        levels = search_levels(model, reference, 2000, seed=99)
-        found[f"{name}, 2 steps"] = measured(path, choose(model, levels=levels), reference)
+
+        def one_step(path=path, model=model) -> dict[str, float]:
+            return measured(path, choose(model, steps=1), reference)
+
+        def two_steps(path=path, model=model) -> dict[str, float]:
+            return measured(path, choose(model, levels=search_levels(model, reference, 2000, seed=99)), reference)
+
+        found[f"{name}, 1 step"] = kept(path, "1", one_step)
+        found[f"{name}, 2 steps"] = kept(path, "2", two_steps)
     return found
 
 
+def kept(run: Path, how: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """From a file beside the run, which is written where there is none."""
+    file = run.with_name(f"{run.name}.{how}.json")
+    if not file.exists():
+        file.write_text(json.dumps(measure()))
+    return json.loads(file.read_text())
+
+
 def report(seeds: list[dict[str, dict[str, float]]]) -> None:
-    print(f"| | 500 samples | / teacher | {LARGE:,} samples | / teacher | recall | agreement | classes |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| | 500 samples | / teacher | {LARGE:,} samples | / teacher | recall | agreement | classes | reward |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for title in seeds[0]:
         of = {name: [each[title][name] for each in seeds] for name in COLUMNS}
         ratios = {name: [each[title][name] / each["teacher"][name] for each in seeds] for name in ("few", "many")}
         cells = [of["few"], ratios["few"], of["many"], ratios["many"], of["recall"], of["agreement"]]
         classes = f"{min(of['smallest']):.2f} to {max(of['largest']):.2f}"
-        print(f"| {title} | {' | '.join(map(spread, cells))} | {classes} |")
+        print(f"| {title} | {' | '.join(map(spread, cells))} | {classes} | {spread(of['reward'])} |")
 
 
 def spread(values: list[float]) -> str:
@@ -171,7 +203,7 @@ def main() -> None:
     parser.add_argument("--teacher", nargs="+", default=[], metavar="OVERRIDE", help="of digits_edm")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--teachers", type=int, help="seed s has teacher s modulo this; default one for each seed")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/one_step"))
     parser.add_argument("--costs", action="store_true")
