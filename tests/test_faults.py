@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LATENTS = "encoding 9", "step 6", "saving 9"
-TURNS = tuple(f"step {step}" for step in range(3, 13))  # of a student and its critic: before, and from step 2 on in turns
+TURNS = tuple(
+    f"step {step}" for step in range(3, 13)
+)  # of a student and its critic: before, and from step 2 on in turns
 KILLS = [  # module, processes, source, workers, steps, places
     ("both", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
     ("schedule", "one", "digits", 0, "12", ("step 6", "saving 9", "ending")),
