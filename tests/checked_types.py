@@ -17,15 +17,18 @@ _checks = 0
 
 
 def first_calls(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The typechecker: beartype, until the test has had its checks."""
-    checked = beartype.beartype(function)
+    """The typechecker: beartype, until the test has had its checks. Made at the first call: a function inside another is made anew
+    at each call of that, and then hardly ever checked."""
+    checked: Callable[..., Any] | None = None
 
-    @functools.wraps(checked)
+    @functools.wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
         global _checks
+        nonlocal checked
         _checks += 1
         if _checks == MOST:
             jaxtyping.config.update("jaxtyping_disable", True)
+        checked = checked or beartype.beartype(function)
         return checked(*args, **kwargs)
 
     return counted

@@ -1,7 +1,6 @@
 """Schedules on the command line: found, kept, continued, used for samples and figures, on this model and on others."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +137,11 @@ def quick(monkeypatch):
 
     trained = []
     learn, train = learning.learn_schedule, learning.train
-    monkeypatch.setattr(learning, "learn_schedule", partial(learn, overrides=QUICK))
+
+    def learn_quickly(*words, overrides=(), **more):
+        return learn(*words, overrides=[*overrides, *QUICK], **more)
+
+    monkeypatch.setattr(learning, "learn_schedule", learn_quickly)
     monkeypatch.setattr(learning, "train", lambda *words, **more: [trained.append(1), train(*words, **more)])
     return trained
 
