@@ -11,14 +11,13 @@ four draws and over the seeds; of the samples clipped and rounded, as they are s
 
 import argparse
 import csv
-import os
 import statistics
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from one_step import BOUNDS, LARGEST, spread, train
 
 from lightning_diff import load_denoiser
 from lightning_diff.artifacts.pictures import to_uint8
@@ -29,11 +28,6 @@ from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules.sampling import Sampling, choose
 
 N, DRAWS, SECOND = 2000, 4, 0.4
-BOUNDS = ["model.bounds=[-1, 1]"]
-LARGEST = [
-    "model.noise={_target_: lightning_diff.noise.WithLargest, share: 0.25, sigma: 80.0, "
-    "law: {_target_: lightning_diff.noise.LogNormal, mean: -0.6, std: 1.6}}"
-]
 ARMS: dict[str, list[str]] = {
     "plain": [],
     "bounds": BOUNDS,
@@ -42,28 +36,9 @@ ARMS: dict[str, list[str]] = {
 }
 
 
-def train(options: argparse.Namespace, name: str, recipe: str, *settings: str) -> Path:
-    """A run in a process of its own, on one thread; a finished one returns at once."""
-    folder = options.runs / name
-    if not (folder / "model.json").exists():
-        common = [f"name={name}", f"runs_dir={options.runs}", "trainer.accelerator=cpu"]
-        with (options.runs / f"{name}.log").open("a") as log:
-            subprocess.run(
-                [sys.executable, "-m", "lightning_diff", "train", recipe, *common, *settings],
-                check=True,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-    return folder
-
-
 def student(options: argparse.Namespace, arm: str, seed: int) -> Path:
     name = f"{arm.replace(', ', '_')}_{seed}"
-    return train(
-        options,
-        name,
-        "digits_scd",
+    words = [
         f"seed={seed}",
         f"model.teacher={options.runs / 'teacher'}",
         f"trainer.max_steps={options.steps}",
@@ -71,7 +46,8 @@ def student(options: argparse.Namespace, arm: str, seed: int) -> Path:
         f"callbacks.0.profiles.ema.images={options.steps * options.batch // 8}",
         "model.warmup=0.2",
         *ARMS[arm],
-    )
+    ]
+    return train("digits_scd", name, options.runs, words)
 
 
 def distances(model: Denoiser, sampling: Sampling, reference: Reference) -> tuple[float, float]:
@@ -97,7 +73,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/clipping"))
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
-    teacher = train(options, "teacher", "digits_edm")
+    teacher = train("digits_edm", "teacher", options.runs, [])
     wanted = [(arm, seed) for arm in options.arms for seed in range(options.seeds)]
     with ThreadPoolExecutor(options.jobs) as pool:
         folders = list(pool.map(lambda each: student(options, *each), wanted))
@@ -126,11 +102,6 @@ def report(rows: list[tuple[str, int, int, float, float]]) -> None:
     for arm, calls in dict.fromkeys(row[:2] for row in rows):
         own = [row for row in rows if row[:2] == (arm, calls)]
         print(f"| {arm} | {calls} | {' | '.join(spread([row[i] for row in own]) for i in (3, 4))} |")
-
-
-def spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@
     python benchmarks/one_step.py --costs
 
 An arm is a packaged recipe with overrides; `--arm NAME OVERRIDE ...` adds one of digits_scd, or of digits_one_step where an
-override names model.critic. Each seed trains recipes/digits_edm.yaml, and from its model every arm; finished runs are not trained
-again, interrupted ones go on. Prints Fréchet distances in the classifier's features, mean and standard deviation over seeds, and
-their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000, with one and two steps (whose second level is
-searched with 2,000 samples of another seed); recall of 500; and of 4,000 the agreement with the digit that was conditioned on, and
-the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is dropped shows
-there; and the reward of recipes/digits_reward.yaml, of 1,000. Writes table.csv, and what was measured of each run beside it, which
-is not measured again. `--costs` prints the process time of each arm's step over that of a diffusion step, critic from the start.
+override names model.critic. Each teacher is recipes/digits_edm.yaml with a seed of its own, and each seed trains every arm;
+finished runs are not trained again, interrupted ones go on. Prints Fréchet distances in the classifier's features, mean and
+standard deviation over seeds, and their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000, with one
+and two steps (whose second level is searched with 2,000 samples of another seed); recall of 500; and of 4,000 the agreement
+with the digit that was conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them,
+over a tenth: a mode that is dropped shows there; and the reward of recipes/digits_reward.yaml, of 1,000. Writes table.csv, and
+what was measured of each run beside it, which is not measured again. `--costs` prints the process time of each arm's step over
+that of a diffusion step, critic from the start.
 """
 
 import argparse
@@ -40,8 +41,11 @@ from lightning_diff.schedules.sampling import Sampling, choose
 
 DRAWS, LARGE, REWARDED = 8, 4000, 1000
 BOUNDS = ["model.bounds=[-1, 1]"]
-SHORT = [  # digits_one_step's length, batch and rates
-    *("data.batch_size=64", "model.warmup=0.1", "model.optimizer.lr=4e-4", "callbacks.0.profiles.ema.images=10000"),
+SHORT = [  # digits_one_step's batch, warm-up, rate and average
+    "data.batch_size=64",
+    "model.warmup=0.1",
+    "model.optimizer.lr=4e-4",
+    "callbacks.0.profiles.ema.images=10000",
 ]
 LARGEST = [
     "model.noise={_target_: lightning_diff.noise.WithLargest, share: 0.25, sigma: 80.0, "

@@ -19,14 +19,7 @@ from . import recipe
 from .compare import COMPARABLE, Protocol, Run
 from .recipe import Node, Recipe
 
-OF_ONE_RUN = (
-    "name",
-    "runs_dir",
-    "resume",
-    "report",
-    "seed",
-    "generator",
-)  # keys of a recipe that do not make another experiment
+OF_ONE_RUN = (*recipe.OF_THE_FOLDER, "seed", "generator")  # keys of a recipe that do not make another experiment
 NOT_THE_IMAGES = ("batch_size", "workers", "augment")  # keys of data that leave the images as they are
 T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)  # by degrees of freedom, from 1
 Z95 = 1.959964

@@ -75,9 +75,7 @@ def learn_schedule(
 def _key(settings: Recipe, sha256: str) -> str:
     """What a grid is learned by and for: the whole recipe, and the model by its hash in place of its path."""
     content: Node = {
-        key: value
-        for key, value in settings.items()
-        if key not in ("name", "runs_dir", "resume", "report", "trainer", *recipe.NOTES)
+        key: value for key, value in settings.items() if key not in (*recipe.OF_THE_FOLDER, "trainer", *recipe.NOTES)
     }
     content["model"] = content["model"] | {"model": sha256}
     content["data"] = content["data"] | {"model": sha256}

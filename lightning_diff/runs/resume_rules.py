@@ -23,9 +23,9 @@ from typing import cast
 
 from ..foundation.binding import Node, is_node
 from ..foundation.moved import current
-from .recipe import LEFT_OUT, NOTES, Change, Recipe, in_the_run_of
+from .recipe import LEFT_OUT, NOTES, OF_THE_FOLDER, Change, Recipe, in_the_run_of
 
-RECIPE_MAY_CHANGE = ("name", "runs_dir", "resume", "report", "callbacks.*", "trainer.*")
+RECIPE_MAY_CHANGE = (*OF_THE_FOLDER, "callbacks.*", "trainer.*")
 RECIPE_MUST_KEEP = (  # Lightning's Trainer declares nothing
     "trainer.precision",
     "trainer.gradient_clip_*",

@@ -12,13 +12,14 @@ from .lightning_parts import check_built, check_module
 from .objects import build, fill_facts
 from .of_run import in_the_run_of, run_images
 from .overrides import is_override, merge
-from .record import KEYS, NOTES, Recipe, naming, seed_of
+from .record import KEYS, NOTES, OF_THE_FOLDER, Recipe, naming, seed_of
 from .validation import check
 
 __all__ = [
     "KEYS",
     "LEFT_OUT",
     "NOTES",
+    "OF_THE_FOLDER",
     "SAVED",
     "Change",
     "Node",

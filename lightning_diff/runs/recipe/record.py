@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ...foundation.rng import Seed
 
 KEYS = ("name", "seed", "generator", "runs_dir", "resume", "report", "extends", "model", "data", "callbacks", "trainer")
+OF_THE_FOLDER = ("name", "runs_dir", "resume", "report")  # keys that change nothing that is learned
 NOTES = ("of_run",)  # what a run adds to the recipe that it saves
 
 
