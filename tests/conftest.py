@@ -32,6 +32,16 @@ Figure.savefig = _blank  # from the start, for what a module trains once
 os.fsync = lambda file: None  # no test takes the power away
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where all tests are run, those of seconds are left out unless asked for; where a file or a name is given, none is."""
+    asked_for = config.option.keyword or "whole" in config.option.markexpr
+    if asked_for or [Path(word).absolute() for word in config.args] != [Path(__file__).parent]:
+        return
+    left_out = [item for item in items if "whole" in item.keywords]
+    items[:] = [item for item in items if "whole" not in item.keywords]
+    config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_collection_finish():
     """Looking for garbage among all that is imported, over and over, takes a sixth of the time."""
     gc.collect()

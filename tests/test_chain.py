@@ -13,7 +13,7 @@ CHAIN = Path(__file__).parents[1] / "examples" / "chain"
 ON_CPU = ["trainer.accelerator=cpu", "trainer.max_steps=2", "trainer.log_every_n_steps=1", "callbacks=[]"]
 SMALL = {
     "edm": ["data.batch_size=16", "model.net.channels=8"],
-    "scd": ["data.batch_size=16"],
+    "one_step": ["data.batch_size=16", "model.critic.start=0"],
     "reward": [
         "model.reward={_target_: lightning_diff.rewards.Ink}",
         *(f"model.plan.{size}" for size in ("prompts=2", "pool=4", "keep=2", "steps=3", "preview_steps=2")),
@@ -46,7 +46,7 @@ def test_one_command_leaves_the_table_of_everything(chain, capsys):
     assert [row[1] for row in lines[2:]] == ["35", "9", "9", "5", "5", "2", "1", "35", "9"]
     assert [row[0].split(",")[0] for row in lines[2:]] == [*["trained", "trained", "scheduled"], *["trained", "scheduled"],
                                                           "distilled", "distilled", "rewarded", "rewarded"]  # fmt: skip
-    with Path("runs/chain_scd/metrics.csv").open() as file:
+    with Path("runs/chain_one_step/metrics.csv").open() as file:
         figures = [row for row in csv.DictReader(file) if row["metric"] == "frechet_classifier" and row["nfe"] == "1"]
     assert {row["seed"] for row in figures} == {"0", "1"}
     mean = sum(float(row["value"]) for row in figures) / 2

@@ -8,7 +8,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from lightning_diff.cli import app as cli
+
+pytestmark = pytest.mark.whole
 
 HEAVY = """
     PIL beartype datasets lightning matplotlib matplotlib.pyplot numpy omegaconf pandas pyarrow rich safetensors scipy sklearn

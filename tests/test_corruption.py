@@ -3,6 +3,10 @@
 import runpy
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.whole
+
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "corruption.py"
 
 

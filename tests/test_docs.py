@@ -93,6 +93,7 @@ def rows(folder: Path, name: str) -> dict[tuple[str, int], float]:
     return {(row["metric"], int(row["images"])): float(row["value"]) for row in table}
 
 
+@pytest.mark.whole
 def test_every_command_of_the_page_prints_what_the_page_shows(followed):
     _, printed = followed
     assert len(printed) == 8
@@ -101,6 +102,7 @@ def test_every_command_of_the_page_prints_what_the_page_shows(followed):
         assert agree(shown, output), (command, shown, output)
 
 
+@pytest.mark.whole
 def test_the_command_line_of_lightning_takes_modules_and_data(followed, monkeypatch, recwarn):
     pytest.importorskip("jsonargparse")
     folder, _ = followed
@@ -112,11 +114,13 @@ def test_the_command_line_of_lightning_takes_modules_and_data(followed, monkeypa
     assert module.denoiser.sigma_data != 0.5  # the data's
 
 
+@pytest.mark.whole
 def test_the_page_shows_all_of_what_training_prints(followed):
     shown, output = followed[1]["lightning-diff train shapes.yaml"]
     assert len(shown.splitlines()) == len(output.splitlines())
 
 
+@pytest.mark.whole
 def test_the_files_and_figures_that_the_page_speaks_of_are_there(followed):
     folder, _ = followed
     for path in (
@@ -135,6 +139,7 @@ def test_the_files_and_figures_that_the_page_speaks_of_are_there(followed):
     assert (net["shape"], net["num_classes"]) == ([1, 16, 16], 2)
 
 
+@pytest.mark.whole
 def test_read_when_needed_or_kept_in_memory_the_run_is_the_same(followed):
     folder, _ = followed
     read_when_needed, in_memory = rows(folder, "shapes"), rows(folder, "shapes_in_memory")

@@ -141,6 +141,7 @@ def test_every_packaged_recipe_has_a_small_form():
     assert sorted(SMALL) == PACKAGED
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", PACKAGED)
 def test_every_packaged_recipe_trains(place, monkeypatch, name):
     monkeypatch.chdir(place)
@@ -162,6 +163,7 @@ def test_every_start_is_the_one_that_the_header_names():
 ON_TWO = ["digits_edm", "digits_scd", "digits_art", "digits_steps", "digits_reward", "cifar10_edm", "imagenet64_dit_1b"]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "names", [pytest.param(ON_TWO, id="some"), pytest.param(PACKAGED, id="all", marks=pytest.mark.slow)]
 )

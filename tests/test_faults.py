@@ -6,6 +6,8 @@ from pathlib import Path
 import forked
 import pytest
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[1]
 LATENTS = "encoding 9", "step 6", "saving 9"
 TURNS = tuple(

@@ -12,6 +12,8 @@ from lightning_diff.artifacts import read_record
 from lightning_diff.cli import main
 from lightning_diff.nets import UNet
 
+pytestmark = pytest.mark.whole
+
 PAGE = (Path(__file__).parents[1] / "docs" / "first_hour.md").read_text()
 FILE = re.compile(r"^\*\*([\w.]+)\*\*\n\n```\w+\n(.*?)^```", re.M | re.S)  # **name**, then its content
 STEP = re.compile(r"^```(sh|python)\n(.*?)\n```", re.M | re.S)

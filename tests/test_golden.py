@@ -5,6 +5,8 @@ import json
 import pytest
 from golden import FILE, STEPS, machine, train_all
 
+pytestmark = pytest.mark.whole
+
 STORED = json.loads(FILE.read_text())
 # Other processors and versions of torch sum in another order, which 20 steps of Adam magnify.
 NEAR = 0.0 if STORED["machine"] == machine() else 2e-3

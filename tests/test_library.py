@@ -41,6 +41,7 @@ def test_the_page_shows_nothing_that_is_not_run():
     assert (DOCS / "library.md").read_text().count("```python") == len(PROGRAMS) == 4
 
 
+@pytest.mark.whole
 def test_what_was_trained_is_sampled_and_measured(printed):
     folder, out = printed
     assert read_record(folder / "model").ema == "ema"
@@ -59,6 +60,7 @@ def test_the_loop_trains(printed):
     assert torch.isfinite(ours).all()
 
 
+@pytest.mark.whole
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]

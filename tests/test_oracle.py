@@ -289,6 +289,7 @@ def test_a_gaussians_ode_ends_where_its_solution_does_and_where_a_solver_does(na
     assert torch.equal(end, oracle.ode_solution(x, sigma, level(0.0)))
 
 
+@pytest.mark.whole
 def test_a_mixtures_ode_is_solved_with_order_four_in_any_coordinates():
     mixture = GaussianMixture(torch.ones(6), normal(6, 2), 0.2, torch.arange(6) % 3)
     x, sigma, label = 80 * normal(100, 2, seed=1), level(80.0), torch.arange(100) % 4
@@ -299,6 +300,7 @@ def test_a_mixtures_ode_is_solved_with_order_four_in_any_coordinates():
     torch.testing.assert_close(mixture.ode_end(x, sigma, label, sigma_data=1.3), exact, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.whole
 def test_a_mixtures_ode_end_is_constant_along_its_ode():
     """Self-consistency: from a point further down the same trajectory, which Heun's method finds, the end is the same."""
     mixture = GaussianMixture(torch.ones(6), normal(6, 2), 0.2)

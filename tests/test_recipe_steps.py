@@ -1,8 +1,11 @@
 """The recipe of the step policy, two updates of it, and the sampling command of its header."""
 
+import pytest
 from PIL import Image
 
 from lightning_diff.cli import app as cli
+
+pytestmark = pytest.mark.whole
 
 
 def test_from_a_denoiser_to_a_policy_to_a_picture(tmp_path, monkeypatch, capsys):

@@ -6,6 +6,8 @@ from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
 
+pytestmark = pytest.mark.whole
+
 SHORT = ["trainer.accelerator=cpu", "data.batch_size=16", "trainer.max_steps=2"]
 
 

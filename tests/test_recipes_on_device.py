@@ -15,6 +15,8 @@ from lightning_diff.metrics import classifier
 from lightning_diff.runs import recipe
 from lightning_diff.schedules import stick_breaking
 
+pytestmark = pytest.mark.whole
+
 ON_DEVICE = [*CHOSEN, "trainer.max_steps=2", "trainer.log_every_n_steps=1"]
 NARROW = ["model.net.channel_mult=[1]"]  # what others start from
 

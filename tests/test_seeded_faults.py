@@ -91,12 +91,14 @@ def test_without_a_fault_nothing_is_found(run):
     assert not [place for step in SILENT for place in waits.places(step)]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", MIXED)
 def test_what_mixes_devices_is_an_error(run, name):
     with pytest.raises((RuntimeError, TypeError), match=r"same device|device type for generator|numpy"):
         run(MIXED[name])
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", WAITING)
 def test_what_waits_is_named_by_its_line(run, name):
     kind, fault = WAITING[name]

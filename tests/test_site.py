@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 pytest.importorskip("material")
 pytest.importorskip("mkdocstrings_handlers.python")
 ROOT = Path(__file__).parents[1]

@@ -195,6 +195,7 @@ def test_a_compiled_network_inside_runs_eagerly_instead_of_losing_its_tangent():
     assert torch.allclose(tangent.jvp(compiled, (x, c_noise), (x, c_noise))[1], expected)
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_annotation_checks")
 @pytest.mark.parametrize(
     ("name", "backend"), [("dit double", "eager"), pytest.param("unet double", "aot_eager", marks=pytest.mark.slow)]

@@ -18,6 +18,8 @@ from lightning_diff.artifacts import checkpoints, noise_levels_figure
 from lightning_diff.runs import build, recipe
 from lightning_diff.runs import train as run
 
+pytestmark = pytest.mark.whole
+
 SILENT, LOGGING = (2, 3, 6, 7), 4
 EMA = "callbacks=[{_target_: lightning_diff.callbacks.EMA, profiles: {ema: {_target_: lightning_diff.ema.HalfLife, images: 64}}}"
 WATCHED = f"{EMA}, {{_target_: lightning_diff.callbacks.NoiseLevels, windows: 2, gradient_every: 0}}"

@@ -25,7 +25,7 @@ from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
 from lightning_diff.runs.sampler_settings import SamplerSettings
 
 HERE, OUT = Path(__file__).parent, Path("chain")
-STAGES = ("edm", "scd", "reward")
+STAGES = ("edm", "one_step", "reward")
 N = 500  # samples of a draw: as many as there are held-out digits
 DRAWS = 4  # the distance of a single one is uncertain by a fifth
 COLUMNS = 20  # samples in a row of the picture
@@ -52,8 +52,8 @@ ROWS = (
     Row("scheduled, Heun in 5 steps", "chain_edm", {"schedule": OWN}),
     Row("trained, iPNDM in 5 steps", "chain_edm", {"steps": 5, "solver": "ipndm"}),
     Row("scheduled, iPNDM in 5 steps", "chain_edm", {"schedule": OWN, "solver": "ipndm"}),
-    Row("distilled, 2 steps", "chain_scd", {"steps": 2}),
-    Row("distilled, 1 step", "chain_scd", {"steps": 1}),
+    Row("distilled, 2 steps", "chain_one_step", {"levels": (0.4,)}),  # as it was trained
+    Row("distilled, 1 step", "chain_one_step", {"steps": 1}),
     Row("rewarded, Heun in 18 steps", "chain_reward", {}),
     Row("rewarded, scheduled, Heun in 5 steps", "chain_reward", {"schedule": TUNED}),
 )
@@ -85,8 +85,8 @@ def main(overrides: list[str]) -> None:
     do("compare", *runs, "--out", OUT / "compare.png")
     if extras.is_installed("plotly"):
         do("report", *runs, "--out", OUT / "report.html")
-    do("export", "chain_scd", "--out", OUT / "student")
-    same = torch.equal(ld.load(OUT / "student").sample(10), ld.load("chain_scd").sample(10))
+    do("export", "chain_one_step", "--out", OUT / "student")
+    same = torch.equal(ld.load(OUT / "student").sample(10), ld.load("chain_one_step").sample(10))
     print(f"{OUT / 'student'} draws {'the same samples' if same else 'OTHER SAMPLES'} when it is loaded back")
     text = table(measured)
     (OUT / "table.md").write_text(text, encoding="utf-8")

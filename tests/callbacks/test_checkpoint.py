@@ -80,6 +80,7 @@ def test_processes_agree_on_a_checkpoint_at_the_end_without_looking_at_the_disk(
     assert saved(train("run", "callbacks=[{_target_: test_checkpoint.Forget}]")) == []
 
 
+@pytest.mark.whole
 def test_signals_end_a_real_run_with_a_checkpoint_and_the_shells_exit_code(tmp_path, train):
     """SIGINT, SIGTERM and SIGUSR1 once; SIGTERM to all its processes; SIGINT twice within a step, which ends the run at once."""
     (tmp_path / "announce.py").write_text(ANNOUNCE)

@@ -165,6 +165,7 @@ def test_a_run_resumed_within_a_window_has_the_table_of_one_that_was_not(train, 
     assert [row["count"] for row in rows(parts)] == [row["count"] for row in rows(whole)]
 
 
+@pytest.mark.whole
 def test_the_files_are_the_same_bytes_on_two_processes_accumulated_or_interrupted(train, state, tmp_path):
     """For losses that are the same bits: each is reduced in order of position, not of arrival."""
     exact = [line.replace(": ", "=", 1) for line in EXACT.strip().splitlines()[:-1]]

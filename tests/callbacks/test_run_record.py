@@ -110,6 +110,7 @@ def test_resuming_drops_rows_that_lie_ahead_of_the_checkpoint(train):
     assert losses == logged(train("whole"), "train/loss")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("stop", [4, 6])  # in the middle of a window; at a step that is logged
 def test_rows_are_the_same_when_a_run_was_interrupted(train, stop, accumulation):

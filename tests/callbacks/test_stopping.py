@@ -72,6 +72,7 @@ def same(one, two) -> bool:
     return all(torch.equal(one["state_dict"][name], value) for name, value in two["state_dict"].items())
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("order", [(ACTS, OTHER), (OTHER, ACTS)])
 def test_a_signal_in_the_middle_of_figures_saves_first_and_they_are_made_again(train, state, order, accumulation):
@@ -108,6 +109,7 @@ def test_a_signal_in_the_figures_at_the_end_leaves_them_to_the_next_start(train,
     assert (train("parts", f"callbacks=[{ACTS % ''}]") / "finished.json").exists()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("micro", [0, 1])
 def test_a_signal_while_examples_are_read_saves_the_step_before(train, state, monkeypatch, accumulation, micro):

@@ -57,6 +57,7 @@ def test_it_measures_every_so_often_and_at_the_end(train):
     assert all(row.loss > 0 for row in rows if row.count)
 
 
+@pytest.mark.whole
 def test_a_resumed_run_has_the_measurements_of_one_that_was_not_interrupted(train):
     whole = train("whole", MEASURE % "every: 32, draws: 2")
     train("resumed", MEASURE % "every: 32, draws: 2", "trainer.max_steps=5")
@@ -67,6 +68,7 @@ def test_a_resumed_run_has_the_measurements_of_one_that_was_not_interrupted(trai
     assert same == validation.read(whole)
 
 
+@pytest.mark.whole
 def test_two_processes_measure_what_one_does(train, tmp_path):
     one = train("one", MEASURE % "every: 64, draws: 2")
     overrides = (MEASURE % "every: 64, draws: 2", "name=two", "trainer.devices=2", "trainer.strategy=ddp")
@@ -119,6 +121,7 @@ def test_the_loss_of_the_exact_denoiser_is_its_posterior_variance():
     assert abs(error) < 4
 
 
+@pytest.mark.whole
 def test_early_stopping_ends_a_run_for_good_and_resumes_exactly(train):
     recipe = MEASURE.replace("%s}]", "every: 16, draws: 1}, %s]") % (STOP % (2, "100.0"))
     folder = train("run", recipe)

@@ -151,6 +151,7 @@ def learned(*words):
     return load_schedule("runs/one")
 
 
+@pytest.mark.whole
 def test_art_rl_learns_once_for_all_steps_and_again_for_another_range_seed_or_model(run, quick):
     found = learned("--method", "art_rl", "--steps", "3")
     assert (found.method, found.solver, found.steps) == ("art_rl", "heun", 3)

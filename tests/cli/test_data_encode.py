@@ -72,6 +72,7 @@ def encoded(*words, cache="cache", killed_at=None):
     return done
 
 
+@pytest.mark.whole
 def test_training_reads_what_was_encoded_ahead_of_it(place):
     said = encoded("latents.yaml").stdout
     assert tells(said, f"encoding {COUNT:,} images with Killed: ... KiB of latents in ...")

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 CODE = """
 import sys
 from lightning_diff.cli import main

@@ -137,6 +137,7 @@ def test_half_of_the_images_are_mirrored():
     assert 900 < mirrored.sum() < 1100  # 4.5 standard deviations
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("context", "processes"), [("fork", 2), ("spawn", 1)])
 def test_loader_processes_change_nothing(context, processes):
     def read(workers):
@@ -158,6 +159,7 @@ def test_a_batch_size_that_does_not_divide_says_what_would():
         Positions(32, rank=2, world=2)
 
 
+@pytest.mark.whole
 def test_a_loader_that_nobody_closed_does_not_keep_the_program_alive():
     program = (
         "import builtins; from lightning_diff.data import Digits; from lightning_diff.data.stream import loader;"

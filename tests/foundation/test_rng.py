@@ -88,6 +88,7 @@ def test_noise_is_independent_of_its_neighbours_and_of_other_seeds_and_purposes(
         assert abs(correlation) < 5 / NORMALS**0.5
 
 
+@pytest.mark.whole
 def test_no_two_of_a_million_positions_nor_of_two_runs_have_equal_noise():
     pairs = [rng.wide_keys(seed, "noise", np.arange(1_000_000)) for seed in (0, 1)]
     assert len(np.unique(np.concatenate([first for first, _ in pairs]))) == 2_000_000

@@ -52,6 +52,7 @@ def test_a_stderr_that_fails_is_done_without(monkeypatch):
         print("one", file=sys.stderr, flush=True)
 
 
+@pytest.mark.whole
 def test_a_training_without_any_stream_trains_and_with_a_full_stdout_too(tmp_path, train):
     train("recipe", "trainer.max_steps=1")
     words = ("train", "recipe.yaml", "trainer.max_steps=2")
@@ -82,6 +83,7 @@ def test_a_command_that_only_prints_fails_on_a_full_disk_and_not_for_a_reader_th
     assert f"stdout: {os.strerror(number)}" in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_signals_end_a_command_before_it_has_begun_to_work(tmp_path):
     """While it imports and reads; SIGHUP has the shell's exit code, SIGTERM the one that asks for another try."""
     (tmp_path / "slow.py").write_text("import os, sys, time\nprint('slow', flush=True)\ntime.sleep(60)\n")

@@ -110,6 +110,7 @@ def test_the_old_policy_follows_at_the_end_of_each_epoch(align, state):
     assert all(torch.allclose(old[name], 0.9 * start[name] + 0.1 * theta[name], atol=1e-7) for name in old)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("more", [[], [LORA], ["model.loss.name=policy_gradient"]], ids=["nft", "lora", "chain"])
 def test_a_run_stopped_in_the_middle_of_an_epoch_resumes_bit_for_bit(align, state, more):
     whole = align("whole", *more, "callbacks=[{_target_: lightning_diff.callbacks.EMA}]")
@@ -127,6 +128,7 @@ def drawn(name: str) -> list[str]:
     return sorted({line for path in Path("runs", name).glob("drawn.*") for line in path.read_text().splitlines()})
 
 
+@pytest.mark.whole
 def test_on_two_processes_prompts_seeds_selections_and_examples_are_those_of_one(align):
     align("one", DRAWN)
     align("moved", DRAWN, "trainer.max_steps=3")
@@ -174,6 +176,7 @@ def test_an_epoch_shows_every_image_at_different_levels_with_the_streams_noise(a
     assert max(map(shown.count, shown)) <= 2
 
 
+@pytest.mark.whole
 def test_the_reward_rises(align, state):
     far = ["trainer.max_steps=60", "model.optimizer.lr=0.01"]
     before = state(align("little", "trainer.max_steps=1"))["alignment"]["rollout"]["preview"].mean()

@@ -56,6 +56,7 @@ def validated(name: str) -> list[float]:
     return [float(row["value"]) for row in rows if row["metric"] == "val/loss" and row["images"] == "80"]
 
 
+@pytest.mark.whole
 def test_two_processes_and_a_resume_in_the_middle_of_an_epoch_show_what_one_process_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photographs(Path("set"))

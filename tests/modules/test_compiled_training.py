@@ -49,7 +49,8 @@ STUDENT = [
     "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 200, net: {dropout: 0.1}}",
 ]
 
-pytestmark = [  # torch's own, of which it shows nobody the first
+pytestmark = [
+    pytest.mark.whole,  # torch's own, of which it shows nobody the first
     pytest.mark.filterwarnings("ignore:The .grad attribute"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
 ]

@@ -68,6 +68,7 @@ def called_with(net, shapes):
             net(x)
 
 
+@pytest.mark.whole
 def test_blocks_are_compiled_for_the_shape_of_every_bucket():
     limits = {"recompile_limit": 8, "accumulated_recompile_limit": 256, "fail_on_recompile_limit_hit": True}
     for expects in (True, False):

@@ -132,6 +132,7 @@ def test_data_of_another_condition_are_refused(data, message):
     assert not Path("runs/odd").exists()
 
 
+@pytest.mark.whole
 def test_the_model_knows_its_null_condition_and_says_what_it_was_trained_with(plain):
     record, denoiser = read_record(plain / "teacher"), load_denoiser(plain / "teacher")
     assert record.label_dropout == 0.25
@@ -157,6 +158,7 @@ def test_guidance_goes_from_the_null_condition_to_the_prompts_and_a_guide_is_tol
     torch.testing.assert_close(drawn[3:4], one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "overrides",
     [("data.workers=2",), ("trainer.accumulate_grad_batches=4",)],
@@ -166,6 +168,7 @@ def test_workers_and_accumulation_train_the_same(plain, overrides):
     assert difference(train("other", *overrides), plain / "teacher") < 1e-6
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("overrides", [("trainer.accumulate_grad_batches=2",), (SHARDED,)], ids=["ddp", "shards"])
 def test_two_processes_train_as_one(plain, overrides):
     other = train_on_two("other", *overrides)
@@ -176,6 +179,7 @@ def test_two_processes_train_as_one(plain, overrides):
     torch.testing.assert_close(*map(torch.tensor, rows), rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("overrides", [(), (SHARDED,)], ids=["ddp", "shards"])
 def test_a_student_of_a_guided_teacher_on_two_processes_is_that_of_one(plain, overrides):
     shutil.copytree(plain, "runs")
@@ -186,6 +190,7 @@ def test_a_student_of_a_guided_teacher_on_two_processes_is_that_of_one(plain, ov
     assert float(weights["mlp.conditioning.guidance.linear.weight"].abs().max()) > 0  # which starts at zero
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("model", [None, STUDENT], ids=["diffusion", "consistency"])
 def test_a_run_that_is_killed_ends_as_if_it_had_not_been(plain, model):
     shutil.copytree(plain, "runs")
@@ -199,6 +204,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(plain, model):
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("model", [None, STUDENT], ids=["diffusion", "consistency"])
 def test_a_compiled_run_is_an_eager_one(plain, model):
     shutil.copytree(plain, "runs")
@@ -228,6 +234,7 @@ ALIGN = (
 )
 
 
+@pytest.mark.whole
 def test_a_reward_trains_on_prompts_by_number_on_two_processes_as_on_one(plain):
     shutil.copytree(plain, "runs")
     one = train("reward", ALIGN)
@@ -242,6 +249,7 @@ def test_a_reward_trains_on_prompts_by_number_on_two_processes_as_on_one(plain):
     assert (stopped / "model.safetensors").read_bytes() == (one / "model.safetensors").read_bytes()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "learner", ["StickBreaking, steps: 4, width: 8", "StepPolicy, max_steps: 5, width: 8, reference_steps: 4"]
 )

@@ -209,6 +209,7 @@ def test_a_recipe_that_says_it_all_gives_the_same_run(teacher, train, state):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.whole
 def test_two_processes_have_one_gradient_and_the_losses_of_one_process(teacher, train, tmp_path):
     plain = train("plain", STUDENT, "model.net={dropout: 0.0}", *RANGED)
     (tmp_path / "same_gradients.py").write_text(SAME_GRADIENTS)

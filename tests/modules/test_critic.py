@@ -172,6 +172,7 @@ def test_its_weights_start_as_the_teachers_and_stand_in_the_checkpoint_but_not_i
     assert load_file(folder / "model.safetensors").keys() == averaged.keys()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("loss", ["dmd", "sid"])
 def test_a_run_interrupted_before_and_after_either_moves_is_the_run(teacher, train, state, loss):
     words = [STUDENT % loss, WATCHED, "model.net={dropout: 0.2}", "trainer.max_steps=8"]
@@ -221,6 +222,7 @@ def test_a_step_moves_one_network_and_averages_are_of_the_student(teacher, train
     assert {f"denoiser.net.{name}" for name in averages} <= after["state_dict"].keys()
 
 
+@pytest.mark.whole
 def test_two_processes_and_accumulation_train_what_one_process_trains(teacher, train, state):
     words = [STUDENT % "dmd", f"callbacks=[{EMA}, {LEVELS}]", "trainer.gradient_clip_val=0.5"]
     plain = train("plain", *words)

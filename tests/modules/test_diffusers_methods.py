@@ -98,6 +98,7 @@ def distilled_on_two(names: list[str]) -> None:
         assert step > 1e-2
 
 
+@pytest.mark.whole
 def test_a_distilled_step_on_two_processes_is_that_of_one():
     distilled_on_two(FEW)
 
@@ -112,6 +113,7 @@ def losses(folder: Path) -> torch.Tensor:
     return torch.tensor([float(row["value"]) for row in rows], dtype=torch.float64)
 
 
+@pytest.mark.whole
 def test_tangents_by_central_differences_train_nearly_as_those_of_forward_mode():
     save("sd3")
     exact, central = (train(student("sd3", how, derivative=how)) for how in ("jvp", "central"))
@@ -154,6 +156,7 @@ def rewarded(name: str) -> None:
     assert apart(whole, Path(f"runs/{name}")) > 1e-3
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's, of RMS norms under autocast
 def test_a_reward_trains_adapters_of_the_librarys_network():
     rewarded("sd3")
@@ -166,6 +169,7 @@ def test_a_reward_trains_adapters_of_every_class(name):
     rewarded(name)
 
 
+@pytest.mark.whole
 def test_training_starts_from_a_model_of_the_library_and_a_grid_is_learned_for_its_pipeline():
     denoiser = save("sd3")
     more = train(write("sd3", "more", {"_target_": "lightning_diff.DiffusionModule", "start": "runs/sd3"}))

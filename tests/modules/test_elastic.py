@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import forked
+import pytest
 import torch
 
 from lightning_diff.artifacts import checkpoints
 from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
+
+pytestmark = pytest.mark.whole
 
 RECIPE = """
 seed: 5

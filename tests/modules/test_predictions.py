@@ -31,6 +31,7 @@ def test_one_line_trains_a_new_network_whose_file_says_what_it_predicts(train, p
     assert model(x, sigma, torch.tensor([0, 1, 2])).isfinite().all()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("prediction", LINES)
 def test_its_model_is_distilled_and_started_from_as_it_is(train, state, prediction):
     train("teacher", *LINES[prediction][0])

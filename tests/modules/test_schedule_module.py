@@ -44,6 +44,7 @@ def trained(train, model_run):
     return Path(shutil.copytree(model_run, "runs/model"))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("learner", [STICK, PAPER])
 @pytest.mark.draws
 def test_it_leaves_a_schedule_for_this_model_figures_and_pictures(trained, train, learner):
@@ -75,6 +76,7 @@ def test_a_step_policy_is_left_for_this_model(trained, train, state):
     assert "schedule/steps" in {row["metric"] for row in read(folder / "metrics.csv")}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("learner", [STICK, PAPER, POLICY])
 def test_stopped_and_resumed_it_is_the_same(trained, train, state, learner):
     whole = state(train("whole", *words(learner)))
@@ -86,6 +88,7 @@ def test_stopped_and_resumed_it_is_the_same(trained, train, state, learner):
     assert not any("denoiser" in name for name in whole["state_dict"])
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("learner", [STICK, POLICY])
 def test_accumulated_it_learns_the_same(trained, train, state, learner):
     one = state(train("one", *words(learner)))
@@ -94,6 +97,7 @@ def test_accumulated_it_learns_the_same(trained, train, state, learner):
         torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.whole
 def test_two_processes_learn_what_one_does(trained, train, tmp_path):
     one = load_schedule(train("one", *words()))
     forked.run_two("train", "one.yaml", *words(), "name=two", "trainer.devices=2")

@@ -28,6 +28,8 @@ from lightning_diff.runs import recipe
 from lightning_diff.runs import train as run
 from lightning_diff.runs.export import export
 
+pytestmark = pytest.mark.whole
+
 # One feature of the weighting for two processes: one of them has no row of it.
 RECIPE = """
 name: {name}

@@ -188,6 +188,7 @@ def test_a_trainer_of_ones_own_starts_from_the_weights_too(started, tmp_path):
     assert any("parametrizations" in name for name in adapted.denoiser.net.state_dict())
 
 
+@pytest.mark.whole
 def test_two_processes_and_shards_start_with_the_weights_of_one(train, started):
     """The weights of a start are those of the model on every process, whole or in shards."""
     words = ["model.start=first", FAST, "trainer.max_steps=2"]

@@ -68,6 +68,7 @@ def flat(state, prefix=""):
     return {prefix: state}
 
 
+@pytest.mark.whole
 def test_two_processes_and_accumulation_give_the_losses_of_one_plain_process(write):
     train(write("plain"))
     train(write("accumulated"), "trainer.accumulate_grad_batches=2")
@@ -92,6 +93,7 @@ CONSISTENCY = (
 LEARNT = {(): "weighting.weights", OTHERS: "weighting.outer.sums", CONSISTENCY: "weighting.coefficients"}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("learners", LEARNT, ids=["measured", "learned", "consistency"])
 def test_a_run_stopped_and_resumed_equals_one_that_was_not(write, learners):
     if learners is CONSISTENCY:
@@ -115,6 +117,7 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(write, learners):
             assert same, key
 
 
+@pytest.mark.whole
 def test_accumulation_may_change_on_resume(write):
     train(write("whole"))
     train(write("parts"), "trainer.max_steps=5")
@@ -122,6 +125,7 @@ def test_accumulation_may_change_on_resume(write):
     assert torch.allclose(torch.tensor(losses("parts")), torch.tensor(losses("whole")), rtol=1e-5)
 
 
+@pytest.mark.whole
 def test_a_finished_run_is_left_as_it_is(write, capsys):
     train(write("done"))
     before = Path("runs/done/metrics.csv").read_text()
@@ -137,6 +141,7 @@ def test_a_finished_run_is_left_as_it_is(write, capsys):
     assert Path("runs/done/metrics.csv").read_text() == before
 
 
+@pytest.mark.whole
 def test_another_recipe_in_the_same_folder_is_refused_and_never_moves_it_aside(write):
     train(write("mine"), "trainer.max_steps=2")
     with pytest.raises(UserError, match=r"another recipe \(model.net.channels was 16, is 8\)"):
@@ -145,6 +150,7 @@ def test_another_recipe_in_the_same_folder_is_refused_and_never_moves_it_aside(w
     assert Path("runs/mine.1/checkpoints/step_00000002.ckpt").exists()
 
 
+@pytest.mark.whole
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(write):
     train(write("hurt"), "trainer.max_steps=4")
     train(write("hurt"), "trainer.max_steps=6")
@@ -155,6 +161,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(write):
     assert len(losses("hurt")) == 12
 
 
+@pytest.mark.whole
 def test_going_back_to_an_earlier_checkpoint_continues_from_there_next_time_too(write):
     train(write("back"), "trainer.max_steps=2")
     train(write("back"), "trainer.max_steps=9")

@@ -168,6 +168,7 @@ def test_bfloat16_is_near_and_channels_last_the_same():
     assert net.bfloat16()(x.bfloat16(), c_noise, label).dtype == torch.bfloat16
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_annotation_checks")
 def test_it_compiles_without_a_break():
     net, (c_noise, label) = small(), INPUTS

@@ -291,6 +291,7 @@ def without_annotation_checks():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_annotation_checks")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
@@ -321,6 +322,7 @@ def test_the_compiled_loss_is_the_eager_one(name, backend):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_annotation_checks")
 def test_a_compiled_step_has_two_convolutions_for_each_of_a_diffusion_step():
     """The value's and the tangent's; torch's own forward mode has a third, with weights of zero."""

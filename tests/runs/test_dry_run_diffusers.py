@@ -94,6 +94,7 @@ def check(net: dict) -> dict[str, dict[str, float]]:
     return found
 
 
+@pytest.mark.whole
 def test_whole_in_shards_and_with_adapters():
     class_name, config, shape = MODELS["sd3"]
     wide = config | {"num_attention_heads": 8, "attention_head_dim": 16, "caption_projection_dim": 128}

@@ -117,6 +117,7 @@ def test_a_grid_is_found_between_the_ends_of_its_table_for_its_solver(here, caps
     assert find_schedule.own_range(record, 0.1, 9.0) == (0.1, 9.0)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("how", MODELS)
 def test_recipes_take_it_by_its_name(here, how):
     model, data = MODELS[how]

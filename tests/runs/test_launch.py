@@ -41,6 +41,7 @@ def start(launcher, home: Path, *words: str) -> list[forked.Process]:
     return nodes
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("launcher", [torchrun, slurm])
 def test_two_machines_train_what_one_process_trains(train, state, tmp_path, launcher):
     train("two", "name=one")

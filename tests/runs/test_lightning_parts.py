@@ -82,6 +82,7 @@ def plain(train_here, tmp_path_factory):
         return product(train_here("plain", "trainer.max_steps=4"))
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("row", rows("works"))
 def test_what_works_resumes_bit_for_bit_and_counts_the_images(train, plain, row):
@@ -101,6 +102,7 @@ def test_what_is_refused_names_what_to_take_before_the_folder_is_claimed(train, 
         assert tells(message, f"...{fact}"), (fact, message)
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("row", rows("needs"))
 def test_what_needs_a_package_says_so(train, plain, row):

@@ -84,6 +84,7 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_folder(tmp_p
         parent.stdout.close()
 
 
+@pytest.mark.whole
 def test_a_holder_on_another_machine_is_known_by_its_heartbeat(tmp_path, fast_heartbeat):
     folder = tmp_path / "run"
     elsewhere(folder)

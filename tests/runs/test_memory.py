@@ -118,6 +118,7 @@ def test_gathered_blocks_are_those_that_are_used_at_once():
     assert estimated.exchanged == size(network.parameters()) - sum(parts) + 3 * max(parts)
 
 
+@pytest.mark.whole
 def test_the_large_recipe_is_told_without_its_data_and_without_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     estimated = describe(recipe.load("imagenet64_dit_1b"), "imagenet64_dit_1b")

@@ -39,6 +39,7 @@ def weights_of(name, file):
     return load_file(f"runs/{name}/{file}"), load_file(f"whole/{name}/{file}")
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.* is now:FutureWarning")
 @pytest.mark.parametrize(
     ("name", "file"),

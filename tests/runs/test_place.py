@@ -22,6 +22,7 @@ def moved(train):
     return Path(shutil.move("runs/first", "elsewhere/second"))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "line", ["resume elsewhere/second", "train elsewhere/second", "train elsewhere/second/recipe.yaml"]
 )

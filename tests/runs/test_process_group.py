@@ -71,6 +71,7 @@ def test_two_processes_draw_what_one_does(run, two_processes, n):
     assert len(two["arr_0"]) == n
 
 
+@pytest.mark.whole
 def test_processes_that_torchrun_starts(run):
     """By the variables that it sets; the first process alone prints."""
     with socket.socket() as free:

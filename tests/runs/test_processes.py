@@ -191,6 +191,7 @@ def wait(condition, seconds: float = 90.0):
     return found
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at Linux's table of processes")
 @pytest.mark.parametrize("killed", ["first", "other"])
 def test_two_processes_meet_among_what_is_left_over_and_none_outlives_the_other(tmp_path, train, killed):

@@ -97,6 +97,7 @@ def test_what_is_no_rate_is_refused_before_the_folder_is_made(train, rate):
     assert not Path("runs").exists() or not any(Path("runs/run").glob("checkpoints"))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
 def test_a_trial_of_a_packaged_recipe_trains_at_its_rate(capsys, steps):
     """Cut to a few steps; a single step of a cosine is its last, which is told."""
@@ -107,6 +108,7 @@ def test_a_trial_of_a_packaged_recipe_trains_at_its_rate(capsys, steps):
     assert TOO_LONG in out
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["digits_edm", "imagenet64_dit_1b"])
 def test_a_packaged_recipe_at_its_length_has_no_warning(name):
     assert "warning" not in describe(recipe.load(name), name)

@@ -115,6 +115,7 @@ def test_a_trained_run_has_every_section(train):
     assert found.curve(title) == pytest.approx(logged, rel=1e-5)
 
 
+@pytest.mark.whole
 def test_a_run_that_ends_leaves_its_report_unless_the_recipe_says_otherwise(train, capsys):
     folder = train("one", "report=true", "trainer.max_steps=4", "trainer.max_time={milliseconds: 1}")
     assert "finished" not in Page(folder / "report.html").words  # ended by the clock

@@ -47,6 +47,7 @@ def test_harmless_changes_resume_and_are_named(train, capsys):
     assert all(torch.equal(value, whole[name]) for name, value in weights(folder).items())
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
@@ -70,6 +71,7 @@ def test_changes_that_decide_what_is_trained_need_a_word(train, overrides, named
 OPTIMIZER = "model.optimizer={_target_: torch.optim.%s, _partial_: true, lr: 0.01%s}"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("first", "then", "lacks"),
     [
@@ -92,6 +94,7 @@ def test_an_optimiser_with_other_state_starts_anew_where_that_is_forced(train, s
     train("run", OPTIMIZER % then, "trainer.max_steps=9")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("first", "then", "keeps"),
     [
@@ -162,6 +165,7 @@ class Stop(Callback):
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("accumulation", "after"), [(1, 3), (2, 6), (2, 7)]
 )  # micro-batches; the last in the middle of a step
@@ -181,6 +185,7 @@ def test_a_training_that_was_ended_early_says_where_and_the_same_command_resumes
     ).read_bytes()
 
 
+@pytest.mark.whole
 def test_max_time_counts_from_each_start(train, capsys):
     command = ["trainer.max_time={milliseconds: 1}"]  # one step takes longer
     folder = train("run", *command)
@@ -228,6 +233,7 @@ def test_a_path_to_a_damaged_checkpoint_is_refused(train):
         train("run", f"resume={path}")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("word", ["never", "runs/run/checkpoints/step_00000002.ckpt"])
 def test_a_job_that_is_started_again_resumes_from_where_it_was(train, monkeypatch, capsys, word):
     train("run", "trainer.max_steps=2")

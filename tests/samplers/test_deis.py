@@ -37,6 +37,7 @@ def test_with_even_steps_it_is_ipndm_and_at_order_one_euler(order):
     assert end("deis", UNEVEN, torch.sin, order=1) == pytest.approx(end("euler", UNEVEN, torch.sin))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("grid", ["karras", "log_snr"])
 def test_its_order_is_three_on_smooth_grids(grid):
     """From 80, where trajectories are so straight that the first two steps, of lower order, do not show."""

@@ -68,6 +68,7 @@ def test_gaussian_flow(solver, tolerance):
     assert (samplers.SOLVERS[solver](gaussian, x, sigmas) - exact).abs().max() < tolerance
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("solver", "option", "order"), [("ipndm", 1, 1), ("ipndm", 2, 2), ("unipc", 1, 2), ("unipc", 2, 3)]
 )

@@ -145,6 +145,7 @@ def test_both_actors_have_one_gradient_in_expectation(factor):
     assert (abs(gradients[1]) > 0.1) == (factor != 1)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("lam", "actor", "trace"),
     [(0.05, "expected", 0.0), (None, "expected", 0.0), (None, "score", 0.5)],

@@ -45,6 +45,7 @@ def test_with_one_node_of_the_past_its_order_is_that_of_the_two_step_form(mixtur
     assert slope(mixture, solver, 1) == pytest.approx(ODE_SOLVERS[solver].two_step_order + 1, abs=0.15)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("solver", ODE_SOLVERS)
 def test_with_the_samplers_own_past_its_order_is_the_samplers(mixture, solver):
     order = 4 if solver == "ipndm" else ODE_SOLVERS[solver].order  # whose weights are right for these, equal steps

@@ -46,6 +46,7 @@ def test_all_methods_make_grids_of_one_kind(mixture, name, n):
     assert not sigmas.requires_grad
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", LEARNED)
 def test_labels_count(mixture, name):
     """Each row has its own; a batch's size changes nothing, and other labels do."""

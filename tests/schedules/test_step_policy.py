@@ -65,6 +65,7 @@ def test_a_samples_choices_do_not_depend_on_the_batch_it_is_in():
     assert whole.shape == (6,)
 
 
+@pytest.mark.whole
 def test_where_steps_cost_much_it_learns_to_take_few_and_where_they_cost_little_it_keeps_the_quality():
     kept = {}
     for gamma in (0.6, 1.0):

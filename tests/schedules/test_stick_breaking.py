@@ -81,6 +81,7 @@ def test_the_first_call_finds_the_closed_form_and_teaches_nothing():
     assert torch.equal(learner.grid(), levels)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("first", ["angle", "monitor"])
 def test_it_finds_the_grid_of_least_cost_and_the_published_distances(first):
     """1-D, T = 3 (arXiv 2601.18681): between ART-RL's W2 and the closed form's at K = 5 and 20; below both rivals' cost."""

@@ -36,6 +36,7 @@ def test_a_word_keeps_its_pairs_when_others_come_after():
     assert _merges(WORDS)[: len(_merges(WORDS[:5]))] == _merges(WORDS[:5])
 
 
+@pytest.mark.whole
 def test_numbers_of_tokens_are_the_same_in_every_process():
     printed = {
         subprocess.run(

@@ -101,6 +101,7 @@ def test_another_attention_is_taken_in_forward_mode_alone(monkeypatch):
         assert entered.pop()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", MODELS)
 def test_passes_the_checks_before_a_training(name):
     net = make(name)

@@ -261,6 +261,7 @@ def test_a_clamped_model_is_refused_because_the_pipelines_do_not_clamp(tmp_path)
 # --- adapters ---
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("name", "layers"), [("sd3", "*attn.to_*"), ("sd15", "*"), ("flux", "*attn.to_*"), ("sana", "*attn1.to_*")]
 )

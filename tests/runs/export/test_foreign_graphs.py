@@ -90,6 +90,7 @@ def compared(folder, name, target, **how):
     assert max(found) < 1e-3  # false for NaN
 
 
+@pytest.mark.whole
 def test_a_student_takes_its_scale_in_a_graph(tmp_path):
     compared(tmp_path / "run", "flux", "pt2", guided=True)
 
@@ -122,6 +123,7 @@ class Odd(nn.Module):
         return positive / (positive + 1e-15)
 
 
+@pytest.mark.whole
 def test_onnx_keeps_what_torch_computes(tmp_path):
     denoiser = run(tmp_path / "run", {"_target_": "test_foreign_graphs.Odd", "shape": [2]})
     run_copy = loaded(write(tmp_path / "run", "onnx"), "onnx")
@@ -136,6 +138,7 @@ def test_a_copy_that_gives_no_number_is_no_copy(tmp_path):
     assert tells(str(error.value), "export: the graph differs ... inf ...")
 
 
+@pytest.mark.whole
 def test_a_graph_that_onnxruntime_refuses_is_one_line(tmp_path, monkeypatch):
     run(tmp_path / "run")
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: 1 / 0)

@@ -41,6 +41,7 @@ def exported(folder, target):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("node", "how"),
     [(MLP, FLOW), (DIT, TABLE), pytest.param(MLP, {}, marks=SLOW), pytest.param(DIT, {}, marks=SLOW)],
@@ -58,6 +59,7 @@ def test_a_pt2_is_the_denoiser_for_any_batch(tmp_path, node, how):
     assert record["grid"]["sigmas"][-1] == 0
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("node", "how"),
     [(MLP, ZERO_SNR), pytest.param(MLP, FLOW, marks=SLOW), pytest.param(DIT, {}, marks=SLOW)],
@@ -101,6 +103,7 @@ def test_a_network_that_no_graph_holds_is_refused_in_a_line(tmp_path, monkeypatc
     assert not (tmp_path / "run" / "export").exists()
 
 
+@pytest.mark.whole
 def test_conditions_are_inputs_by_name(tmp_path):
     net = make("sd3")
     class_name, config, shape = MODELS["sd3"]
