@@ -19,6 +19,7 @@ KILLS = [  # module, processes, source, workers, steps, places
     ("reward", "one", "digits", 0, "8", ("exploring 3", "regenerating 5", "measuring 7", "step 8")),
     ("edm", "one", "latents", 2, "12", LATENTS),
     ("edm", "one", "tar", 0, "12", LATENTS[1:]),
+    ("dmd", "one", "digits", 0, "6", ("step 3", "step 4", "saving 5")),
     pytest.param("dmd", "one", "digits", 0, "12", TURNS, marks=pytest.mark.slow),
     pytest.param("dmd", "two", "digits", 0, "12", TURNS, marks=pytest.mark.slow),
     pytest.param("sid", "one", "digits", 0, "12", TURNS, marks=pytest.mark.slow),
