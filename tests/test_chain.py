@@ -31,7 +31,7 @@ def chain(tmp_path, monkeypatch):
         small = recipe.compose(CHAIN / f"{stage}.yaml", [*words, *ON_CPU])
         recipe.save(small, tmp_path / f"{stage}.yaml")
     program = runpy.run_path(str(CHAIN / "run.py"))["main"]
-    program.__globals__.update(HERE=tmp_path, N=20, DRAWS=2)
+    program.__globals__.update(HERE=tmp_path, N=80, DRAWS=2)
     return program
 
 

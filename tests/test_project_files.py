@@ -24,12 +24,22 @@ def test_the_citation_and_the_changelog_are_of_this_version():
 
 def test_the_workflow_runs_what_a_change_must_pass_and_may_write_nothing():
     workflow = parsed(".github/workflows/ci.yml")
-    (job,) = workflow["jobs"].values()
+    job = workflow["jobs"]["test"]
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
     assert workflow["permissions"] == {"contents": "read"}
     (python,) = (step["with"] for step in job["steps"] if "setup-python" in step.get("uses", ""))
     assert (python["python-version"], python["cache"]) == ("3.11", "pip")
     assert all((ROOT / path).is_file() for path in python["cache-dependency-path"].split())
+    for job in workflow["jobs"].values():
+        for step in job["steps"]:
+            assert "checkout" not in step.get("uses", "") or step["with"] == {"persist-credentials": False}
+
+
+def test_the_workflow_tries_every_python_that_the_package_names():
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(metadata["classifiers"]))
+    jobs = parsed(".github/workflows/ci.yml")["jobs"]
+    assert ["3.11", *jobs["pythons"]["strategy"]["matrix"]["python"]] == named
 
 
 @pytest.mark.parametrize("name", ["bug", "feature"])

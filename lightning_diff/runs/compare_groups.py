@@ -7,7 +7,6 @@ training module and the noise law are.
 """
 
 import re
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -175,11 +174,13 @@ def remarks(shown: Sequence[Series]) -> list[str]:
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half the width of its 95 % interval by Student's t; None for one value."""
-    mean, n = statistics.fmean(values), len(values)
+    """The mean, and half the width of its 95 % interval by Student's t; None for one value, NaN where a value is not finite."""
+    n = len(values)
+    mean = sum(values) / n
     if n < 2:
         return mean, None
-    return mean, t95(n - 1) * statistics.stdev(values) / n**0.5
+    variance = sum((value - mean) ** 2 for value in values) / (n - 1)  # statistics.stdev fails at NaN
+    return mean, t95(n - 1) * (variance / n) ** 0.5
 
 
 def t95(freedom: int) -> float:

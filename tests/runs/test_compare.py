@@ -343,6 +343,21 @@ def test_the_quantiles_are_students():
     for freedom in (1, 2, 9, 10, 11, 15, 30, 200):
         assert compare_groups.t95(freedom) == pytest.approx(float(t.ppf(0.975, freedom)), abs=2e-4)
     assert compare_groups.mean_and_interval([2.0]) == (2.0, None)
+    assert compare_groups.mean_and_interval([1.0, 2.0, 6.0]) == pytest.approx((3.0, 4.3027 * (7 / 3) ** 0.5), rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("how_many", [1, 2])
+def test_a_figure_that_is_no_number_is_shown_as_it_is(make, capsys, monkeypatch, bad, how_many):
+    """A run that went wrong, or was too short to be measured, is compared with what did not."""
+    monkeypatch.setattr(compare_figure, "draw", DRAW)
+    for seed, value in enumerate([bad] * how_many + [2.0]):
+        make(f"s{seed}", (1000, value, {}), recipe=RECIPE.replace("seed: 3", f"seed: {seed}"))
+    assert cli.main(["compare", *(f"s{seed}" for seed in range(how_many + 1))]) == 0
+    values = {row["metric"]: (row["value"], row["low"], row["seeds"]) for row in rows()}
+    assert values["frechet_x"] == (repr(bad), "nan", str(how_many + 1))
+    assert values["train/unweighted_loss"][1] != "nan"
+    assert f"{bad} ± nan" in capsys.readouterr().out
 
 
 def test_the_last_steps_own_weights_are_what_version_0_1_left_blank(make):
