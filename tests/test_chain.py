@@ -35,7 +35,7 @@ def chain(tmp_path, monkeypatch):
     return program
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_one_command_leaves_the_table_of_everything(chain, capsys):
     chain(["report=false"])
     out = capsys.readouterr().out

@@ -59,7 +59,7 @@ def shortened(line: str) -> list[str]:
     return [command, *words, *more]
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_the_commands_of_the_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

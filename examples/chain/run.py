@@ -144,7 +144,7 @@ def draw(measured: list[Measured], path: Path) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(1.9, 1))
     for axes, each in zip(left.subplots(len(measured), 1), measured, strict=True):
         images = ld.load(each.row.run, device="cpu").sample(COLUMNS, **each.row.sampler)
-        strip = torch.nn.functional.pad(images[:, 0], (1, 1, 1, 1), value=1.0).transpose(0, 1).flatten(1)
+        strip = torch.nn.functional.pad(images[:, 0], (1, 1, 1, 1), value=1.0).transpose(0, 1).flatten(1).numpy()
         axes.imshow(strip, cmap="gray", vmin=-1, vmax=1)
         axes.set_ylabel(f"{each.row.title}: {each.evaluations:g}", rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
