@@ -56,7 +56,45 @@ class Examples(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class ImageSet:
+class InMemory:
+    """Base of examples that lie in memory or in a mapped file: their labels, names and origin. What holds their pixels comes above.
+
+    Args:
+        labels, name, num_classes, origin, class_names, mapped, names: as of `ImageSet`.
+
+    Raises:
+        UserError: labels out of range; the first index is named.
+    """
+
+    def __init__(
+        self,
+        labels: Int64[Tensor, " n"] | None,
+        name: str,
+        num_classes: int,
+        origin: Origin,
+        class_names: Sequence[str],
+        mapped: Mapped | None,
+        names: Sequence[str],
+    ):
+        self.labels, self.name, self.origin, self.mapped = labels, name, origin, mapped
+        self.labelled, self.class_names, self.names = labels is not None, tuple(class_names), tuple(names)
+        self.num_classes = 0 if labels is None else _checked(name, labels, num_classes)
+
+    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
+        """Images and labels (None if unlabelled)."""
+        return self.images(indices), None if self.labels is None else self.label(indices)
+
+    def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
+        raise NotImplementedError
+
+    def label(self, indices: Indices) -> Int64[Tensor, " n"]:
+        """Raises UserError where there are none."""
+        if self.labels is None:
+            raise UserError(f"{self.name}: these images have no labels")
+        return self.labels[torch.as_tensor(indices)]
+
+
+class ImageSet(InMemory):
     """Examples that lie in memory, or in a file that is mapped into it.
 
     Args:
@@ -89,10 +127,8 @@ class ImageSet:
         is_new = pixels.is_floating_point() and mapped is None
         if is_new and not (finite := pixels.flatten(1).isfinite().all(1)).all():
             raise UserError(f"{name}: image {int((~finite).nonzero()[0])} holds NaN or infinite values")
-        self.pixels, self.labels, self.name, self.origin = pixels.contiguous(), labels, name, origin
-        self.shape, self.class_names, self.mapped = tuple(pixels.shape[1:]), tuple(class_names), mapped
-        self.labelled, self.names = labels is not None, tuple(names)
-        self.num_classes = 0 if labels is None else checked_labels(name, labels, num_classes)
+        super().__init__(labels, name, num_classes, origin, class_names, mapped, names)
+        self.pixels, self.shape = pixels.contiguous(), tuple(pixels.shape[1:])
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -106,15 +142,8 @@ class ImageSet:
         if self.mapped is not None:
             self.pixels = self.mapped.tensor()
 
-    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n ..."], Int64[Tensor, " n"] | None]:
-        """Images and labels (None if unlabelled)."""
-        return self.images(indices), None if self.labels is None else self.label(indices)
-
     def images(self, indices: Indices) -> Float32[Tensor, "n ..."]:
         return as_values(self.pixels.index_select(0, torch.as_tensor(indices)))
-
-    def label(self, indices: Indices) -> Int64[Tensor, " n"]:
-        return labels_at(self.name, self.labels, indices)
 
     def std(self) -> float:
         """Standard deviation over all values, summed in float64."""
@@ -151,7 +180,7 @@ def std_of(pixels: Shaped[Tensor, "..."]) -> float:
     return float(((counts @ (values - mean) ** 2) / counts.sum()).sqrt())
 
 
-def checked_labels(name: str, labels: Int64[Tensor, " n"], num_classes: int) -> int:
+def _checked(name: str, labels: Int64[Tensor, " n"], num_classes: int) -> int:
     """The number of classes, 0 counting them. UserError for labels out of range."""
     num_classes = num_classes or counted(name, labels.tolist())
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
@@ -159,13 +188,6 @@ def checked_labels(name: str, labels: Int64[Tensor, " n"], num_classes: int) -> 
         i = int(wrong[0])
         raise UserError(f"{name}: label {int(labels[i])} of image {i} is not in 0..{num_classes - 1}")
     return num_classes
-
-
-def labels_at(name: str, labels: Int64[Tensor, " all"] | None, indices: Indices) -> Int64[Tensor, " n"]:
-    """Of some images. UserError where there are none."""
-    if labels is None:
-        raise UserError(f"{name}: these images have no labels")
-    return labels[torch.as_tensor(indices)]
 
 
 def bytes_of(x: Shaped[Tensor, "..."]) -> memoryview:

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from ..foundation.errors import UserError
 from .decoded.mapped import Mapped, tensor_of
 from .decoded.stores import Ragged
-from .image_set import NOWHERE, Indices, Origin, bytes_of, checked_labels, labels_at, std_of
+from .image_set import NOWHERE, InMemory, Origin, bytes_of, std_of
 from .resize import Framing
 
 F = TypeVar("F", bound=Framing)
 
 
-class RaggedImages(Generic[F]):
+class RaggedImages(InMemory, Generic[F]):
     """Base of examples that lie so; a subclass says what `images` gives of them.
 
     Args:
@@ -44,12 +44,10 @@ class RaggedImages(Generic[F]):
     ):
         if len(images.shapes) == 0:
             raise UserError(f"{name}: there are no images")
-        self.values, self.shapes, self.framing, self.mapped = images.values, images.shapes, framing, mapped
+        super().__init__(labels, name, num_classes, origin, class_names, mapped, names)
+        self.values, self.shapes, self.framing = images.values, images.shapes, framing
         self.shape: tuple[int, ...] = (int(images.shapes[0, 0]), framing.height, framing.width)
         self.starts = np.concatenate([[0], np.cumsum(images.shapes.prod(1))])
-        self.labels, self.name, self.origin, self.class_names = labels, name, origin, tuple(class_names)
-        self.labelled, self.names = labels is not None, tuple(names)
-        self.num_classes = 0 if labels is None else checked_labels(name, labels, num_classes)
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -62,16 +60,6 @@ class RaggedImages(Generic[F]):
         self.__dict__.update(state)
         if self.mapped is not None:
             self.values = self.mapped.array()
-
-    def take(self, indices: Indices) -> tuple[Float32[Tensor, "n c h w"], Int64[Tensor, " n"] | None]:
-        """`images`, and their labels (None if unlabelled)."""
-        return self.images(indices), None if self.labels is None else self.label(indices)
-
-    def images(self, indices: Indices) -> Float32[Tensor, "n c h w"]:
-        raise NotImplementedError
-
-    def label(self, indices: Indices) -> Int64[Tensor, " n"]:
-        return labels_at(self.name, self.labels, indices)
 
     def std(self) -> float:
         """Standard deviation over all values of the images as they are stored."""
