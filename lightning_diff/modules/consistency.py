@@ -30,7 +30,7 @@ from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
-from .sharding import ShardedStrategy, is_sharded
+from .sharding import is_sharded
 from .teacher import refuse_other_teacher, refuse_untaught
 from .training_data import training_data
 
@@ -216,8 +216,6 @@ class ConsistencyModule(TrainingModule):
 
     def configure_model(self) -> None:
         if self.critic is not None:
-            if isinstance(self.trainer.strategy, ShardedStrategy):
-                raise UserError("trainer.strategy: a student with a critic keeps whole networks; use ddp")
             internals.expect_unused_weights(self.trainer.strategy)
         will_be_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
         if self.compiled is not None and (will_be_sharded or not self._is_one_pass):

@@ -134,7 +134,8 @@ class Critic(nn.Module):
     def follow(self, teacher: Denoiser, path: Path) -> None:
         """Start with the teacher's weights, and be compared with it."""
         net = self.denoiser.net
-        load_weights(net, pretrained.with_guidance_input(net, teacher.net), path)
+        if not any(weight.is_meta for weight in net.parameters()):  # as on all processes but the first, if sharded
+            load_weights(net, pretrained.with_guidance_input(net, teacher.net), path)
         try:
             low = teacher if self.precision == "full" else quantized_copy(teacher, self.precision)
         except UserError as error:

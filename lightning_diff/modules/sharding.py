@@ -132,7 +132,7 @@ def shard(
     tensors may be on the meta device: they are never held whole there, except one at a time while its rows are handed out.
 
     Args:
-        module: has the network as `denoiser.net`; other children with trainable weights are sharded too.
+        module: has the network as `denoiser.net`; other children with trainable weights are sharded too (`networks`).
         mesh: of one dimension.
         device: of this process.
         gathered: type in which a block's weights are gathered and used, under autocast; None for their own. Gradients are summed
@@ -207,12 +207,13 @@ def _share(value: object, template: Tensor | None) -> object:
 
 
 def networks(module: nn.Module) -> Iterator[nn.Module]:
+    """What is sharded, each by itself: the network, other children with trainable weights, and of a critic its network."""
     yield _trained(module)
     for child in module.children():
         if child is not module.get_submodule("denoiser") and any(
             parameter.requires_grad for parameter in child.parameters()
         ):
-            yield child
+            yield _trained(child) if isinstance(getattr(child, "denoiser", None), nn.Module) else child
 
 
 def _trained(module: nn.Module) -> nn.Module:

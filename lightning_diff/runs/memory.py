@@ -85,7 +85,8 @@ def estimate(
     gradients = sum(local(weight).numel() * weight.element_size() for weight in trained)
     make = module.make_optimizer
     state = _StateSizes(make.first if isinstance(make, MakeInTurns) else make)
-    size_of_critic = sum(weight.numel() * weight.element_size() for weight in of_critic)
+    state_of_critic = _StateSizes(make if critic is None else critic.make_optimizer)
+    size_of_critic = sum(local(weight).numel() * weight.element_size() for weight in of_critic)
     return Memory(
         weights=sum(local(weight).numel() * weight.element_size() for weight in weights)
         + sum(buffer.numel() * buffer.element_size() for buffer in module.buffers()),
@@ -95,13 +96,8 @@ def estimate(
         exchanged=_gathered(module, precision) if is_sharded else (gradients + size_of_critic) * (processes > 1),
         activations=_activations(module.denoiser, shape, images, precision, weights_are_cast=is_sharded)
         * (1 if critic is None else critic.passes_at_once),
-        critic=0 if critic is None else size_of_critic + _state_of(critic),
+        critic=size_of_critic + sum(state_of_critic.of(local(weight), weight.dtype) for weight in of_critic),
     )
-
-
-def _state_of(critic: Critic) -> int:
-    state = _StateSizes(critic.make_optimizer)
-    return sum(state.of(weight.shape, weight.dtype) for weight in critic.parameters())
 
 
 def table(memory: Memory, processes: int, images: int) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lightning_diff import load_denoiser
+from lightning_diff.artifacts import checkpoints
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.data import Stream, Toy
 from lightning_diff.foundation import rng
@@ -357,11 +358,39 @@ def test_a_run_with_a_critic_is_no_run_without(teacher, train):
         train("student", STUDENT % "dmd", "model.critic=null")
 
 
-def test_shards_are_refused(teacher, train, tmp_path):
-    train("student", STUDENT % "dmd", "trainer.max_steps=1")
-    words = [STUDENT % "dmd", "name=sharded", "trainer.strategy=model_parallel", "trainer.devices=2"]
-    one, _ = forked.run_two("train", "student.yaml", *words, codes=(2, 2))
-    assert "a student with a critic keeps whole networks; use ddp" in one.stderr
+@pytest.mark.whole
+@pytest.mark.parametrize("loss", ["dmd", "sid"])
+def test_in_shards_it_trains_what_whole_networks_train(teacher, train, state, loss):
+    """And goes on whole from a checkpoint in shards, written between two steps of the critic."""
+    words = [STUDENT % loss, f"callbacks=[{EMA}, {LEVELS}]", "trainer.gradient_clip_val=0.5"]
+    plain = train("plain", *words)
+    shards = ["trainer.strategy=model_parallel", "trainer.devices=2"]
+    forked.run_two("train", "plain.yaml", *words, "name=shards", *shards)
+    forked.run_two("train", "plain.yaml", *words, "name=both", *shards, "trainer.max_steps=6")
+    saved = checkpoints.read(checkpoints.newest(Path("runs/both/checkpoints")))["state_dict"]
+    assert {name for name, value in saved.items() if value.is_meta} >= {
+        f"{owner}denoiser.net.{name}"
+        for owner in ("", "critic.")
+        for name, _ in load_denoiser(plain).net.named_parameters()
+    }
+    train("both", *words)
+    for other in ("shards", "both"):
+        for names in (("train/loss",), ("train/critic_loss",), ("train/critic_residual",), ("train/grad_norm",)):
+            assert len(logged(plain, *names))
+            torch.testing.assert_close(logged(f"runs/{other}", *names), logged(plain, *names), rtol=1e-5, atol=1e-6)
+    one, both = state(plain)["state_dict"], state(Path("runs/both"))["state_dict"]
+    for name, value in one.items():
+        torch.testing.assert_close(both[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_in_shards_a_device_has_its_rows_of_the_critic(teacher):
+    module = ConsistencyModule("runs/teacher", critic=Critic(), num_classes=8)
+    whole = memory.estimate(module, (2,), 16)
+    rows = memory.estimate(module, (2,), 16, processes=4, is_sharded=True)
+    weights = list(module.critic.parameters())
+    steps = 4 * len(weights)  # AdamW counts them for each weight, in float32, and has two moments of it
+    assert whole.critic == steps + 3 * 4 * sum(weight.numel() for weight in weights)
+    assert rows.critic == steps + 3 * 4 * sum(-(-len(weight) // 4) * weight[0].numel() for weight in weights)
 
 
 def test_a_share_of_the_run_is_in_images_in_the_saved_recipe(teacher, train):
