@@ -1,6 +1,6 @@
 """One step as good as the teacher? The digits over arms, teachers and seeds: sCD, and what is added to it.
 
-    python benchmarks/one_step.py [--arms scd dmd sid] [--seeds 3] [--teachers 3] [--steps 2000] [--jobs 2] [--runs runs/one_step]
+    python benchmarks/one_step.py [--arms scd dmd sid] [--seeds 3] [--teachers 3] [--steps 4000] [--jobs 2] [--runs runs/one_step]
     python benchmarks/one_step.py --arm wide model.noise.std=1.8 --arm late model.critic.start=0.75 --arms scd dmd
     python benchmarks/one_step.py --costs
 
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--teacher", nargs="+", default=[], metavar="OVERRIDE", help="of digits_edm")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--teachers", type=int, help="seed s has teacher s modulo this; default one for each seed")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/one_step"))
     parser.add_argument("--costs", action="store_true")
