@@ -175,15 +175,15 @@ class Captions(Data):
     def _wordings(self, examples: Examples) -> Wordings:
         """Of each image."""
         count, files = len(examples), getattr(examples, "names", ())
+        folder = Path(str(getattr(self.source.pictured, "path", "."))).expanduser()  # or zip, of the images
         if self._by_class is not None:
             return caption_texts.of_classes(self._by_class, examples.label(np.arange(count)))
         if self.captions == BESIDE and files:
-            return caption_texts.beside(Path(getattr(self.source, "path", ".")), files)
+            return caption_texts.beside(folder, files)
         path = Path(str(self.captions)).expanduser()
         if not path.suffix:
             return caption_texts.of_data(examples, str(self.captions))
-        beside = Path(str(getattr(self.source, "path", "."))).expanduser() / path
-        path = beside if beside.is_file() and not path.exists() else path
+        path = folder / path if (folder / path).is_file() and not path.exists() else path
         labels = examples.label(np.arange(count)).tolist() if examples.labelled else None
         return caption_texts.of_file(path, files, labels, self._called, count)
 

@@ -8,8 +8,10 @@ import torch
 from messages import tells
 from PIL import Image
 from texts import Letters
+from tiny_autoencoder import Halves
 
-from lightning_diff.data import Captions, Data, Images, ImageSet, Stream
+from lightning_diff.autoencoders import Pair
+from lightning_diff.data import Captions, Data, Images, ImageSet, Latents, Stream
 from lightning_diff.foundation.errors import UserError
 
 BY_CLASS = {"cat": ["a cat", "one cat"], 1: "a dog"}
@@ -112,6 +114,23 @@ def test_captions_beside_the_images_or_by_their_names(folder):
     names = folder / "c.jsonl"
     names.write_text("".join(json.dumps({"file_name": f"{i}.png", "text": "x" * (i + 1)}) + "\n" for i in range(3)))
     assert captioned(str(names), Images(4, path=folder)).fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize("encode", ["cache", "fly"])
+def test_latents_of_images_have_the_captions_of_their_files(tmp_path, encode):
+    """In a .txt beside each, and in the metadata.jsonl of their folder."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("L", (4, 4), 20 * i).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("x" * (i + 1))
+    lines = [json.dumps({"file_name": f"{i}.png", "text": "x" * (i + 5)}) for i in range(4)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    for captions, first in (("txt", 1), ("metadata.jsonl", 5)):
+        latents = Latents(4, source=Images(4, path=folder), autoencoder=Pair(Halves()), encode=encode)
+        data = captioned(captions, latents)
+        data.setup()
+        assert sorted(texts_at(data, range(4))) == [first, first + 1, first + 2, first + 3]
 
 
 def test_the_fingerprint_knows_images_captions_and_encoder():

@@ -58,6 +58,7 @@ class LatentExamples:
         self.name, self.shape, self.labelled = f"latents of {source.name}", tuple(shape), source.labelled
         self.num_classes = source.num_classes
         self.class_names: Sequence[str] = getattr(source, "class_names", ())
+        self.names: Sequence[str] = getattr(source, "names", ())  # of the images' files
         self.condition_shapes: Shapes | None = getattr(source, "condition_shapes", None)
         self.null_condition: Condition | None = getattr(source, "null_condition", None)
         self.buckets = buckets
