@@ -104,7 +104,7 @@ def test_a_trained_run_has_every_section(train):
     train("one", "callbacks=[{_target_: lightning_diff.callbacks.NoiseLevels}]")
     found = page("one")
     assert found.open == []
-    assert found.sections() == ["runs", "recipe", "training", "noise", "samples", "figures", "events"]
+    assert found.sections() == ["runs", "training", "noise", "samples", "figures", "events", "recipe"]
     assert {"Unweighted loss (train/unweighted_loss)", "Learning rate (train/learning_rate)"} <= found.plots.keys()
     assert "Images per second (images_per_second)" in found.plots
     assert "torch" in found.words
@@ -219,7 +219,7 @@ def test_rewards_and_schedules_have_sections_of_their_own(make):
     Image.new("RGB", (16, 16)).save(folder / "before_after.png")
     save_schedule(folder, Schedule([80.0, 1.0, 0.0], "art", "heun", {}, "model"))
     found = page("a")
-    assert found.sections()[-3:] == ["schedule", "reward", "events"]
+    assert found.sections()[-4:] == ["schedule", "reward", "events", "recipe"]
     assert found.curve("Mean reward of the averaged weights (reward/mean)") == {1000: -1.5}
     assert found.curve("Agreement of previews with full samples (rollout/agreement)") == {1000: 0.75}
     assert found.curve("Noise levels of the schedules") == {0: 80.0, 1: 1.0}
@@ -257,6 +257,31 @@ def test_nothing_is_taken_from_outside_and_no_folder_of_the_machine_is_told(make
     (policy,) = [meta["content"] for meta in found.attributes("meta") if "http-equiv" in meta]
     assert policy.startswith("default-src 'none';")
     assert "showSendToCloud: false" in found.text  # plotly's button that uploads a plot
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["/usr/bin/lightning-diff", "train", "a.yaml"], "lightning-diff train a.yaml"),
+        (["/x/lightning_diff/__main__.py", "resume", "a"], "lightning-diff resume a"),
+        (["examples/chain/run.py", "seed=1"], "python run.py seed=1"),
+        ([], None),
+    ],
+)
+def test_a_run_says_what_was_typed(make, argv, shown):
+    (make("a") / "versions.json").write_text(json.dumps({"torch": "2.9", "argv": argv}))
+    found = page("a")
+    assert (shown in found.words) == (shown is not None)
+    assert any("was started by" in text for text in found.words) == (shown is not None)
+
+
+def test_what_a_run_notes_of_its_lengths_is_no_difference_of_recipes(make):
+    parts = "of_run: {model.warmup: {written: 0.1, images: %d}}\n"
+    make("a", RECIPE + parts % 100)
+    make("b", RECIPE.replace("width: 16", "width: 32") + parts % 200)
+    found = page("a", "b")
+    assert "model.net.width" in found.words
+    assert not [text for text in found.words if text.startswith("of_run")]
 
 
 def test_a_large_run_stays_below_ten_megabytes_and_keeps_its_spikes(make):

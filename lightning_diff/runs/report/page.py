@@ -78,7 +78,6 @@ def _sections(records: Sequence[Record]) -> Iterator[Element]:
     runs = [each.run for each in records]
     shown = compare_groups.series(compare_groups.grouped(runs))
     yield _section("runs", "Runs", [_states(records), *(element("p", text) for text in compare_groups.remarks(shown))])
-    yield _section("recipe", "Recipe and versions", list(_recipes(records)))
     yield _section("training", "Training", [_plots(curves.training(runs))])
     yield _section("noise", "Noise levels", [_plots(levels.plots(records))])
     budget = _budget(records)
@@ -94,6 +93,7 @@ def _sections(records: Sequence[Record]) -> Iterator[Element]:
     if (found := curves.rewards(runs)) or drawn:
         yield _section("reward", "Reward", [_plots(found), _side_by_side(drawn)])
     yield _section("events", "Events", [_events(records)])
+    yield _section("recipe", "Recipe and versions", list(_recipes(records)))
 
 
 def _section(name: str, title: str, content: Sequence[Element | None]) -> Element:
@@ -113,7 +113,8 @@ def _recipes(records: Sequence[Record]) -> Iterator[Element]:
     for each in records[1:]:
         if first is None or each.run.settings is None:
             continue
-        changes = recipe.changes(plain(first), plain(each.run.settings))[:CHANGES]
+        found = recipe.changes(plain(first), plain(each.run.settings))
+        changes = [change for change in found if change.key.split(".")[0] not in recipe.NOTES][:CHANGES]
         rows = [[change.key, _value(change.before), _value(change.after)] for change in changes]
         yield table(["key", records[0].name, each.name], rows, f"What {each.name} has other than {records[0].name}")
     packages = dict.fromkeys(name for each in records for name in each.versions)

@@ -86,11 +86,18 @@ def _record(folder: Path, run: Run) -> Record:
     written = _versions(folder)
     packages = {name: without_folders(str(value)) for name, value in written.items() if name not in NO_VERSION}
     words = written.get("argv")
-    command = "" if not isinstance(words, list) else " ".join(["lightning-diff", *map(str, plain(words[1:]))])
+    command = "" if not isinstance(words, list) or not words else _typed([str(word) for word in plain(words)])
     held_out: list[validation.Level] = []
     with suppress(UserError, OSError):
         held_out = validation.latest(validation.read(folder))
     return Record(folder, run, listing.one(folder), packages, command, held_out, read_events(folder))
+
+
+def _typed(argv: list[str]) -> str:
+    """What a person typed, of Python's `sys.argv`: our command, or a program that trains."""
+    program = Path(argv[0]).name
+    ours = program in ("lightning-diff", "lightning-diff.exe", "__main__.py")
+    return " ".join([*(["lightning-diff"] if ours else ["python", program]), *argv[1:]])
 
 
 def _versions(folder: Path) -> dict[str, object]:
