@@ -13,7 +13,7 @@ Every model draws `--samples` images, which are clipped and rounded as pictures 
 with the class that was conditioned on and the shares of the rarest and the most frequent class, as the classifier takes them, over
 an even share. The floor is held-out pictures. The second level of two steps is searched with samples of another seed. Standard
 deviations are over seeds. Writes table.csv, and grids of samples of all models from the same noise: teacher.png, ARM_SEED_1.png and
-ARM_SEED_2.png. Beside each model stands the CPU time of its training steps, which other work on the machine may lengthen.
+ARM_SEED_2.png, and all of them, in the order of their measurement, in models.png. Beside each model stands the CPU time of its training steps, which other work on the machine may lengthen.
 """
 
 import argparse
@@ -143,6 +143,7 @@ class Measured:
         self.reference, self.data, self.options = Reference(data, options.feature), data, options
         self.frechet = f"frechet_{self.reference.extractor.name}"
         self.recall = f"recall_{self.reference.extractor.name}"
+        self.drawn: list[Tensor] = []  # what is in the pictures, of all models
 
     def samples(self, path: Path, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """Images as saved, and the classes that they were conditioned on, in turns."""
@@ -158,6 +159,7 @@ class Measured:
         images, labels = self.samples(path, sampling)
         rows = torch.cat([images[labels == label][:12] for label in range(self.data.num_classes)])
         pictures.save_grid(self.options.runs / f"{picture}.png", rows, columns=12)
+        self.drawn.append(rows)
 
         def means(n: int) -> dict[str, float]:
             draws = [self.reference.measure(*part)[1] for part in zip(images.split(n), labels.split(n), strict=True)]
@@ -238,6 +240,7 @@ def main() -> None:
         seeds = [measured.student(options.runs / f"{name}_{seed}") for seed in range(options.seeds)]
         for steps in seeds[0]:
             found[f"{name}, {steps}"] = [seed[steps] for seed in seeds]
+    pictures.save_grid(options.runs / "models.png", torch.cat(measured.drawn), columns=12)
     with (options.runs / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["model", "seed", *COLUMNS, "level"])
         writer.writeheader()
