@@ -13,7 +13,8 @@ Every model draws `--samples` images, which are clipped and rounded as pictures 
 with the class that was conditioned on and the shares of the rarest and the most frequent class, as the classifier takes them, over
 an even share. The floor is held-out pictures. The second level of two steps is searched with samples of another seed. Standard
 deviations are over seeds. Writes table.csv, and grids of samples of all models from the same noise: teacher.png, ARM_SEED_1.png and
-ARM_SEED_2.png, and all of them, in the order of their measurement, in models.png. Beside each model stands the CPU time of its training steps, which other work on the machine may lengthen.
+ARM_SEED_2.png, and all of them, in the order of the table, in models.png. Beside each model stands the CPU time of its training
+steps, which other work on the machine may lengthen.
 """
 
 import argparse
