@@ -7,8 +7,8 @@
 An arm is a packaged recipe with overrides; `--arm NAME OVERRIDE ...` adds one of digits_scd, or of digits_one_step where an
 override names model.critic. Each teacher is recipes/digits_edm.yaml with a seed of its own, and each seed trains every arm;
 finished runs are not trained again, interrupted ones go on. Prints Fréchet distances in the classifier's features, mean and
-standard deviation over seeds, and their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000, with one
-and two steps (whose second level is searched with 2,000 samples of another seed); recall of 500; and of 4,000 the agreement
+standard deviation over seeds, and their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000 (four), with
+one and two steps (whose second level is searched with 2,000 samples of another seed); recall of 500; and of 4,000 the agreement
 with the digit that was conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them,
 over a tenth: a mode that is dropped shows there; and the reward of recipes/digits_reward.yaml, of 1,000. Writes table.csv, and
 what was measured of each run beside it, which is not measured again. `--costs` prints the process time of each arm's step over
@@ -39,7 +39,7 @@ from lightning_diff.rewards import ClassLogProbability
 from lightning_diff.samplers.generate import generate
 from lightning_diff.schedules.sampling import Sampling, choose
 
-DRAWS, LARGE, REWARDED = 8, 4000, 1000
+DRAWS, LARGE, LARGE_DRAWS, REWARDED = 8, 4000, 4, 1000
 BOUNDS = ["model.bounds=[-1, 1]"]
 SHORT = [  # digits_one_step's batch, warm-up, rate and average
     "data.batch_size=64",
@@ -120,7 +120,8 @@ def measured(path: Path, sampling: Sampling, reference: Reference) -> dict[str, 
         return {row.metric: row.value for row in rows}
 
     draws = [figures(None, seed) for seed in range(DRAWS)]
-    many = figures(LARGE, 0, per_class=True)
+    large = [figures(LARGE, seed, per_class=True) for seed in range(LARGE_DRAWS)]
+    many = {name: statistics.mean(draw[name] for draw in large) for name in large[0]}
     shares = [value for name, value in many.items() if name.startswith("class_share/")]
     labels = torch.arange(REWARDED) % 10
     images = generate(
