@@ -7,6 +7,7 @@ import glob
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from edm_snapshots import edm_modules, snapshot, write
 from PIL import Image
 from test_every_recipe import FEW, ON_CPU, SMALL, trained
+from test_site_pages import lines_of
 
 from lightning_diff.cli import main
 from lightning_diff.nets import UNet
@@ -30,9 +32,13 @@ FOLLOWED = (
     "howto/reward",
     "howto/trouble",
 )
+REFERRED = ("consistency", "schedules", "json", "weighting", "rewards")  # whose commands stand among the text
 FILE = re.compile(r"^\*\*([\w.]+)\*\*\n\n```\w+\n(.*?)^```", re.M | re.S)
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
-ELSEWHERE = ("trainer.devices=2",)  # two processes: tests/test_every_recipe.py
+ELSEWHERE = (  # two processes: tests/test_every_recipe.py; minutes of learning: tests/cli/test_cli_schedule.py
+    "trainer.devices=2",
+    "--method end_point",
+)
 LATENTS = """
 model:
   _target_: lightning_diff.DiffusionModule
@@ -87,6 +93,26 @@ def test_the_commands_of_the_page_run(page, tmp_path, monkeypatch):
         Path(name).write_text(content)
     for line in lines(page):
         assert main(shortened(line)) == 0, line
+
+
+def last_alone(line: str) -> str:
+    """Of a training of several recipes the last one; what it starts from is there."""
+    words = shlex.split(line, comments=True)
+    recipes = [word for word in words if word in SMALL] if words[1] == "train" else []
+    return shlex.join([word for word in words if word not in recipes[:-1]])
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("page", REFERRED)
+def test_the_commands_among_the_text_of_the_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained("digits_edm"), "runs/other")
+    shutil.copytree("runs/digits_edm", "runs/plain")
+    for line in lines_of(DOCS / f"{page}.md"):
+        if any(word in line for word in ELSEWHERE):
+            continue
+        words = shortened(last_alone(f"lightning-diff {line}"))
+        assert main(words) == 0, line
 
 
 @pytest.mark.whole
