@@ -57,7 +57,7 @@ class Examples(Protocol):
 
 
 class InMemory:
-    """Base of examples that lie in memory or in a mapped file: their labels, names and origin. What holds their pixels comes above.
+    """Base of examples that lie in memory or in a mapped file: their labels, names and origin. A subclass holds their pixels.
 
     Args:
         labels, name, num_classes, origin, class_names, mapped, names: as of `ImageSet`.
