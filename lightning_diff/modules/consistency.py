@@ -61,7 +61,7 @@ class ConsistencyModule(TrainingModule):
         guidance: (low, high) of the scale of the teacher's classifier-free guidance, drawn uniformly for each example. The network
             receives it as an input: sampling with guidance then costs no second evaluation. Distillation only, and only from a
             teacher that was trained with condition_dropout.
-        critic: distribution matching beside this loss, for one step as good as the teacher (see `Critic`); None for none.
+        critic: distribution matching beside this loss, for one step near the teacher (see `Critic`); None for none.
             Distillation only.
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
