@@ -10,28 +10,28 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
-from ..artifacts import TrainedWith, load_denoiser, load_weights
+from ..artifacts import TrainedWith, load_weights
 from ..condition import of_batch, takes_condition
 from ..data import Augment
 from ..denoiser import Denoiser, Prediction, Time, TimeName
-from ..foundation import lengths, rng
+from ..foundation import rng
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..nets.frozen import Frozen
-from ..noise import InfoNoise, LogNormal, NoiseLaw, as_training_law
+from ..noise import LogNormal, NoiseLaw, as_training_law
 from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight
 from . import conditioning, pretrained
 from . import lightning_internals as internals
 from .compiling import Compile
-from .consistency_choices import Objective, refuse_unguided, refuse_unknown
+from .consistency_choices import WARMS_UP, Objective, refuse_unfit, refuse_unknown
 from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
 from .sharding import is_sharded
-from .teacher import refuse_other_teacher, refuse_untaught
+from .teacher import load_teacher, refuse_other_teacher, refuse_untaught
 from .training_data import training_data
 
 
@@ -46,6 +46,9 @@ class ConsistencyModule(TrainingModule):
         teacher: run folder or model file of the denoiser; its averaged weights are what is there.
         net: the network; None for one like the teacher's, a mapping for one like it but for these arguments, {dropout: 0.2} for
             instance. In a recipe's resolved form the network is written out, as are `sigma_data` and `time`.
+        start: run, model folder or file whose weights step 0 has in place of the teacher's: a consistency model that is to be
+            trained on, with a critic or a reward for instance, or a denoiser. Of the teacher's parametrisation, and distillation
+            only. A run that resumes does not look at it again.
         objective: "distillation" follows the teacher's velocity, "training" that of the examples themselves.
         noise: law of the training noise levels; default LogNormal(-1.0, 1.4), the paper's for CIFAR-10.
         weighting: default `weighting.AdaptiveWeight`, learned, which starts at the optimum for tangents of norm one if they are
@@ -53,7 +56,8 @@ class ConsistencyModule(TrainingModule):
         optimizer: default RAdam at 1e-4 with betas (0.9, 0.99), the paper's for CIFAR-10.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         warmup: images over which the network's own derivative comes into the tangent; the paper's 10,000 steps. In a
-            recipe, a number below 1 is a share of the run.
+            recipe, a number below 1 is a share of the run. 0 where `start` is a consistency model, as it draws one towards a
+            denoiser.
         normalisation: of the tangent, "l2", "rms", "clip" or "none" (see `objectives.consistency_loss`).
         c: what is added to the tangent's norm.
         derivative: "jvp", "two_pass", or, for networks without forward-mode rules, "central" or "discrete". A network that is
@@ -67,7 +71,7 @@ class ConsistencyModule(TrainingModule):
         num_classes: number of classes, 0 for none (a fact of the data).
         time, prediction: the teacher's.
         bounds: (low, high) of the data's values: the outputs of student and teacher are clamped to them (see `Denoiser`). None:
-            the teacher's, or none.
+            those of `start`, or the teacher's, or none.
         compile: compile the loss, derivative included, or, where it takes more than one pass, as `DiffusionModule` does;
             checkpoints do not change.
         channels_last: keep weights and activations in NHWC.
@@ -81,6 +85,7 @@ class ConsistencyModule(TrainingModule):
         teacher: str | Path,
         net: nn.Module | dict[str, Any] | None = None,
         *,
+        start: str | Path | None = None,
         objective: Objective = "distillation",
         noise: NoiseLaw | None = None,
         weighting: nn.Module | None = None,
@@ -101,22 +106,12 @@ class ConsistencyModule(TrainingModule):
         channels_last: bool = False,
     ):
         refuse_unknown(objective=objective, normalisation=normalisation, derivative=derivative)
-        if isinstance(noise, InfoNoise):
-            raise ValueError(
-                "ConsistencyModule: InfoNoise follows the error of a denoiser, and this loss is another thing; "
-                "take noise.LogNormal"
-            )
-        if warmup < 0 or not c > 0:
-            raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
-        lengths.refuse_parts("ConsistencyModule", warmup=warmup)
-        if guidance is not None:
-            refuse_unguided(guidance, objective)
-        if critic is not None and objective == "training":
-            raise ValueError("ConsistencyModule: a critic needs a teacher to be compared with, objective=distillation")
+        refuse_unfit(objective, start=start, noise=noise, warmup=warmup, c=c, guidance=guidance, critic=critic)
         denoiser = pretrained.denoiser(
             self.recipe_facts,
             kind="consistency",
             teacher=teacher,
+            start=start,
             net=net,
             sigma_data=sigma_data,
             time=time,
@@ -145,6 +140,7 @@ class ConsistencyModule(TrainingModule):
         )
         self.teacher_path, self.objective, self.warmup = Path(teacher), objective, warmup
         denoiser.sigma_max = as_training_law(self.noise).largest
+        self.start = pretrained.StartingWeights(start, student=True)
         self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
         self.critic = critic
         if critic is not None:
@@ -159,41 +155,43 @@ class ConsistencyModule(TrainingModule):
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
-        """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time, prediction, bounds."""
+        """What the teacher's record fills into a recipe's `model` node: net, sigma_data, time, prediction, bounds.
+
+        Bounds are those of `start`, where there is one that has some.
+        """
         return pretrained.facts(node, "teacher", {"guided": True} if node.get("guidance") else None)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage != "fit" or self._teacher_sha256 is not None:
             return
-        own = self.denoiser
         try:
-            teacher = load_denoiser(self.teacher_path)
-            record = pretrained.record(self.teacher_path, "teacher")
-            self._teacher_sha256 = record.identity
+            is_followed = self.objective == "distillation"
+            teacher, record = load_teacher(self.teacher_path, self.denoiser, is_followed=is_followed)
         except UserError as error:
             if self.objective == "distillation":
                 raise
             self._not_found = error  # no matter to a run that resumes from a checkpoint
             return
-        if self.objective == "distillation" and teacher.kind != "denoiser":
-            raise UserError(
-                f"model.teacher: {self.teacher_path} is a consistency model, whose output is no velocity; name a denoiser, or "
-                "take objective=training, which only starts from it"
-            )
-        if self.objective == "distillation":
+        self._teacher_sha256 = record.identity
+        if is_followed:
+            self._teacher = Frozen(teacher)
             augments = training_data(self.trainer).data.augment is not None
             remark = refuse_untaught(record, self.teacher_path, guidance=self.guidance, augments=augments)
             if remark is not None and self.trainer.is_global_zero:
                 print(remark, flush=True)
-        pretrained.refuse_other_parametrisation(own, teacher, self.teacher_path)
-        if not any(weight.is_meta for weight in own.parameters()):  # as on all processes but the first, if sharded
-            load_weights(own.net, pretrained.with_guidance_input(own.net, teacher.net), self.teacher_path)
-        if self.objective == "distillation":
-            teacher.bounds = own.bounds
-            self._teacher = Frozen(teacher)
+        net = self.denoiser.net
+        if self.start.path is not None:
+            kind = self.start.setup(self.denoiser, self.trainer)
+            if kind == "consistency" and self.warmup and self.trainer.is_global_zero:
+                print(WARMS_UP, flush=True)
+        elif not any(weight.is_meta for weight in net.parameters()):  # as on all processes but the first, if sharded
+            load_weights(net, pretrained.with_guidance_input(net, teacher.net), self.teacher_path)
         if self.critic is not None:
             self.critic.follow(teacher, self.teacher_path)
+
+    def begin(self, *, resumes: bool, described: bool = False) -> None:
+        self.start.take(self.denoiser, resumes=resumes, described=described)
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
         return replace(super().trained_with(augment), label_dropout=0.0, guidance=self.guidance)
@@ -201,6 +199,7 @@ class ConsistencyModule(TrainingModule):
     def on_fit_start(self) -> None:
         if self._not_found is not None and not self.images_seen:
             raise self._not_found
+        self.start.refuse_missing(self.images_seen)
         super().on_fit_start()
         if self._teacher is not None:
             self._teacher.to(self.device, self.memory_format)

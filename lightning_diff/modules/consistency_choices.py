@@ -1,10 +1,18 @@
 """Choices of a consistency model's training that there are, and that go together."""
 
+from pathlib import Path
 from typing import Literal, get_args
 
+from ..foundation import lengths
+from ..noise import InfoNoise, NoiseLaw
 from ..objectives.consistency import Derivative, Normalisation
+from .critic import Critic
 
 Objective = Literal["distillation", "training"]
+WARMS_UP = (
+    "model.warmup: model.start is a consistency model, and the tangent's warm-up draws it towards a denoiser again; "
+    "0 leaves it as it is"
+)
 
 
 def refuse_unknown(**given: str) -> None:
@@ -16,9 +24,32 @@ def refuse_unknown(**given: str) -> None:
             )
 
 
-def refuse_unguided(guidance: tuple[float, float], objective: Objective) -> None:
-    """ValueError for scales out of order, or without a teacher."""
-    if not guidance[0] <= guidance[1]:
+def refuse_unfit(
+    objective: Objective,
+    *,
+    start: str | Path | None,
+    noise: NoiseLaw | None,
+    warmup: int | float,
+    c: float,
+    guidance: tuple[float, float] | None,
+    critic: Critic | None,
+) -> None:
+    """ValueError for numbers out of range, and for what does not go with the objective or this loss."""
+    if isinstance(noise, InfoNoise):
+        raise ValueError(
+            "ConsistencyModule: InfoNoise follows the error of a denoiser, and this loss is another thing; "
+            "take noise.LogNormal"
+        )
+    if warmup < 0 or not c > 0:
+        raise ValueError(f"ConsistencyModule: need warmup >= 0 and c > 0, got {warmup}, {c}")
+    lengths.refuse_parts("ConsistencyModule", warmup=warmup)
+    if guidance is not None and not guidance[0] <= guidance[1]:
         raise ValueError(f"ConsistencyModule: guidance must be (low, high), got {guidance[0]:g} and {guidance[1]:g}")
-    if objective == "training":
+    if objective == "distillation":
+        return
+    if guidance is not None:
         raise ValueError("ConsistencyModule: guidance needs a teacher to be guided, objective=distillation")
+    if start is not None:
+        raise ValueError("ConsistencyModule: objective=training starts from its teacher; leave start out")
+    if critic is not None:
+        raise ValueError("ConsistencyModule: a critic needs a teacher to be compared with, objective=distillation")

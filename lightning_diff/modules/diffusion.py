@@ -23,7 +23,6 @@ from . import pretrained
 from .compiling import Compile
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .sharding import is_sharded
-from .training_data import training_data
 
 
 class DiffusionModule(TrainingModule):
@@ -128,11 +127,7 @@ class DiffusionModule(TrainingModule):
             channels_last=channels_last,
         )
         self.condition_dropout, self.lora = condition_dropout, lora
-        self.start_path, self.fresh = None if start is None else Path(start), tuple(fresh)
-        self.retime = retime
-        self._start_is_due = start is not None
-        self._started: pretrained.Started | None = None
-        self._not_found: UserError | None = None
+        self.start = pretrained.StartingWeights(start, fresh=tuple(fresh), retime=retime)
 
     @staticmethod
     def recipe_facts(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,23 +137,12 @@ class DiffusionModule(TrainingModule):
         return pretrained.facts(node, "start", of_data=("shape", "num_classes"))
 
     def begin(self, *, resumes: bool, described: bool = False) -> None:
-        if self._start_is_due and not resumes:
-            assert self.start_path is not None
-            self._started = pretrained.start_from(
-                self.start_path, self.denoiser, "start", self.fresh, described=described, retime=self.retime
-            )
-        self._start_is_due = False
+        self.start.take(self.denoiser, resumes=resumes, described=described)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            try:
-                self.begin(resumes=False)
-            except UserError as error:
-                self._not_found = error  # no matter to a run that resumes from a checkpoint
-        if self._started is not None and self.trainer.is_global_zero:
-            print("\n".join(self._started.remarks(training_data(self.trainer).data)), flush=True)
-        self._started = None
+            self.start.setup(self.denoiser, self.trainer)
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -166,8 +150,7 @@ class DiffusionModule(TrainingModule):
             raise UserError("trainer.strategy: adapters do not go with shards; use ddp, or leave model.lora out")
 
     def on_train_start(self) -> None:
-        if self._not_found is not None and not self.images_seen:
-            raise self._not_found
+        self.start.refuse_missing(self.images_seen)
         super().on_train_start()
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:

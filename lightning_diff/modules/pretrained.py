@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from ..artifacts import (
@@ -27,6 +28,7 @@ from ..denoiser import Denoiser
 from ..foundation.binding import bind, construct, is_node
 from ..foundation.errors import UserError
 from ..nets.lora import adapted, plain_name
+from .training_data import training_data
 
 PARAMETRISATION = ("sigma_data", "time", "prediction")
 MOST_FRESH = 5  # weights that an error offers to start anew
@@ -38,7 +40,7 @@ def facts(
     """What the record of the model that `node[key]` names fills into a recipe's `model` node: net, sigma_data, time, prediction.
 
     A prediction that has the name of its time is left out, as in recipes of before there were others. Bounds are filled in where
-    the model has some.
+    the model has some: that of `node["start"]`, where there is one beside it.
 
     Args:
         node: what the recipe gives; `net` may be a node, a network, or arguments in which it differs from the model's.
@@ -58,6 +60,8 @@ def facts(
     found["prediction"] = found["prediction"] or known.time  # of records from before the two had names of their own
     if found["prediction"] == found["time"] and "prediction" not in node:
         del found["prediction"]
+    if key != "start" and node.get("start") is not None:
+        known = record(Path(node["start"]), "start")
     if known.bounds is not None and "bounds" not in node:
         found["bounds"] = list(known.bounds)
     return {"net": net} | found
@@ -144,6 +148,7 @@ def start_from(
     *,
     described: bool = False,
     retime: bool = False,
+    student: bool = False,
 ) -> Started:
     """Give `own`, which may have adapters, the weights of a trained denoiser.
 
@@ -154,24 +159,28 @@ def start_from(
         fresh: patterns of names of weights that stay as they are in `own`, and may be missing there or in the model.
         described: read no weights, but build the network of the record without any.
         retime: let `own` have another time than the weights were trained with.
+        student: `own` is a consistency model, which another one may start, and whose input for the scale of guidance may be new.
 
     Raises:
         UserError: there is no such model, or it is of another kind, unit of data or network.
     """
     known = record(path, key)
     start = _empty(known, path) if described else load_denoiser(path)
-    if start.kind != "denoiser":
+    if start.kind != "denoiser" and not student:
         raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
-    way = ", or say model.retime=true and let the network learn it" if key == "start" else ""
-    refuse_other_parametrisation(own, start, path, but=("time",) if retime else (), way=way)
-    mine, theirs = own.net.state_dict(), adapted(start.net.state_dict(), own.net)
+    may_differ = key == "start" and not student
+    way = ", or say model.retime=true and let the network learn it" if may_differ else ""
+    like_teacher = "a student starts from a model with its teacher's" if student else ""
+    refuse_other_parametrisation(own, start, path, but=("time",) if retime else (), way=way, instead=like_teacher)
+    weights = with_guidance_input(own.net, start.net) if student else start.net.state_dict()
+    mine, theirs = own.net.state_dict(), adapted(weights, own.net)
     named = [name for name in dict.fromkeys([*mine, *theirs]) if _is_like(name, fresh)]
     if idle := [pattern for pattern in fresh if not any(_is_like(name, [pattern]) for name in named)]:
         raise UserError(f"model.fresh: neither {path} nor the network has a weight that is named like {idle[0]}")
     theirs = {name: weight for name, weight in theirs.items() if name not in named}
     theirs |= {name: mine[name] for name in named if name in mine}
     if differing := unlike(mine, theirs):
-        few = len(differing) <= MOST_FRESH and key == "start"
+        few = len(differing) <= MOST_FRESH and may_differ
         names = ", ".join(sorted(map(plain_name, differing)))
         way = f"; model.fresh='[{names}]' starts these anew, or leaves them out, and takes the others" if few else ""
         raise UserError(f"model.{key}: {path}: weights of another network: {in_words(differing, mine, theirs)}{way}")
@@ -183,6 +192,44 @@ def start_from(
             f"model.retime: {path} was trained with this time, {own.time}; name another as model.time, or leave it out"
         )
     return Started(start, known, path, [plain_name(name) for name in named], own.time if is_other else None)
+
+
+class StartingWeights:
+    """What a module has of another model at step 0: taken once, before a new run; one that resumes does not look at it.
+
+    Args:
+        path: of the model; None for none.
+        how: as for `start_from`.
+    """
+
+    def __init__(self, path: str | Path | None, **how: Any):
+        self.path, self._how = None if path is None else Path(path), how
+        self._is_due = path is not None
+        self._started: Started | None = None
+        self._not_found: UserError | None = None
+
+    def take(self, own: Denoiser, *, resumes: bool, described: bool = False) -> None:
+        """UserError as `start_from` gives it; nothing the second time, or where a run resumes."""
+        if self._is_due and not resumes:
+            assert self.path is not None
+            self._started = start_from(self.path, own, "start", described=described, **self._how)
+        self._is_due = False
+
+    def setup(self, own: Denoiser, trainer: Trainer) -> str | None:
+        """Take them if a Trainer of one's own runs, and say what was taken. Returns the kind of the model, None if none was."""
+        try:
+            self.take(own, resumes=False)
+        except UserError as error:
+            self._not_found = error  # no matter to a run that resumes from a checkpoint
+        started, self._started = self._started, None
+        if started is not None and trainer.is_global_zero:
+            print("\n".join(started.remarks(training_data(trainer).data)), flush=True)
+        return None if started is None else started.record.kind
+
+    def refuse_missing(self, images_seen: int) -> None:
+        """UserError of `setup` in a run that turned out to be new."""
+        if self._not_found is not None and not images_seen:
+            raise self._not_found
 
 
 def with_guidance_input(own: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
@@ -204,21 +251,21 @@ def _empty(known: ModelRecord, path: Path) -> Denoiser:
 
 
 def refuse_other_parametrisation(
-    own: Denoiser, start: Denoiser, path: Path, *, but: Sequence[str] = (), way: str = ""
+    own: Denoiser, start: Denoiser, path: Path, *, but: Sequence[str] = (), way: str = "", instead: str = ""
 ) -> None:
     """UserError unless the weights of `start`, from this path, mean the same in `own`.
 
     Args:
         but: of the parametrisation, what may differ.
         way: out of a difference in time alone, for the message.
+        instead: of its advice to leave out what differs.
     """
     mine, theirs = own.parametrisation, start.parametrisation
     if differing := [name for name in mine if mine[name] != theirs[name] and name not in but]:
         here, there = (" and ".join(f"{name} {known[name]}" for name in differing) for known in (mine, theirs))
         also = way if differing == ["time"] else ""
-        raise UserError(
-            f"model: {here}, but {path} was trained with {there}; leave out {' and '.join(differing)}{also}"
-        )
+        advice = instead or f"leave out {' and '.join(differing)}{also}"
+        raise UserError(f"model: {here}, but {path} was trained with {there}; {advice}")
 
 
 def fresh_names(net: nn.Module, fresh: Sequence[str]) -> list[str]:

@@ -1,9 +1,34 @@
-"""What a teacher must have been trained with for what a student is to learn of it."""
+"""A student's teacher: loading it, and what it must have been trained with for what the student is to learn of it."""
 
 from pathlib import Path
 
-from ..artifacts import ModelRecord
+from ..artifacts import ModelRecord, load_denoiser
+from ..denoiser import Denoiser
 from ..foundation.errors import UserError
+from . import pretrained
+
+
+def load_teacher(path: Path, own: Denoiser, *, is_followed: bool) -> tuple[Denoiser, ModelRecord]:
+    """The teacher, clamped to the student's bounds where it is followed, and its record.
+
+    Args:
+        path: of its run folder or model file.
+        own: the student's denoiser.
+        is_followed: whether its velocity is; another teacher is a start alone.
+
+    Raises:
+        UserError: there is no such model, its velocity cannot be followed, or its weights mean something else in the student.
+    """
+    teacher, record = load_denoiser(path), pretrained.record(path, "teacher")
+    if is_followed and teacher.kind != "denoiser":
+        raise UserError(
+            f"model.teacher: {path} is a consistency model, whose output is no velocity; name a denoiser, or take "
+            "objective=training, which only starts from it"
+        )
+    pretrained.refuse_other_parametrisation(own, teacher, path)
+    if is_followed:
+        teacher.bounds = own.bounds
+    return teacher, record
 
 
 def refuse_untaught(

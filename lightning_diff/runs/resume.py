@@ -92,7 +92,7 @@ def refuse_unfit(module: LightningModule, start: Start, settings: Recipe, device
 
 
 def keep_network(folder: Path, settings: Recipe) -> Recipe:
-    """The recipe of a run that will resume, with the network that the run took from `model.start`, which may be gone since."""
+    """The recipe of a run that will resume, with what the run took of the network from `model.start`, which may be gone since."""
     model, file = settings["model"], folder / recipe.SAVED
     if settings["resume"] == "never" or not isinstance(model, dict) or model.get("start") is None:
         return settings
@@ -102,7 +102,7 @@ def keep_network(folder: Path, settings: Recipe) -> Recipe:
     if not isinstance(before, dict) or before.get("start") != model["start"] or not recipe.is_node(before.get("net")):
         return settings
     net = model.get("net")
-    known = {name: before[name] for name in PARAMETRISATION if name in before}
+    known = {name: before[name] for name in (*PARAMETRISATION, "bounds") if name in before}
     return settings | {"model": known | model | {"net": net if recipe.is_node(net) else before["net"] | (net or {})}}
 
 
