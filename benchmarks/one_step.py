@@ -6,11 +6,14 @@
 
 An arm is a packaged recipe with overrides; `--arm NAME OVERRIDE ...` adds one of digits_scd, or of digits_one_step where an
 override names model.critic. Each teacher is recipes/digits_edm.yaml with a seed of its own, and each seed trains every arm;
-finished runs are not trained again, interrupted ones go on. Prints Fréchet distances in the classifier's features, mean and
+finished runs are not trained again, interrupted ones go on. Two arms start from other models than the teacher: "reward" trains
+"dmd" on towards a reward, and "start" has a distilled start (benchmarks/distilled_start.py), whose process time is that of
+as many of sCM's steps, which it then lacks. Prints Fréchet distances in the classifier's features, mean and
 standard deviation over seeds, and their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000 (four), with
 one and two steps (whose second level is searched with 2,000 samples of another seed); recall of 500; and of 4,000 the agreement
 with the digit that was conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them,
-over a tenth: a mode that is dropped shows there; and the reward of recipes/digits_reward.yaml, of 1,000. Writes table.csv, and
+over a tenth: a mode that is dropped shows there; the reward of recipes/digits_reward.yaml, of 1,000; and the process time of all
+that trained it after its teacher, whose own stands in its row. Writes table.csv, and
 what was measured of each run beside it, which is not measured again. `--costs` prints the process time of each arm's step over
 that of a diffusion step, critic from the start.
 """
@@ -25,6 +28,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,20 +56,29 @@ LARGEST = [
     "model.noise={_target_: lightning_diff.noise.WithLargest, share: 0.25, sigma: 80.0, "
     "law: {_target_: lightning_diff.noise.LogNormal, mean: -0.6, std: 1.6}}"
 ]
-REWARD = [
-    "model.critic.reward={_target_: lightning_diff.rewards.ClassLogProbability, "
-    "logits: {_target_: lightning_diff.metrics.ClassLogits, data: '${data}'}}"
-]
-ARMS: dict[str, tuple[str, list[str]]] = {
-    "scd": ("digits_scd", SHORT),
-    "bounds": ("digits_scd", [*SHORT, *BOUNDS]),
-    "largest": ("digits_scd", [*SHORT, *BOUNDS, *LARGEST]),
-    "dmd": ("digits_one_step", []),
-    "one step": ("digits_one_step", ["model.critic.levels=[]"]),
-    "sid": ("digits_one_step", ["model.critic.loss=sid"]),
-    "reward": ("digits_one_step", REWARD),
+PATHS = 1000  # steps of a distilled start
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe with overrides, and what it starts from: the teacher, another arm's model, or a distilled start ("paths")."""
+
+    recipe: str
+    words: Sequence[str] = ()
+    after: str = ""
+
+
+ARMS = {
+    "scd": Arm("digits_scd", SHORT),
+    "bounds": Arm("digits_scd", [*SHORT, *BOUNDS]),
+    "largest": Arm("digits_scd", [*SHORT, *BOUNDS, *LARGEST]),
+    "dmd": Arm("digits_one_step"),
+    "one step": Arm("digits_one_step", ["model.critic.levels=[]"]),
+    "sid": Arm("digits_one_step", ["model.critic.loss=sid"]),
+    "start": Arm("digits_one_step", ["model.warmup=0", "model.critic.start=0.25", "trainer.max_steps=3200"], "paths"),
+    "reward": Arm("digits_one_step_reward", ["trainer.max_steps=1000"], "dmd"),
 }
-COLUMNS = ("few", "many", "recall", "agreement", "smallest", "largest", "reward")
+COLUMNS = ("few", "many", "recall", "agreement", "smallest", "largest", "reward", "seconds")
 COST_STEPS = 60
 
 
@@ -83,19 +97,32 @@ class Clock(Callback):
 
 def train(recipe: str, name: str, runs: Path, words: Sequence[str]) -> Path:
     """A run on one thread, in a process of its own; nothing if it is there."""
-    folder = runs / name
-    if not (folder / "model.json").exists():
+    if not (runs / name / "model.json").exists():
         words = [f"name={name}", f"runs_dir={runs}", "trainer.accelerator=cpu", *words]
-        here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        with (runs / f"{name}.log").open("a") as log:
-            subprocess.run(
-                [sys.executable, "-m", "lightning_diff", "train", recipe, *words],
-                check=True,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": here},
-            )
-    return folder
+        python(runs / name, "-m", "lightning_diff", "train", recipe, *words)
+    return runs / name
+
+
+def python(result: Path, *words: str) -> None:
+    """On one thread, in a process of its own. Beside the result stand what it printed, and its process time, summed over calls."""
+    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": here}
+    with result.with_name(f"{result.name}.log").open("a") as log:
+        process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, env=environment)
+        _, status, used = os.wait4(process.pid, 0)
+    clock = seconds_of(result)
+    clock.write_text(str(seconds(result) + used.ru_utime + used.ru_stime))
+    if status:
+        raise SystemExit(f"{result}: failed, see {log.name}")
+
+
+def seconds_of(result: Path) -> Path:
+    return result.with_name(f"{result.name}.seconds")
+
+
+def seconds(result: Path) -> float:
+    """Process time of all calls that made it; 0.0 if there was none."""
+    return float(clock.read_text()) if (clock := seconds_of(result)).exists() else 0.0
 
 
 def teacher_of(options: argparse.Namespace, seed: int) -> Path:
@@ -104,14 +131,28 @@ def teacher_of(options: argparse.Namespace, seed: int) -> Path:
     return train("digits_edm", f"teacher_{number}", options.runs, [f"seed={number}", *options.teacher])
 
 
-def train_seed(options: argparse.Namespace, arms: dict[str, tuple[str, list[str]]], seed: int) -> None:
-    teacher = teacher_of(options, seed)
-    for name, (recipe, words) in arms.items():
-        own = [f"seed={seed}", f"model.teacher={teacher}", f"trainer.max_steps={options.steps}"]
-        train(recipe, f"{name}_{seed}", options.runs, [*own, *words])
+def train_seed(options: argparse.Namespace, arms: dict[str, Arm], seed: int) -> None:
+    for name, arm in arms.items():
+        train_arm(options, name, arm, seed)
 
 
-def measured(path: Path, sampling: Sampling, reference: Reference) -> dict[str, float]:
+def train_arm(options: argparse.Namespace, name: str, arm: Arm, seed: int) -> float:
+    """Trains it, and before it what it starts from. Returns the process time of both."""
+    teacher, before, words = teacher_of(options, seed), 0.0, list(arm.words)
+    if arm.after == "paths":
+        start = options.runs / f"paths_{seed}"
+        if not (start / "model.json").exists():
+            script = Path(__file__).with_name("distilled_start.py")
+            python(start, str(script), str(teacher), str(start), f"--steps={PATHS}", f"--seed={seed}")
+        before, words = seconds(start), [f"model.start={start}", *words]
+    elif arm.after:
+        before = train_arm(options, arm.after, ARMS[arm.after], seed)
+        words = [f"model.start={options.runs / f'{arm.after}_{seed}'}", *words]
+    own = [f"seed={seed}", f"model.teacher={teacher}", f"trainer.max_steps={options.steps}"]
+    return before + seconds(train(arm.recipe, f"{name}_{seed}", options.runs, [*own, *words]))
+
+
+def measured(path: Path, sampling: Sampling, reference: Reference, spent: float) -> dict[str, float]:
     """The columns of one model's samples."""
     model = load_denoiser(path)
 
@@ -136,22 +177,25 @@ def measured(path: Path, sampling: Sampling, reference: Reference) -> dict[str, 
         10 * min(shares),
         10 * max(shares),
         float(reward.mean()),
+        spent,
     )
     return dict(zip(COLUMNS, own, strict=True))
 
 
-def measure_seed(options: argparse.Namespace, arms: Sequence[str], seed: int, reference: Reference) -> dict[str, dict]:
+def measure_seed(options: argparse.Namespace, arms: dict[str, Arm], seed: int, reference: Reference) -> dict[str, dict]:
     teacher = teacher_of(options, seed)
-    found = {"teacher": kept(teacher, "own", lambda: measured(teacher, choose(load_denoiser(teacher)), reference))}
-    for name in arms:
-        path = options.runs / f"{name}_{seed}"
+    own = partial(measured, teacher, choose(load_denoiser(teacher)), reference, seconds(teacher))
+    found = {"teacher": kept(teacher, "own", own)}
+    for name, arm in arms.items():
+        path, spent = options.runs / f"{name}_{seed}", train_arm(options, name, arm, seed)
         model = load_denoiser(path)
 
-        def one_step(path=path, model=model) -> dict[str, float]:
-            return measured(path, choose(model, steps=1), reference)
+        def one_step(path=path, model=model, spent=spent) -> dict[str, float]:
+            return measured(path, choose(model, steps=1), reference, spent)
 
-        def two_steps(path=path, model=model) -> dict[str, float]:
-            return measured(path, choose(model, levels=search_levels(model, reference, 2000, seed=99)), reference)
+        def two_steps(path=path, model=model, spent=spent) -> dict[str, float]:
+            levels = search_levels(model, reference, 2000, seed=99)
+            return measured(path, choose(model, levels=levels), reference, spent)
 
         found[f"{name}, 1 step"] = kept(path, "1", one_step)
         found[f"{name}, 2 steps"] = kept(path, "2", two_steps)
@@ -167,14 +211,17 @@ def kept(run: Path, how: str, measure: Callable[[], dict[str, float]]) -> dict[s
 
 
 def report(seeds: list[dict[str, dict[str, float]]]) -> None:
-    print(f"| | 500 samples | / teacher | {LARGE:,} samples | / teacher | recall | agreement | classes | reward |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"| | 500 samples | / teacher | {LARGE:,} samples | / teacher | recall | agreement | classes | reward | CPU s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for title in seeds[0]:
         of = {name: [each[title][name] for each in seeds] for name in COLUMNS}
         ratios = {name: [each[title][name] / each["teacher"][name] for each in seeds] for name in ("few", "many")}
         cells = [of["few"], ratios["few"], of["many"], ratios["many"], of["recall"], of["agreement"]]
         classes = f"{min(of['smallest']):.2f} to {max(of['largest']):.2f}"
-        print(f"| {title} | {' | '.join(map(spread, cells))} | {classes} | {spread(of['reward'])} |")
+        last = f"{spread(of['reward'])} | {statistics.mean(of['seconds']):.0f}"
+        print(f"| {title} | {' | '.join(map(spread, cells))} | {classes} | {last} |")
 
 
 def spread(values: list[float]) -> str:
@@ -182,23 +229,23 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
-def costs(options: argparse.Namespace, arms: dict[str, tuple[str, list[str]]]) -> None:
+def costs(options: argparse.Namespace, arms: dict[str, Arm]) -> None:
     """Process time of a step of each arm, over that of its teacher's."""
     runs = options.runs / "costs"
     runs.mkdir(parents=True, exist_ok=True)
     short = [f"trainer.max_steps={COST_STEPS}", "callbacks=[{_target_: one_step.Clock}]"]
 
-    def seconds(folder: Path) -> float:
+    def of_step(folder: Path) -> float:
         times = json.loads((folder / "clock.json").read_text())
         return (times[-1] - times[COST_STEPS // 3]) / (len(times) - 1 - COST_STEPS // 3)
 
     teacher = train("digits_edm", "teacher", runs, short)
-    unit = seconds(teacher)
+    unit = of_step(teacher)
     print(f"a diffusion step: {1000 * unit:.0f} ms\n| | step / diffusion step |\n|---|---|")
-    for name, (recipe, words) in arms.items():
-        start = ["model.critic.start=0"] if recipe == "digits_one_step" else []
-        folder = train(recipe, name, runs, [f"model.teacher={teacher}", *short, *words, *start])
-        print(f"| {name} | {seconds(folder) / unit:.2f} |", flush=True)
+    for name, arm in arms.items():
+        start = [] if arm.recipe == "digits_scd" else ["model.start=null", "model.critic.start=0"]
+        folder = train(arm.recipe, name, runs, [f"model.teacher={teacher}", *arm.words, *short, *start])
+        print(f"| {name} | {of_step(folder) / unit:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -217,7 +264,7 @@ def main() -> None:
     arms = {name: ARMS[name] for name in options.arms}
     for name, *words in options.arm:
         has_critic = any(word.startswith("model.critic") for word in words)
-        arms[name] = ("digits_one_step" if has_critic else "digits_scd", words)
+        arms[name] = Arm("digits_one_step" if has_critic else "digits_scd", words)
     if options.costs:
         costs(options, arms)
         return
@@ -227,7 +274,7 @@ def main() -> None:
     data = Digits(batch_size=128)
     data.setup()
     reference = Reference(data)
-    seeds = [measure_seed(options, list(arms), seed, reference) for seed in range(options.seeds)]
+    seeds = [measure_seed(options, arms, seed, reference) for seed in range(options.seeds)]
     with (options.runs / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "seed", *COLUMNS])

@@ -61,6 +61,7 @@ SMALL = {
     "digits_scd": ("digits_edm", ["data.batch_size=16"]),
     "digits_sct": ("digits_edm", ["data.batch_size=16"]),
     "digits_one_step": ("digits_edm", ["data.batch_size=16", "model.critic.start=0"]),
+    "digits_one_step_reward": ("digits_one_step", ["data.batch_size=16"]),
     "digits_art": ("digits_edm", ["data.batch_size=4", "model.learner.steps=4", "model.learner.width=8"]),
     "digits_end_point": ("digits_edm", ["data.batch_size=4", "model.learner.width=8"]),
     "digits_steps": (
@@ -156,7 +157,7 @@ def test_every_packaged_recipe_trains(place, monkeypatch, name):
 def test_every_start_is_the_one_that_the_header_names():
     for name, (start, _) in SMALL.items():
         header = (ROOT / "recipes" / f"{name}.yaml").read_text().partition("\nname:")[0]
-        assert start is None or f"train {start} {name}" in header or f"runs/{start}" in header, name
+        assert start is None or f" {start} {name}\n" in header or f"runs/{start}" in header, name
 
 
 # One of each module, with and without what else processes share; the others differ in numbers, and are run by `-m slow`.
