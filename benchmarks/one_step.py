@@ -21,6 +21,7 @@ that of a diffusion step, critic from the start.
 import argparse
 import csv
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -111,7 +112,8 @@ def python(result: Path, *words: str) -> None:
         process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, env=environment)
         _, status, used = os.wait4(process.pid, 0)
     clock = seconds_of(result)
-    clock.write_text(str(seconds(result) + used.ru_utime + used.ru_stime))
+    before = seconds(result) if clock.exists() else 0.0
+    clock.write_text(str(before + used.ru_utime + used.ru_stime))
     if status:
         raise SystemExit(f"{result}: failed, see {log.name}")
 
@@ -121,8 +123,8 @@ def seconds_of(result: Path) -> Path:
 
 
 def seconds(result: Path) -> float:
-    """Process time of all calls that made it; 0.0 if there was none."""
-    return float(clock.read_text()) if (clock := seconds_of(result)).exists() else 0.0
+    """Process time of all calls that made it; NaN where that was not kept."""
+    return float(clock.read_text()) if (clock := seconds_of(result)).exists() else math.nan
 
 
 def teacher_of(options: argparse.Namespace, seed: int) -> Path:
