@@ -157,11 +157,8 @@ def test_every_packaged_recipe_trains(place, monkeypatch, name):
 def test_every_start_is_the_one_that_the_header_names():
     for name, (start, _) in SMALL.items():
         header = (ROOT / "recipes" / f"{name}.yaml").read_text().partition("\nname:")[0]
-        assert (
-            start is None
-            or {start, name} <= set(header.partition("lightning-diff train ")[2].split("\n")[0].split())
-            or f"runs/{start}" in header
-        ), name
+        command = header.partition("lightning-diff train ")[2].split("\n")[0].split()
+        assert start is None or {start, name} <= {*command} or f"runs/{start}" in header, name
 
 
 # One of each module, with and without what else processes share; the others differ in numbers, and are run by `-m slow`.
