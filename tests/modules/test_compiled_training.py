@@ -169,6 +169,27 @@ def test_nothing_is_kept_of_a_replayed_consistency_step(trained, objective):
     assert not differences(plain, replayed)
 
 
+def critic(loss: str) -> str:
+    """Of 16 images a step, from step 2 on: critic, student, and so on; samples of one step or two."""
+    return f"model.critic={{_target_: lightning_diff.modules.Critic, loss: {loss}, every: 2, start: 16, levels: [0.5]}}"
+
+
+@pytest.mark.parametrize("loss", ["dmd", "sid"])
+def test_nothing_is_kept_of_a_replayed_step_beside_a_critic(trained, loss):
+    trained("teacher", "mlp", "trainer.max_steps=1")
+    more = [*STUDENT, critic(loss), "trainer.max_steps=6", DRAWN]
+    plain = trained("plain", "mlp", *more, backend="aot_eager")
+    replayed = trained("replayed", "mlp", *more, backend="replaying", mode="reduce-overhead")
+    assert not differences(plain, replayed)
+
+
+def test_a_critic_and_its_student_bring_no_graph_after_their_first_steps(trained):
+    trained("teacher", "dit", "trainer.max_steps=1")
+    trained("student", "dit", *STUDENT, critic("dmd"), backend="counting")
+    assert len(Graphs.after) == 20
+    assert len(set(Graphs.after[6:])) == 1
+
+
 ALIGN = (
     "model={_target_: lightning_diff.AlignmentModule, model: runs/teacher, reward: {_target_: lightning_diff.rewards.Ink}, "
     "plan: {_target_: lightning_diff.rollouts.Plan, prompts: 4, pool: 4, keep: 2, steps: 2, preview_steps: 2, precision: bf16}, "

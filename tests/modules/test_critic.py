@@ -236,7 +236,13 @@ def test_two_processes_and_accumulation_train_what_one_process_trains(teacher, t
         torch.testing.assert_close(logged("runs/two", *names), logged(plain, *names), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("extra", ["trainer.precision=bf16-mixed", "model.critic.precision=bf16"])
+FP16 = (
+    "trainer.plugins={_target_: lightning.pytorch.plugins.MixedPrecision, precision: 16-mixed, device: cpu, "
+    "scaler: {_target_: torch.amp.GradScaler, device: cpu, init_scale: 1024.0}}"
+)
+
+
+@pytest.mark.parametrize("extra", ["trainer.precision=bf16-mixed", "model.critic.precision=bf16", FP16])
 def test_clipping_and_low_precision_go_with_it(teacher, train, extra):
     folder = train("student", STUDENT % "dmd", f"callbacks=[{LEVELS}]", "trainer.gradient_clip_val=0.1", extra)
     assert logged(folder, "train/critic_residual").isfinite().all()
