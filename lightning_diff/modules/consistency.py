@@ -21,11 +21,10 @@ from ..nets.frozen import Frozen
 from ..noise import LogNormal, NoiseLaw, as_training_law
 from ..objectives import consistency_loss
 from ..objectives.consistency import Derivative, Normalisation
-from ..weighting import AdaptiveWeight
 from . import conditioning, pretrained
 from . import lightning_internals as internals
 from .compiling import Compile
-from .consistency_choices import WARMS_UP, Objective, refuse_unfit, refuse_unknown
+from .consistency_choices import WARMS_UP, Objective, default_weighting, refuse_unfit, refuse_unguided, refuse_unknown
 from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
@@ -119,19 +118,12 @@ class ConsistencyModule(TrainingModule):
             bounds=bounds,
             guidance=guidance,
         )
-        if guidance is not None and not num_classes and not takes_condition(denoiser.net):
-            raise ValueError("ConsistencyModule: guidance needs classes, and the data have none")
-        if guidance is not None and not getattr(denoiser.net, "guided", False):
-            raise ValueError("ConsistencyModule: guidance needs a network that takes the scale: net.guided=true")
-        if weighting is None:
-            shape = getattr(denoiser.net, "shape", None)
-            if shape is None:
-                raise ValueError("ConsistencyModule: give a weighting, because the network does not tell its shape")
-            weighting = AdaptiveWeight(shape, start=None if normalisation == "l2" else 0.0)
+        if guidance is not None:
+            refuse_unguided(denoiser.net, num_classes)
         super().__init__(
             denoiser,
             noise=LogNormal(-1.0, 1.4) if noise is None else noise,
-            weighting=weighting,
+            weighting=default_weighting(denoiser.net, normalisation) if weighting is None else weighting,
             optimizer=optimizer,
             learning_rate=learning_rate,
             num_classes=num_classes,

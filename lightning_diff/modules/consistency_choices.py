@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Literal, get_args
 
+from torch import nn
+
+from ..condition import takes_condition
 from ..foundation import lengths
 from ..noise import InfoNoise, NoiseLaw
 from ..objectives.consistency import Derivative, Normalisation
+from ..weighting import AdaptiveWeight
 from .critic import Critic
 
 Objective = Literal["distillation", "training"]
@@ -53,3 +57,19 @@ def refuse_unfit(
         raise ValueError("ConsistencyModule: objective=training starts from its teacher; leave start out")
     if critic is not None:
         raise ValueError("ConsistencyModule: a critic needs a teacher to be compared with, objective=distillation")
+
+
+def refuse_unguided(net: nn.Module, num_classes: int) -> None:
+    """ValueError for a network that is not conditioned, or on all but the scale of guidance."""
+    if not num_classes and not takes_condition(net):
+        raise ValueError("ConsistencyModule: guidance needs classes, and the data have none")
+    if not getattr(net, "guided", False):
+        raise ValueError("ConsistencyModule: guidance needs a network that takes the scale: net.guided=true")
+
+
+def default_weighting(net: nn.Module, normalisation: Normalisation) -> AdaptiveWeight:
+    """A learned weight, from the optimum on for tangents of norm one. ValueError for a network that does not tell its shape."""
+    shape = getattr(net, "shape", None)
+    if shape is None:
+        raise ValueError("ConsistencyModule: give a weighting, because the network does not tell its shape")
+    return AdaptiveWeight(shape, start=None if normalisation == "l2" else 0.0)
