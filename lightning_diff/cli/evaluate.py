@@ -64,6 +64,9 @@ def evaluate(
         bool,
         typer.Option("--search", help="First find the consistency levels of least Fréchet distance, and keep them."),
     ] = False,
+    min_recall: Annotated[
+        float, typer.Option("--min-recall", metavar="R", help="Of --search: only levels with at least this recall.")
+    ] = 0.0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.csv", help="Of --images, the table; default metrics.csv in or beside them."),
@@ -78,7 +81,7 @@ def evaluate(
     torchrun --nproc-per-node 2 -m lightning_diff evaluate RUN -n 1000.
     """
     _refuse_what_does_not_go_together(
-        sampler, folder, images, out, prompts, search=search, writes=write_reference is not None
+        sampler, folder, images, out, prompts, search=search, min_recall=min_recall, writes=write_reference is not None
     )
     from ..foundation.processes import is_first_process
     from ..runs.against import Against
@@ -96,7 +99,8 @@ def evaluate(
             if folder is not None:
                 measured = measure(
                     folder, sampler.settings(device), n,
-                    against=against, prompts=given(prompts), search=search, per_class=per_class,
+                    against=against, prompts=given(prompts), search=search,
+                    min_recall=min_recall, per_class=per_class,
                 )  # fmt: skip
             elif images is not None:
                 seed = sampler.seed
@@ -129,8 +133,13 @@ def _refuse_what_does_not_go_together(
     prompts: Path | None,
     *,
     search: bool,
+    min_recall: float,
     writes: bool,
 ) -> None:
+    if not 0 <= min_recall < 1:
+        raise UserError(f"--min-recall: must lie in [0, 1), got {min_recall:g}")
+    if min_recall and not search:
+        raise UserError("--min-recall: is of --search")
     if folder is None and images is None and not writes:
         raise UserError("evaluate: name a RUN, or images by --images")
     if folder is not None and images is not None:

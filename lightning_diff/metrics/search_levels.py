@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from ..autoencoders import Autoencoder
 from ..condition import Prompts
+from ..foundation.errors import UserError
 from ..foundation.progress import stage
 from ..schedules.sampling import choose
 from .evaluate import Reference
@@ -31,6 +32,13 @@ class Drawn(TypedDict, total=False):
     progress: bool
 
 
+class Trial(NamedTuple):
+    """What was measured at a level; the least is the best, in this order."""
+
+    shortfall: float  # of recall
+    distance: float
+
+
 def search_levels(
     denoiser: Callable[..., Tensor],
     reference: Reference,
@@ -38,9 +46,12 @@ def search_levels(
     *,
     steps: int = 2,
     sigma_max: float | None = None,
+    min_recall: float = 0.0,
     **drawn: Unpack[Drawn],
 ) -> list[float]:
     """The noise levels after the first at which a consistency model's samples have the least Fréchet distance.
+
+    The nearest samples need not be the most varied: with `min_recall`, levels at which recall is less are left out.
 
     One after the other, from the noisiest: with those before it fixed, and as the last, each level is tried at seven even places
     of the angle t between 0 and the level before it, and then twice on both sides of the best, at half and a quarter of the
@@ -50,6 +61,10 @@ def search_levels(
         denoiser, reference, n, drawn: see `evaluate_denoiser`.
         steps: of the sampler, >= 1; there are steps - 1 levels.
         sigma_max: the first level; None for the denoiser's own, or 80.
+        min_recall: in [0, 1).
+
+    Raises:
+        UserError: no level that was tried has that recall, or the reference has no images, by which it could be measured.
     """
     sigma_data = getattr(denoiser, "sigma_data", 0.5)
     first = _first(denoiser, sigma_max)
@@ -58,20 +73,23 @@ def search_levels(
     above = math.atan(first / sigma_data)
     with stage("searching levels", TRIALS * (steps - 1), "trial", shown=drawn.get("progress", False)) as bar:
 
-        def distance(angle: float) -> float:
+        def attempt(angle: float) -> Trial:
             levels = [sigma_data * math.tan(t) for t in (*angles, angle)]
-            found = _distance(denoiser, reference, n, first, levels, drawn)
+            found = _measured(denoiser, reference, n, first, levels, min_recall, drawn)
             bar.advance()
             return found
 
         for _ in range(steps - 1):
             gap = above / 8
-            tried = {angle: distance(angle) for angle in (gap * k for k in range(1, 8))}
+            tried = {angle: attempt(angle) for angle in (gap * k for k in range(1, 8))}
             for _ in range(2):
                 gap, best = gap / 2, min(tried, key=tried.__getitem__)
-                tried |= {angle: distance(angle) for angle in (best - gap, best + gap)}
+                tried |= {angle: attempt(angle) for angle in (best - gap, best + gap)}
             above = min(tried, key=tried.__getitem__)
             angles.append(above)
+            found = tried[above]
+    if steps > 1:
+        _refuse_shortfall(found, min_recall)
     return [sigma_data * math.tan(t) for t in angles]
 
 
@@ -82,6 +100,7 @@ def search_start(
     *,
     levels: list[float],
     sigma_max: float | None = None,
+    min_recall: float = 0.0,
     **drawn: Unpack[Drawn],
 ) -> float:
     """The first noise level at which a consistency model's samples have the least Fréchet distance, those after it given.
@@ -93,16 +112,17 @@ def search_start(
         denoiser, reference, n, drawn: see `evaluate_denoiser`.
         levels: after the first, decreasing; none for one step.
         sigma_max: the largest to be tried; None for the denoiser's own, or 80.
+        min_recall: as for `search_levels`, with its errors.
     """
     most = _first(denoiser, sigma_max)
     least = max([getattr(denoiser, "sigma_data", 0.5), *levels[:1]])
-    tried: dict[float, float] = {}
+    tried: dict[float, Trial] = {}
     starts = [start for k in range(HALVINGS + 1) if (start := most / 2**k) > least]
     with stage("searching the first level", len(starts) + 4, "trial", shown=drawn.get("progress", False)) as bar:
 
         def attempt(start: float) -> None:
             if least < start <= most and start not in tried:
-                tried[start] = _distance(denoiser, reference, n, start, levels, drawn)
+                tried[start] = _measured(denoiser, reference, n, start, levels, min_recall, drawn)
             bar.advance()
 
         for start in starts:
@@ -111,7 +131,9 @@ def search_start(
             best = min(tried, key=tried.__getitem__)
             attempt(best * 2**-exponent)
             attempt(best * 2**exponent)
-    return min(tried, key=tried.__getitem__)
+    best = min(tried, key=tried.__getitem__)
+    _refuse_shortfall(tried[best], min_recall)
+    return best
 
 
 def _first(denoiser: object, sigma_max: float | None) -> float:
@@ -119,14 +141,31 @@ def _first(denoiser: object, sigma_max: float | None) -> float:
     return float(choose(denoiser, "consistency", 1, sigma_max=sigma_max).sigmas[0])
 
 
-def _distance(
+def _measured(
     denoiser: Callable[..., Tensor],
     reference: Reference,
     n: int | None,
     start: float,
     levels: list[float],
+    min_recall: float,
     drawn: Drawn,
-) -> float:
+) -> Trial:
     sampling = choose(denoiser, "consistency", levels=levels, sigma_max=start)
     rows = evaluate_denoiser(denoiser, reference, n, sampling=sampling, **drawn)
-    return next(row.value for row in rows if row.metric.startswith("frechet_"))
+    distance, recall = (
+        next((row.value for row in rows if row.metric.startswith(name)), None) for name in ("frechet_", "recall_")
+    )
+    assert distance is not None
+    if not min_recall:
+        return Trial(0.0, distance)
+    if recall is None:
+        raise UserError(
+            "--min-recall: recall compares images, and the reference is moments alone; name images by --data"
+        )
+    return Trial(max(min_recall - recall, 0.0), distance)
+
+
+def _refuse_shortfall(best: Trial, min_recall: float) -> None:
+    if best.shortfall:
+        most = min_recall - best.shortfall
+        raise UserError(f"--min-recall: no level that was tried has a recall of {min_recall:g}; the most is {most:.3g}")

@@ -58,6 +58,7 @@ def evaluate(
     against: Against | None = None,
     prompts: PromptList | None = None,
     search: bool = False,
+    min_recall: float = 0.0,
     per_class: bool = False,
 ) -> Evaluation:
     """Measure a run's model against its data or others; every figure goes to the run's metrics.csv with its protocol.
@@ -72,6 +73,7 @@ def evaluate(
         prompts: that samples of a text-conditional model are drawn for; None for those of the data, or of its record.
         search: first find the levels of a consistency model with the least Fréchet distance, the first included unless it is
             given, and keep them.
+        min_recall: in [0, 1), that the levels must have which are searched.
         per_class: figures for each class, too (see `metrics.evaluate`).
 
     Raises:
@@ -95,7 +97,7 @@ def evaluate(
     garbage.take_up()
     reference = chosen.reference(device)
     if search:
-        sampling = _searched(model, denoiser, reference, settings, sampling, n, told, autoencoder)
+        sampling = _searched(model, denoiser, reference, settings, sampling, n, told, autoencoder, min_recall)
     rows = evaluate_denoiser(
         denoiser,
         reference,
@@ -166,6 +168,7 @@ def _searched(
     n: int | None,
     prompts: Prompts | None,
     autoencoder: Autoencoder | None,
+    min_recall: float,
 ) -> Sampling | PolicySampling:
     """The levels of least Fréchet distance; kept in model.json where samples without guidance would use them."""
     assert isinstance(sampling, Sampling)
@@ -179,9 +182,11 @@ def _searched(
         progress=is_first_process(),
     )
     start = settings.sigma_max if settings.sigma_max is not None else model.record.sigma_max
-    levels = search_levels(denoiser, reference, n, steps=sampling.steps, sigma_max=start, **drawn)
+    levels = search_levels(
+        denoiser, reference, n, steps=sampling.steps, sigma_max=start, min_recall=min_recall, **drawn
+    )
     if settings.sigma_max is None:
-        start = search_start(denoiser, reference, n, levels=levels, sigma_max=start, **drawn)
+        start = search_start(denoiser, reference, n, levels=levels, sigma_max=start, min_recall=min_recall, **drawn)
     kept = "for these options alone, and not kept"
     if settings.guidance == 1 and settings.sigma_max is None:
         if is_first_process():

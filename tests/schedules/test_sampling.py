@@ -1,6 +1,8 @@
 """What is drawn with when nobody says."""
 
 import math
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from lightning_diff import schedules
 from lightning_diff.data import Toy
 from lightning_diff.denoiser import Denoiser
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import Reference
 from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
 from lightning_diff.metrics.search_levels import search_levels, search_start
@@ -81,6 +84,44 @@ def test_a_search_finds_a_level_that_is_better_than_the_usual_one():
     assert found < usual
     three = search_levels(Narrow(), reference, 50, steps=3, seed=1)
     assert 80 > three[0] > three[1] > 0
+
+
+class Pointed(nn.Module):
+    """Of low levels four points, with the data's mean and covariance; of those above t = 0.6 a cloud that is too narrow."""
+
+    sigma_data = 0.7
+    exact = Gaussian(torch.zeros(2), 0.7).consistency_model(0.7)
+
+    def forward(self, x, sigma, label=None):
+        end = self.exact(x, sigma)
+        return 0.8 * end if math.atan(float(sigma) / 0.7) > 0.6 else 0.7 * end.sign()
+
+
+def test_a_search_leaves_out_levels_of_less_recall_than_is_asked_for():
+    data = Toy(batch_size=1, n=600)
+    data.setup()
+    reference = Reference(data, "pixels")
+    nearest = search_levels(Pointed(), reference, 200, seed=1)
+    varied = search_levels(Pointed(), reference, 200, seed=1, min_recall=0.3)
+    assert nearest[0] < 0.7 * math.tan(0.6) < varied[0]
+    for levels, is_enough in ((nearest, False), (varied, True)):
+        sampling_of = sampling.choose(Pointed.exact, "consistency", levels=levels)
+        rows = evaluate_denoiser(Pointed(), reference, 200, sampling=sampling_of, seed=1)
+        assert ({row.metric: row.value for row in rows}["recall_pixels"] >= 0.3) is is_enough
+    assert search_start(Pointed(), reference, 200, levels=varied, seed=1, min_recall=0.3) > varied[0]
+
+
+@pytest.mark.parametrize("search", [search_levels, partial(search_start, levels=[0.2])])
+def test_a_search_that_does_not_reach_the_recall_says_so(search, monkeypatch):
+    data = Toy(batch_size=1, n=600)
+    data.setup()
+    reference = Reference(data, "pixels")
+    with pytest.raises(UserError, match=r"no level that was tried has a recall of 0\.9; the most is 0"):
+        search(lambda x, sigma, label=None: 0.7 * Pointed.exact(x, sigma).sign(), reference, 200, min_recall=0.9)
+    by_moments = [SimpleNamespace(metric="frechet_pixels", value=1.0)]
+    monkeypatch.setattr("lightning_diff.metrics.search_levels.evaluate_denoiser", lambda *given, **how: by_moments)
+    with pytest.raises(UserError, match="--min-recall: recall compares images"):
+        search(Pointed(), reference, 200, min_recall=0.9)
 
 
 def test_a_search_finds_a_start_below_which_the_model_is_exact():
