@@ -1,7 +1,8 @@
 """One and two steps on real pictures: a teacher of CIFAR-10's classes at 16x16 that one core trains, and its students.
 
     python -m benchmarks.small_pictures --cifar cifar10-train.zip [--arms scd bounds "dmd, bounds" largest] [--seeds 2]
-        [--classes 1 7] [--teacher-steps 6000] [--steps 2000] [--samples 4000] [--feature classifier] [--runs runs/small_pictures]
+        [--first-seed 0] [--classes 1 7] [--teacher-steps 6000] [--steps 2000] [--samples 4000] [--feature classifier]
+        [--runs runs/small_pictures]
 
 `--cifar` is a zip of CIFAR-10's training images in EDM's form. Those of the chosen classes (1 and 7: automobiles and horses) go
 into pictures.zip, are shrunk to 16x16 (each pixel the mean of four), and a tenth of them is held out. From one teacher, a
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 7])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), metavar="ARM", help="none for the teacher alone")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--teacher-steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=2000)
@@ -217,6 +219,7 @@ def main() -> None:
     if unknown := set(options.arms) - set(ARMS):
         parser.error(f"--arms: {', '.join(sorted(unknown))}: choose from {', '.join(ARMS)}")
     torch.set_num_threads(1)
+    seeds_trained = range(options.first_seed, options.first_seed + options.seeds)
     options.runs = options.runs.absolute()
     options.runs.mkdir(parents=True, exist_ok=True)
     path = options.runs / "pictures.zip"
@@ -225,7 +228,7 @@ def main() -> None:
     given = {"path": str(path), "size": SIDE, "test_fraction": 0.1}
     written = recipes(options, {"_target_": "lightning_diff.data.Images", **given})
     train(str(written["teacher"]), "teacher", options.runs, [])
-    for seed in range(options.seeds):
+    for seed in seeds_trained:
         for name in options.arms:
             train(str(written["scd"]), f"{name}_{seed}", options.runs, [f"seed={seed}", *ARMS[name]])
 
@@ -238,7 +241,7 @@ def main() -> None:
     teacher = options.runs / "teacher"
     found = {"teacher": [measured.figures(teacher, choose(load_denoiser(teacher)), "teacher")]}
     for name in options.arms:
-        seeds = [measured.student(options.runs / f"{name}_{seed}") for seed in range(options.seeds)]
+        seeds = [measured.student(options.runs / f"{name}_{seed}") for seed in seeds_trained]
         for steps in seeds[0]:
             found[f"{name}, {steps}"] = [seed[steps] for seed in seeds]
     pictures.save_grid(options.runs / "models.png", torch.cat(measured.drawn), columns=12)
@@ -246,7 +249,7 @@ def main() -> None:
         writer = csv.DictWriter(file, ["model", "seed", *COLUMNS, "level"])
         writer.writeheader()
         for title, rows in found.items():
-            writer.writerows({"model": title, "seed": seed, **row} for seed, row in enumerate(rows))
+            writer.writerows({"model": title, "seed": options.first_seed + i, **row} for i, row in enumerate(rows))
     report(found)
 
 
