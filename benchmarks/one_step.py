@@ -7,7 +7,7 @@
 An arm is a packaged recipe with overrides; `--arm NAME OVERRIDE ...` adds one of digits_scd, or of digits_one_step where an
 override names model.critic. Each teacher is recipes/digits_edm.yaml with a seed of its own, and each seed trains every arm;
 finished runs are not trained again, interrupted ones go on. Two arms start from other models than the teacher: "reward" trains
-"dmd" on towards a reward, and "start" has a distilled start (benchmarks/distilled_start.py), whose process time is that of
+"dmd" on towards a reward, as recipes/digits_reward.yaml does the teacher beside it, and "start" has a distilled start (benchmarks/distilled_start.py), whose process time is that of
 as many of sCM's steps, which it then lacks. Prints Fréchet distances in the classifier's features, mean and
 standard deviation over seeds, and their ratios to the teachers', of 500 samples (mean over eight draws) and of 4,000 (four), with
 one and two steps (whose second level is searched with 2,000 samples of another seed: that of the least distance, and that of the
@@ -135,9 +135,17 @@ def teacher_of(options: argparse.Namespace, seed: int) -> Path:
     return train("digits_edm", f"teacher_{number}", options.runs, [f"seed={number}", *options.teacher])
 
 
+def rewarded_teacher(options: argparse.Namespace, seed: int) -> Path:
+    """The teacher trained on towards the same reward as "reward" is."""
+    teacher = teacher_of(options, seed)
+    return train("digits_reward", f"{teacher.name}_rewarded", options.runs, [f"model.model={teacher}"])
+
+
 def train_seed(options: argparse.Namespace, arms: dict[str, Arm], seed: int) -> None:
     for name, arm in arms.items():
         train_arm(options, name, arm, seed)
+    if "reward" in arms:
+        rewarded_teacher(options, seed)
 
 
 def train_arm(options: argparse.Namespace, name: str, arm: Arm, seed: int) -> float:
@@ -190,6 +198,10 @@ def measure_seed(options: argparse.Namespace, arms: dict[str, Arm], seed: int, r
     teacher = teacher_of(options, seed)
     own = partial(measured, teacher, choose(load_denoiser(teacher)), reference, seconds(teacher))
     found = {"teacher": kept(teacher, "own", own)}
+    if "reward" in arms:
+        path = rewarded_teacher(options, seed)
+        own = partial(measured, path, choose(load_denoiser(path)), reference, seconds(path))
+        found["teacher, rewarded"] = kept(path, "own", own)
     recall = kept(teacher, "recall", partial(recall_of, teacher, reference))["recall_classifier"] - RECALL_LOST
     for name, arm in arms.items():
         path, spent = options.runs / f"{name}_{seed}", train_arm(options, name, arm, seed)
