@@ -13,12 +13,12 @@ start (benchmarks/distilled_start.py) in place of as many of sCM's steps as take
 Prints Fréchet distances in the classifier's features, mean and standard deviation over seeds, and their ratios to the teachers', of
 500 samples (mean over eight draws) and of 4,000 (four); recall of 500; and of 4,000 the agreement with the digit that was
 conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is
-dropped shows there; the reward of recipes/digits_reward.yaml, of 1,000; and the process time of all that trained a student after its
-teacher, whose own stands in its row. Each student takes one step, and two, whose second level is searched with 2,000 samples of
+dropped shows there; the reward of recipes/digits_reward.yaml, of 1,000; and the process time of all that trained a student after
+its teacher, whose own stands in its row. Each student takes one step, and two, whose second level is searched with 2,000 samples of
 another seed: that of the least distance, and that of the least among those where recall is at most 0.01 less than the teacher's.
 
-Writes table.csv, and what was measured of each run beside it, which is not measured again. `--costs` prints the process time of each
-arm's step over that of a diffusion step, critic from the start.
+Writes table.csv, and what was measured of each run beside it, which is not measured again. `--costs` prints the process time of
+each arm's step over that of a diffusion step, critic from the start.
 """
 
 import argparse
