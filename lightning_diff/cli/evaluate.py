@@ -65,7 +65,8 @@ def evaluate(
         typer.Option("--search", help="First find the consistency levels of least Fréchet distance, and keep them."),
     ] = False,
     min_recall: Annotated[
-        float, typer.Option("--min-recall", metavar="R", help="Of --search: only levels with at least this recall.")
+        float,
+        typer.Option("--min-recall", metavar="R", show_default=False, help="Of --search: only levels of this recall."),
     ] = 0.0,
     out: Annotated[
         Path | None,
