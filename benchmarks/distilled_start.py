@@ -5,7 +5,7 @@
 From noise at sigma 80 the teacher goes down `--nodes` levels, even in the logarithm, to 0.002 by DPM-Solver++(2M); the network,
 which starts with the teacher's weights, learns D(x_i; sigma_i) = x_end at all of them, by squared error. Each batch of paths gives
 `--nodes` steps of `--batch` pairs. OUT becomes a model that `model.start` names, its weights averaged with a half-life of 10,000
-pairs. Prints the loss, and the CPU time that it took.
+pairs, its outputs clamped to [-1, 1], as the paths' are. Prints the loss, and the CPU time that it took.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from lightning_diff.modules.pretrained import trained_with
 from lightning_diff.samplers import SOLVERS, Node
 
 SIGMA_MAX, SIGMA_MIN, HALF_LIFE = 80.0, 0.002, 10_000
+BOUNDS = (-1.0, 1.0)  # of pictures
 
 
 @torch.no_grad()
@@ -52,7 +53,7 @@ def pairs(
 
 def distil(options: argparse.Namespace) -> None:
     teacher, record = load_denoiser(options.teacher), read_record(options.teacher)
-    teacher.bounds = (-1.0, 1.0)
+    teacher.bounds = BOUNDS
     student = teacher.around(copy.deepcopy(teacher.net).train())
     student.kind = "consistency"
     average = copy.deepcopy(student.net)

@@ -15,7 +15,8 @@ Prints Fréchet distances in the classifier's features, mean and standard deviat
 conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is
 dropped shows there; the reward of recipes/digits_reward.yaml, of 1,000; and the process time of all that trained a student after
 its teacher, whose own stands in its row. Each student takes one step, and two, whose second level is searched with 2,000 samples of
-another seed: that of the least distance, and that of the least among those where recall is at most 0.01 less than the teacher's.
+another seed: that of the least distance, and that of the least among those where recall is at most 0.01 less than the teacher's,
+if there are any. "start" and "reward" have lengths of their own, whatever --steps says.
 
 Writes table.csv, and what was measured of each run beside it, which is not measured again. `--costs` prints the process time of
 each arm's step over that of a diffusion step, critic from the start.
@@ -32,6 +33,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +43,7 @@ from lightning.pytorch import Callback
 
 from lightning_diff import load_denoiser
 from lightning_diff.data import Digits
+from lightning_diff.foundation.errors import UserError
 from lightning_diff.metrics import ClassLogits, Reference
 from lightning_diff.metrics.evaluate_denoiser import evaluate_denoiser
 from lightning_diff.metrics.search_levels import search_levels
@@ -140,7 +143,10 @@ def teacher_of(options: argparse.Namespace, seed: int) -> Path:
 def rewarded_teacher(options: argparse.Namespace, seed: int) -> Path:
     """The teacher trained on towards the same reward as "reward" is."""
     teacher = teacher_of(options, seed)
-    return train("digits_reward", f"{teacher.name}_rewarded", options.runs, [f"model.model={teacher}"])
+    number = teacher.name.removeprefix("teacher_")
+    return train(
+        "digits_reward", f"{teacher.name}_rewarded", options.runs, [f"model.model={teacher}", f"seed={number}"]
+    )
 
 
 def train_seed(options: argparse.Namespace, arms: dict[str, Arm], seed: int) -> None:
@@ -218,7 +224,8 @@ def measure_seed(options: argparse.Namespace, arms: dict[str, Arm], seed: int, r
 
         found[f"{name}, 1 step"] = kept(path, "1", one_step)
         found[f"{name}, 2 steps"] = kept(path, "2", partial(two_steps, 0.0))
-        found[f"{name}, 2 steps, recall"] = kept(path, "2r", partial(two_steps, recall))
+        with suppress(UserError):  # no such level
+            found[f"{name}, 2 steps, recall"] = kept(path, "2r", partial(two_steps, recall))
     return found
 
 
@@ -242,7 +249,7 @@ def report(seeds: list[dict[str, dict[str, float]]]) -> None:
         f"| | 500 samples | / teacher | {LARGE:,} samples | / teacher | recall | agreement | classes | reward | CPU s |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for title in seeds[0]:
+    for title in (title for title in seeds[0] if all(title in found for found in seeds)):
         of = {name: [each[title][name] for each in seeds] for name in COLUMNS}
         ratios = {name: [each[title][name] / each["teacher"][name] for each in seeds] for name in ("few", "many")}
         cells = [of["few"], ratios["few"], of["many"], ratios["many"], of["recall"], of["agreement"]]

@@ -45,7 +45,8 @@ class ModelRecord(TrainedWith):
         shape: of one example.
         num_classes: 0 for none.
         class_names: in order of label; () where classes have numbers alone.
-        levels: noise levels of a consistency model's steps after the first that were found best, by number of steps.
+        levels: noise levels of a consistency model's steps after the first, by number of steps: those that were found best, or that
+            it was trained to take.
         starts: likewise that of the first step.
         ema: name of the average that the weights are, "none" for the last step's own.
         images: images seen in training.
@@ -170,6 +171,7 @@ def save_denoiser(
         shape=tuple(shape),
         num_classes=num_classes,
         class_names=tuple(class_names),
+        levels={n + 1: list(denoiser.levels[:n]) for n in range(1, len(denoiser.levels) + 1)},
         ema=ema,
         images=images,
         sha256=digest,

@@ -66,7 +66,9 @@ def evaluate(
     ] = False,
     min_recall: Annotated[
         float,
-        typer.Option("--min-recall", metavar="R", show_default=False, help="Of --search: only levels of this recall."),
+        typer.Option(
+            "--min-recall", metavar="R", show_default=False, help="Of --search: only levels whose recall is at least R."
+        ),
     ] = 0.0,
     out: Annotated[
         Path | None,
@@ -140,7 +142,7 @@ def _refuse_what_does_not_go_together(
     if not 0 <= min_recall < 1:
         raise UserError(f"--min-recall: must lie in [0, 1), got {min_recall:g}")
     if min_recall and not search:
-        raise UserError("--min-recall: is of --search")
+        raise UserError("--min-recall: needs --search")
     if folder is None and images is None and not writes:
         raise UserError("evaluate: name a RUN, or images by --images")
     if folder is not None and images is not None:

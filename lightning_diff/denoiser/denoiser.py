@@ -56,6 +56,7 @@ class Denoiser(nn.Module):
 
     Attributes:
         sigma_max: noise level that sampling starts from where nobody says; None for EDM's 80.
+        levels: those of the further steps that a consistency model was trained to take; () for none.
     """
 
     def __init__(
@@ -88,13 +89,14 @@ class Denoiser(nn.Module):
         self.clock = clock
         self.prompts = prompts
         self.sigma_max: float | None = None
+        self.levels: tuple[float, ...] = ()
         self.bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     def around(self, net: nn.Module) -> "Denoiser":
         """The same denoiser with another network in it."""
         time = self.time if isinstance(self.time, str) else self.clock
         other = Denoiser(net, self.sigma_data, time, self.kind, self.prediction, self.prompts, self.bounds)
-        other.sigma_max = self.sigma_max
+        other.sigma_max, other.levels = self.sigma_max, self.levels
         return other
 
     def told(self, prompts: Prompts | None) -> "Denoiser":

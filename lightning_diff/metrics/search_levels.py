@@ -33,9 +33,9 @@ class Drawn(TypedDict, total=False):
 
 
 class Trial(NamedTuple):
-    """What was measured at a level; the least is the best, in this order."""
+    """What was measured at a level. Compared first by what recall lacks, then by distance: less is better."""
 
-    shortfall: float  # of recall
+    shortfall: float
     distance: float
 
 
@@ -61,7 +61,7 @@ def search_levels(
         denoiser, reference, n, drawn: see `evaluate_denoiser`.
         steps: of the sampler, >= 1; there are steps - 1 levels.
         sigma_max: the first level; None for the denoiser's own, or 80.
-        min_recall: in [0, 1).
+        min_recall: least recall of a level, in [0, 1); 0 for no limit.
 
     Raises:
         UserError: no level that was tried has that recall, or the reference has no images, by which it could be measured.
@@ -159,13 +159,11 @@ def _measured(
     if not min_recall:
         return Trial(0.0, distance)
     if recall is None:
-        raise UserError(
-            "--min-recall: recall compares images, and the reference is moments alone; name images by --data"
-        )
+        raise UserError("min_recall: recall compares images, and the reference has moments alone")
     return Trial(max(min_recall - recall, 0.0), distance)
 
 
 def _refuse_shortfall(best: Trial, min_recall: float) -> None:
     if best.shortfall:
         most = min_recall - best.shortfall
-        raise UserError(f"--min-recall: no level that was tried has a recall of {min_recall:g}; the most is {most:.3g}")
+        raise UserError(f"min_recall: no level that was tried has a recall of {min_recall:g}; the most is {most:.3g}")

@@ -24,7 +24,7 @@ from ..objectives.consistency import Derivative, Normalisation
 from . import conditioning, pretrained
 from . import lightning_internals as internals
 from .compiling import Compile
-from .consistency_choices import WARMS_UP, Objective, default_weighting, refuse_unfit, refuse_unguided, refuse_unknown
+from .consistency_choices import Objective, default_weighting, refuse_unfit, refuse_unguided, refuse_unknown
 from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
@@ -46,8 +46,8 @@ class ConsistencyModule(TrainingModule):
         net: the network; None for one like the teacher's, a mapping for one like it but for these arguments, {dropout: 0.2} for
             instance. In a recipe's resolved form the network is written out, as are `sigma_data` and `time`.
         start: run, model folder or file whose weights step 0 has in place of the teacher's: a consistency model that is to be
-            trained on, with a critic or a reward for instance, or a denoiser. Of the teacher's parametrisation, and distillation
-            only. A run that resumes does not look at it again.
+            trained on, with a critic or a reward for instance, or a denoiser. Of the teacher's parametrisation, and, beside a
+            critic, of its network. Distillation only. A run that resumes does not look at it again.
         objective: "distillation" follows the teacher's velocity, "training" that of the examples themselves.
         noise: law of the training noise levels; default LogNormal(-1.0, 1.4), the paper's for CIFAR-10.
         weighting: default `weighting.AdaptiveWeight`, learned, which starts at the optimum for tangents of norm one if they are
@@ -55,8 +55,8 @@ class ConsistencyModule(TrainingModule):
         optimizer: default RAdam at 1e-4 with betas (0.9, 0.99), the paper's for CIFAR-10.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         warmup: images over which the network's own derivative comes into the tangent; the paper's 10,000 steps. In a
-            recipe, a number below 1 is a share of the run. 0 where `start` is a consistency model, as it draws one towards a
-            denoiser.
+            recipe, a number below 1 is a share of the run. Give 0 where `start` is a consistency model: the warm-up draws its
+            weights back towards a denoiser.
         normalisation: of the tangent, "l2", "rms", "clip" or "none" (see `objectives.consistency_loss`).
         c: what is added to the tangent's norm.
         derivative: "jvp", "two_pass", or, for networks without forward-mode rules, "central" or "discrete". A network that is
@@ -139,6 +139,7 @@ class ConsistencyModule(TrainingModule):
             if self.compiled is not None and self.compiled.optimizer:
                 raise ValueError("ConsistencyModule: compile.optimizer: with a critic two take turns; leave it out")
             critic.like(denoiser)
+            denoiser.levels = critic.levels
             self.make_optimizer = critic.in_turns(optimizer)
         self._teacher: Frozen[Denoiser] | None = None
         self._teacher_sha256: str | None = None
@@ -174,24 +175,21 @@ class ConsistencyModule(TrainingModule):
                 print(remark, flush=True)
         net = self.denoiser.net
         if self.start.path is not None:
-            kind = self.start.setup(self.denoiser, self.trainer)
-            if kind == "consistency" and self.warmup and self.trainer.is_global_zero:
-                print(WARMS_UP, flush=True)
+            self.start.setup(self.denoiser, self.trainer)
         elif not any(weight.is_meta for weight in net.parameters()):  # as on all processes but the first, if sharded
             load_weights(net, pretrained.with_guidance_input(net, teacher.net), self.teacher_path)
         if self.critic is not None:
             self.critic.follow(teacher, self.teacher_path)
 
     def begin(self, *, resumes: bool, described: bool = False) -> None:
+        if not resumes and (self.start.path is None or self.critic is not None):  # whose weights start as the teacher's
+            pretrained.refuse_other_network(self.denoiser, self.teacher_path, "teacher")
         self.start.take(self.denoiser, resumes=resumes, described=described)
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
         return replace(super().trained_with(augment), label_dropout=0.0, guidance=self.guidance)
 
     def on_fit_start(self) -> None:
-        if self._not_found is not None and not self.images_seen:
-            raise self._not_found
-        self.start.refuse_missing(self.images_seen)
         super().on_fit_start()
         if self._teacher is not None:
             self._teacher.to(self.device, self.memory_format)
@@ -200,6 +198,12 @@ class ConsistencyModule(TrainingModule):
                 conditioning.null_condition(self._teacher.value.net, "model.guidance")
         for net in () if self.critic is None else self.critic.place(self.device, self.memory_format):
             self.keep_null_condition(net)
+
+    def on_train_start(self) -> None:  # not before: of a network in shards, the checkpoint is read after `on_fit_start`
+        if self._not_found is not None and not self.images_seen:
+            raise self._not_found
+        self.start.refuse_missing(self.images_seen)
+        super().on_train_start()
 
     def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
         if self.derivative in ("jvp", "two_pass"):

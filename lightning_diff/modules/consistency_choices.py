@@ -13,10 +13,6 @@ from ..weighting import AdaptiveWeight
 from .critic import Critic
 
 Objective = Literal["distillation", "training"]
-WARMS_UP = (
-    "model.warmup: model.start is a consistency model, and the tangent's warm-up draws it towards a denoiser again; "
-    "0 leaves it as it is"
-)
 
 
 def refuse_unknown(**given: str) -> None:

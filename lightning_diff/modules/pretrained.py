@@ -40,7 +40,7 @@ def facts(
     """What the record of the model that `node[key]` names fills into a recipe's `model` node: net, sigma_data, time, prediction.
 
     A prediction that has the name of its time is left out, as in recipes of before there were others. Bounds are filled in where
-    the model has some: that of `node["start"]`, where there is one beside it.
+    the node has none: those of `node["start"]`, or the model's.
 
     Args:
         node: what the recipe gives; `net` may be a node, a network, or arguments in which it differs from the model's.
@@ -51,7 +51,7 @@ def facts(
     net = node.get("net")
     is_known = is_node(net) or isinstance(net, nn.Module)
     if is_known and "sigma_data" in node and "time" in node:  # even without the model
-        return {"net": net} | {name: node[name] for name in PARAMETRISATION if name in node}
+        return {"net": net} | {name: node[name] for name in PARAMETRISATION if name in node} | _bounds(node, "start")
     known = record(Path(node[key]), key)
     if not is_known:
         own = {name: value for name, value in known.net.items() if name not in of_data}
@@ -60,11 +60,15 @@ def facts(
     found["prediction"] = found["prediction"] or known.time  # of records from before the two had names of their own
     if found["prediction"] == found["time"] and "prediction" not in node:
         del found["prediction"]
-    if key != "start" and node.get("start") is not None:
-        known = record(Path(node["start"]), "start")
-    if known.bounds is not None and "bounds" not in node:
-        found["bounds"] = list(known.bounds)
-    return {"net": net} | found
+    return {"net": net} | found | (_bounds(node, "start") or _bounds(node, key))
+
+
+def _bounds(node: Mapping[str, Any], key: str) -> dict[str, list[float]]:
+    """Those of the model that `node[key]` names, if it can be found and has some, and the node gives none."""
+    if "bounds" in node or node.get(key) is None or not (path := places.find(Path(node[key]))).exists():
+        return {}
+    bounds = read_record(path).bounds
+    return {} if bounds is None else {"bounds": list(bounds)}
 
 
 def record(path: Path, key: str) -> ModelRecord:
@@ -170,7 +174,7 @@ def start_from(
         raise UserError(f"model.{key}: {path} is a {start.kind} model; this trains denoisers")
     may_differ = key == "start" and not student
     way = ", or say model.retime=true and let the network learn it" if may_differ else ""
-    like_teacher = "a student starts from a model with its teacher's" if student else ""
+    like_teacher = "leave out what the recipe says of it, or start from a model with the teacher's" if student else ""
     refuse_other_parametrisation(own, start, path, but=("time",) if retime else (), way=way, instead=like_teacher)
     weights = with_guidance_input(own.net, start.net) if student else start.net.state_dict()
     mine, theirs = own.net.state_dict(), adapted(weights, own.net)
@@ -195,16 +199,20 @@ def start_from(
 
 
 class StartingWeights:
-    """What a module has of another model at step 0: taken once, before a new run; one that resumes does not look at it.
+    """The weights of another model that a module starts from: taken once, before a new run; one that resumes does not look at it.
 
     Args:
         path: of the model; None for none.
         how: as for `start_from`.
+
+    Attributes:
+        kind: of the model that was taken; None before, and where none was.
     """
 
     def __init__(self, path: str | Path | None, **how: Any):
         self.path, self._how = None if path is None else Path(path), how
         self._is_due = path is not None
+        self.kind: str | None = None
         self._started: Started | None = None
         self._not_found: UserError | None = None
 
@@ -213,18 +221,18 @@ class StartingWeights:
         if self._is_due and not resumes:
             assert self.path is not None
             self._started = start_from(self.path, own, "start", described=described, **self._how)
+            self.kind = self._started.record.kind
         self._is_due = False
 
-    def setup(self, own: Denoiser, trainer: Trainer) -> str | None:
-        """Take them if a Trainer of one's own runs, and say what was taken. Returns the kind of the model, None if none was."""
+    def setup(self, own: Denoiser, trainer: Trainer) -> None:
+        """Take them if a Trainer of one's own runs, and say what was taken."""
         try:
             self.take(own, resumes=False)
         except UserError as error:
             self._not_found = error  # no matter to a run that resumes from a checkpoint
-        started, self._started = self._started, None
-        if started is not None and trainer.is_global_zero:
-            print("\n".join(started.remarks(training_data(trainer).data)), flush=True)
-        return None if started is None else started.record.kind
+        if self._started is not None and trainer.is_global_zero:
+            print("\n".join(self._started.remarks(training_data(trainer).data)), flush=True)
+        self._started = None
 
     def refuse_missing(self, images_seen: int) -> None:
         """UserError of `setup` in a run that turned out to be new."""
@@ -266,6 +274,14 @@ def refuse_other_parametrisation(
         also = way if differing == ["time"] else ""
         advice = instead or f"leave out {' and '.join(differing)}{also}"
         raise UserError(f"model: {here}, but {path} was trained with {there}; {advice}")
+
+
+def refuse_other_network(own: Denoiser, path: Path, key: str) -> None:
+    """UserError unless the network has the weights of the model at this path, an input for the scale of guidance apart."""
+    mine = own.net.state_dict()
+    theirs = with_guidance_input(own.net, _empty(record(path, key), path).net)
+    if differing := unlike(mine, theirs):
+        raise UserError(f"model.{key}: {path}: weights of another network: {in_words(differing, mine, theirs)}")
 
 
 def fresh_names(net: nn.Module, fresh: Sequence[str]) -> list[str]:

@@ -73,16 +73,20 @@ def evaluate(
         prompts: that samples of a text-conditional model are drawn for; None for those of the data, or of its record.
         search: first find the levels of a consistency model with the least Fréchet distance, the first included unless it is
             given, and keep them.
-        min_recall: in [0, 1), that the levels must have which are searched.
+        min_recall: of the search, least recall of a level, in [0, 1); 0 for no limit.
         per_class: figures for each class, too (see `metrics.evaluate`).
 
     Raises:
-        UserError: before anything is measured, for whatever does not go together.
+        UserError: before anything is measured, for whatever does not go together; and where no level has `min_recall`.
     """
     against = against or Against()
     model = trained.model(run)
     record, home = model.record, model.home
     sampling = _sampling(settings, record, search)
+    if min_recall and against.moments is not None:
+        raise UserError(
+            "--min-recall: recall compares images, and --reference has moments alone; name images by --data"
+        )
     wish = asked(model, prompts=prompts)
     settings.refuse_unfit_guidance(record)
     refuse_unwritable(home / "metrics.csv")

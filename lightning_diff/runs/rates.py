@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from .. import ema
 from ..callbacks.ema import find as find_ema
 from ..foundation.errors import UserError
+from ..modules import ConsistencyModule
 from ..modules.base import CountedModule
 from ..modules.in_turns import MakeInTurns
 
@@ -28,7 +29,8 @@ def learning_rates(module: LightningModule, trainer: Trainer, batch: int) -> str
 
 
 def doubts(module: LightningModule, trainer: Trainer, batch: int, first: int = 0) -> list[str]:
-    """A line for each thing that makes a training of no use: a rate of 0, one that only rises, an average longer than the run.
+    """A line for each thing that makes a training of no use: a rate of 0, one that only rises, an average longer than the run, a
+    warm-up that undoes what it starts from.
 
     Args:
         module: what is to be trained.
@@ -42,7 +44,16 @@ def doubts(module: LightningModule, trainer: Trainer, batch: int, first: int = 0
     steps = int(trainer.max_steps)
     if not isinstance(module, CountedModule) or first >= steps:
         return []
-    return [f"warning: {doubt}" for doubt in (*_of_rate(module, batch, first, steps), *_of_averages(trainer, batch))]
+    found = (*_of_rate(module, batch, first, steps), *_of_averages(trainer, batch), *_of_start(module))
+    return [f"warning: {doubt}" for doubt in found]
+
+
+def _of_start(module: CountedModule) -> Iterator[str]:
+    if isinstance(module, ConsistencyModule) and module.start.kind == "consistency" and module.warmup:
+        yield (
+            f"model.warmup: {module.start.path} is a consistency model, whose weights the tangent's warm-up draws back towards a "
+            "denoiser; model.warmup=0 keeps them"
+        )
 
 
 def _of_rate(module: CountedModule, batch: int, first: int, steps: int) -> Iterator[str]:

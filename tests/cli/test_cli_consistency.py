@@ -153,6 +153,6 @@ def test_what_cannot_be_is_refused(model, capsys):
     assert tells(fails(capsys, "evaluate", "one", "--min-recall", "0.5"), "--min-recall: ... --search")
     assert tells(fails(capsys, "evaluate", "one", "--search", "--min-recall", "1.5"), "--min-recall: ... 1.5")
     most = ("evaluate", "one", "--feature", "pixels", "--n", "40", "--search", "--min-recall", "0.999")
-    assert tells(fails(capsys, *most), "--min-recall: no level ... a recall of 0.999; the most is ...")
+    assert tells(fails(capsys, *most), "min_recall: no level ... a recall of 0.999; the most is ...")
     model(guided=True)
     assert tells(fails(capsys, "sample", "one", "--guidance", "2", "--guide", "one"), "--guide: ... input ... no guide")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lightning_diff import load_denoiser
-from lightning_diff.artifacts import checkpoints
+from lightning_diff.artifacts import checkpoints, read_record
 from lightning_diff.artifacts.metrics_table import read
 from lightning_diff.data import Stream, Toy
 from lightning_diff.foundation import rng
@@ -26,6 +26,7 @@ from lightning_diff.objectives import consistency_loss, denoising_loss, matching
 from lightning_diff.objectives.distribution_matching import teacher_mean
 from lightning_diff.runs import memory, recipe
 from lightning_diff.runs.describe import describe
+from lightning_diff.runs.sampler_settings import SamplerSettings
 
 # Of 16 images a step, from step 3 on: critic, critic, student, and so on. Two steps of the student, or one.
 CRITIC = "{_target_: lightning_diff.modules.Critic, every: 3, start: 32, levels: [0.5], loss: %s}"
@@ -171,6 +172,13 @@ def test_its_weights_start_as_the_teachers_and_stand_in_the_checkpoint_but_not_i
         assert torch.equal(weights[f"critic.denoiser.net.{name}"], value)
         assert torch.equal(weights[f"denoiser.net.{name}"], value)
     assert load_file(folder / "model.safetensors").keys() == averaged.keys()
+
+
+def test_the_levels_of_its_further_steps_are_kept_for_whoever_samples(teacher, train):
+    folder = train("student", (STUDENT % "dmd").replace("levels: [0.5]", "levels: [2.0, 0.5]"), "trainer.max_steps=1")
+    assert read_record(folder).levels == {2: [2.0], 3: [2.0, 0.5]}
+    chosen = SamplerSettings(steps=3).sampling(read_record(folder))
+    assert chosen.sigmas.tolist() == [80.0, 2.0, 0.5, 0.0]
 
 
 @pytest.mark.whole

@@ -1,17 +1,23 @@
 """A student that starts from another model than its teacher: one that was distilled before, or a denoiser."""
 
+import json
 import shutil
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 
+import forked
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from messages import tells
 from safetensors.torch import load_file
 
 from lightning_diff.artifacts import read_record
 from lightning_diff.cli import main
+from lightning_diff.data import Toy
 from lightning_diff.foundation.errors import UserError
+from lightning_diff.modules import ConsistencyModule, TrainingData
 from lightning_diff.runs import recipe
 from lightning_diff.runs.describe import describe
 
@@ -36,6 +42,7 @@ def trained(train_here, tmp_path_factory):
         train_here("teacher", "model.condition_dropout=0.3")
         train_here("first", STUDENT, BOUNDS)
         train_here("guided", STUDENT, "model.guidance=[1.0, 2.0]")
+        train_here("other", "model.condition_dropout=0.3", "seed=9")
     return folder / "runs"
 
 
@@ -55,8 +62,9 @@ def test_step_0_has_the_weights_and_the_bounds_of_the_start(train, runs, capsys)
 
 
 def test_a_denoiser_may_start_it_and_a_guided_student_may_start_from_one_without_the_scale(train, runs, capsys):
-    folder = train("second", STUDENT, "model.start=runs/teacher/model.json", STILL, "model.warmup=64")
-    assert same(weights(folder), weights(runs / "teacher"))
+    folder = train("second", STUDENT, "model.start=runs/other/model.json", STILL, "model.warmup=64")
+    assert same(weights(folder), weights(runs / "other"))
+    assert not same(weights(folder), weights(runs / "teacher"))
     assert "model.warmup" not in capsys.readouterr().out
     folder = train("third", STUDENT, "model.start=first", "model.guidance=[1.0, 2.0]", STILL)
     first, third = weights(runs / "first"), weights(folder)
@@ -67,8 +75,71 @@ def test_a_denoiser_may_start_it_and_a_guided_student_may_start_from_one_without
 
 
 def test_a_warm_up_that_would_undo_the_start_is_said(train, runs, capsys):
-    train("second", STUDENT, "model.start=first", "model.warmup=64")
-    assert "model.warmup: model.start is a consistency model" in capsys.readouterr().out
+    words = [STUDENT, "model.start=first", "model.warmup=64"]
+    train("second", *words, "trainer.max_steps=4")
+    warning = "warning: model.warmup: first is a consistency model"
+    assert warning in capsys.readouterr().out
+    assert warning in describe(recipe.load("second.yaml", [*words, "name=third"]), "second.yaml")
+    train("second", *words)  # goes on
+    assert warning not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("teachers", "starts", "found"),
+    [((-1.0, 1.0), None, (-1.0, 1.0)), ((-1.0, 1.0), (-3.0, 3.0), (-3.0, 3.0)), (None, None, None)],
+)
+def test_bounds_are_those_of_the_start_or_of_the_teacher(runs, teachers, starts, found):
+    for name, bounds in (("teacher", teachers), ("first", starts)):
+        file = runs / name / "model.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"bounds": bounds}))
+    assert ConsistencyModule("runs/teacher", start="first", warmup=0, num_classes=8).denoiser.bounds == found
+
+
+def test_a_recipe_that_is_written_out_takes_the_bounds_of_a_start_too(train, runs):
+    train("plain", STUDENT, "trainer.max_steps=1")
+    written = recipe.load(runs / "plain", ["name=second", "model.start=first", "resume=never"])
+    settings = recipe.fill_facts(written, Toy(batch_size=16, n=64, conditional=True).facts())
+    assert settings["model"]["bounds"] == [-3.0, 3.0]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:You're resuming from a checkpoint"
+)  # Lightning does not know that the stream goes on
+def test_a_trainer_of_ones_own_starts_from_the_weights_too(runs, tmp_path):
+    def fit(steps, checkpoint=None):
+        data = Toy(batch_size=16, n=64, conditional=True)
+        still = partial(torch.optim.SGD, lr=0.0)
+        module = ConsistencyModule("runs/teacher", start="first", warmup=0, num_classes=8, optimizer=still)
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": -1}
+        trainer = Trainer(max_steps=steps, accelerator="cpu", default_root_dir=tmp_path, **options)
+        trainer.fit(module, TrainingData(data, 0), ckpt_path=checkpoint, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "kept.ckpt")
+        return module.denoiser.net.state_dict()
+
+    first = weights(runs / "first")
+    assert same(fit(1), first)
+    (runs / "first" / "model.safetensors").unlink()
+    assert same(fit(2, tmp_path / "kept.ckpt"), first)
+    with pytest.raises(UserError, match=r"first.*no such file"):
+        fit(1)
+
+
+@pytest.mark.whole
+def test_two_processes_and_shards_start_with_the_weights_of_one(train, runs):
+    """Beside a critic, which starts as the teacher on every process, whole or in shards."""
+    words = [STUDENT, "model.start=first", CRITIC, "trainer.max_steps=3"]
+    two = {"ddp": "auto", "shards": "model_parallel"}
+    one = weights(train("one", *words))
+    text = Path("one.yaml").read_text()
+    for name, strategy in two.items():
+        Path(f"{name}.yaml").write_text(text.replace("trainer: {", f"trainer: {{strategy: {strategy}, "))
+    done, _ = forked.run_two("train", *(f"{name}.yaml" for name in two), *words, "trainer.devices=2")
+    assert done.stdout.count("model.start: the weights of first after 128 images") == 2
+    for name in two:
+        there = weights(Path("runs") / name)
+        assert there.keys() == one.keys()
+        for key, value in one.items():
+            torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_critic_beside_it_starts_as_the_teacher(train, runs, state):
@@ -104,10 +175,14 @@ def test_a_resumed_run_does_not_look_at_it_again(train, runs, state):
             "... objective=training starts from its teacher; leave start out",
         ),
         (["model.start=first", "model.net={width: 32}"], "model.start: first: weights of another network: ..."),
+        (
+            ["model.start=first", "model.net={width: 32}", CRITIC],
+            "model.teacher: runs/teacher: weights of another network: ...",
+        ),
         (["model.start=guided"], "model.start: guided: weights of another network: ... guidance ..."),
         (
             ["model.start=edm"],
-            "model: time trigflow ... but edm was trained with time edm ... a student starts from a model with its teacher's",
+            "model: time trigflow ... but edm was trained with time edm ... leave out ... or start from a model with the teacher's",
         ),
     ],
 )
