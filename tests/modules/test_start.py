@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from messages import tells
-from safetensors.torch import load_file
+from model_files import same, weights
 
 from lightning_diff.artifacts import load_denoiser, read_record
 from lightning_diff.cli import main
@@ -23,14 +23,6 @@ MLP = "model.net={_target_: lightning_diff.nets.MLP, width: 16, depth: 1}"
 OTHER = "data={_target_: lightning_diff.data.Toy, n: 128, conditional: false, batch_size: 16}"  # no classes
 UNLABELLED = "model.fresh=[conditioning.label.*]"
 ADAPTERS = "model.lora={_target_: lightning_diff.nets.lora.LoRA, rank: 2, alpha: 4.0}"
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")

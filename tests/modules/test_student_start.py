@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from messages import tells
-from safetensors.torch import load_file
+from model_files import same, weights
 
 from lightning_diff.artifacts import read_record
 from lightning_diff.cli import main
@@ -25,14 +25,6 @@ STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teac
 STILL = "model.optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 0.0}"  # what it learns is nothing
 CRITIC = "model.critic={_target_: lightning_diff.modules.Critic, every: 2}"
 BOUNDS = "model.bounds=[-3.0, 3.0]"
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
