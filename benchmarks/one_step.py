@@ -15,7 +15,8 @@ Prints Fréchet distances in the classifier's features, mean and standard deviat
 conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is
 dropped shows there; the reward of recipes/digits_reward.yaml, of 1,000; and the process time of all that trained a student after
 its teacher, whose own stands in its row. Each student takes one step, and two, whose second level is searched with 2,000 samples of
-another seed: that of the least distance, and that of the least among those with the teacher's recall, if there are any. "start" and "reward" have lengths of their own, whatever --steps says.
+another seed: that of the least distance, and that of the least among those with the teacher's recall, if there are any.
+"start" and "reward" have lengths of their own, whatever --steps says.
 
 Writes table.csv, and what was measured of each run beside it, which is not measured again. `--costs` prints the process time of
 each arm's step over that of a diffusion step, critic from the start.
