@@ -24,7 +24,14 @@ HARMLESS = (
     "data.workers",
     "data.model",
 )
-HARMLESS += ("model.reward.*data.*", "model.compile", "model.teacher", "model.model", "model.channels_last")
+HARMLESS += (
+    "model.reward.*data.*",
+    "model.critic.reward.*data.*",
+    "model.compile",
+    "model.teacher",
+    "model.model",
+    "model.channels_last",
+)
 HARMLESS += (
     "data.held_out",
     "data.prompts",
