@@ -62,7 +62,8 @@ SHORT = [  # digits_one_step's batch, warm-up, rate and average
 ]
 LARGEST = [
     "model.noise={_target_: lightning_diff.noise.WithLargest, share: 0.25, sigma: 80.0, "
-    "law: {_target_: lightning_diff.noise.LogNormal, mean: -0.6, std: 1.6}}"
+    "law: {_target_: lightning_diff.noise.LogNormal, mean: -0.6, std: 1.6}}",
+    "model.weighting={_target_: lightning_diff.weighting.Uniform}",
 ]
 PATHS = 1000  # steps of a distilled start
 
