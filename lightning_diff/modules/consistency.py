@@ -51,7 +51,8 @@ class ConsistencyModule(TrainingModule):
         objective: "distillation" follows the teacher's velocity, "training" that of the examples themselves.
         noise: law of the training noise levels; default LogNormal(-1.0, 1.4), the paper's for CIFAR-10.
         weighting: default `weighting.AdaptiveWeight`, learned, which starts at the optimum for tangents of norm one if they are
-            normalised to that. `weighting.Uniform` switches it off.
+            normalised to that. `weighting.Uniform` switches it off, and is the default with `noise.WithLargest`, in whose band a
+            learned weight grows without end.
         optimizer: default RAdam at 1e-4 with betas (0.9, 0.99), the paper's for CIFAR-10.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         warmup: images over which the network's own derivative comes into the tangent; the paper's 10,000 steps. In a
@@ -120,10 +121,11 @@ class ConsistencyModule(TrainingModule):
         )
         if guidance is not None:
             refuse_unguided(denoiser.net, num_classes)
+        noise = LogNormal(-1.0, 1.4) if noise is None else noise
         super().__init__(
             denoiser,
-            noise=LogNormal(-1.0, 1.4) if noise is None else noise,
-            weighting=default_weighting(denoiser.net, normalisation) if weighting is None else weighting,
+            noise=noise,
+            weighting=default_weighting(denoiser.net, normalisation, noise) if weighting is None else weighting,
             optimizer=optimizer,
             learning_rate=learning_rate,
             num_classes=num_classes,

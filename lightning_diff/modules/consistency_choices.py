@@ -7,9 +7,9 @@ from torch import nn
 
 from ..condition import takes_condition
 from ..foundation import lengths
-from ..noise import InfoNoise, NoiseLaw
+from ..noise import InfoNoise, NoiseLaw, as_training_law
 from ..objectives.consistency import Derivative, Normalisation
-from ..weighting import AdaptiveWeight
+from ..weighting import AdaptiveWeight, Uniform
 from .critic import Critic
 
 Objective = Literal["distillation", "training"]
@@ -63,8 +63,15 @@ def refuse_unguided(net: nn.Module, num_classes: int) -> None:
         raise ValueError("ConsistencyModule: guidance needs a network that takes the scale: net.guided=true")
 
 
-def default_weighting(net: nn.Module, normalisation: Normalisation) -> AdaptiveWeight:
-    """A learned weight, from the optimum on for tangents of norm one. ValueError for a network that does not tell its shape."""
+def default_weighting(net: nn.Module, normalisation: Normalisation, noise: NoiseLaw) -> nn.Module:
+    """A learned weight, from the optimum on for tangents of norm one; a constant for a law that has a share at its largest level.
+
+    There tangents vanish with cos t: e^w = 1 / E[loss] grows by orders of magnitude, and the noise of that level drowns all else.
+
+    ValueError for a network that does not tell its shape.
+    """
+    if as_training_law(noise).largest is not None:
+        return Uniform()
     shape = getattr(net, "shape", None)
     if shape is None:
         raise ValueError("ConsistencyModule: give a weighting, because the network does not tell its shape")

@@ -19,6 +19,9 @@ class WithLargest(TrainingLaw):
         p(ln sigma) = share / band                      in the band,
                       (1 - share) law(ln sigma) / P     below it, P the law's own mass there.
 
+    A consistency model's tangents vanish at the largest level: a learned weight (`weighting.AdaptiveWeight`) would give the band
+    all of the gradient (docs/consistency.md).
+
     Stratified draws put `share` of every batch into the band, the same places of every batch.
 
     Args:

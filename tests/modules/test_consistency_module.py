@@ -20,6 +20,7 @@ from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import ConsistencyModule
 from lightning_diff.nets import MLP
 from lightning_diff.nets.frozen import Frozen
+from lightning_diff.noise import LogNormal, WithLargest
 from lightning_diff.objectives import consistency_loss
 from lightning_diff.runs import recipe
 from lightning_diff.weighting import AdaptiveWeight, Uniform
@@ -174,6 +175,14 @@ def test_its_weight_starts_where_it_belongs_and_can_be_switched_off(step):
     module, _, out = step(weighting=Uniform())
     torch.testing.assert_close(out["loss"], out["per_sample_loss"].mean())
     assert not any(isinstance(part, AdaptiveWeight) for part in module.modules())
+
+
+def test_a_share_at_the_largest_level_goes_without_a_learned_weight(step):
+    law = WithLargest(LogNormal(-1.0, 1.4))
+    module, _, out = step(noise=law)
+    assert isinstance(module.weighting, Uniform)
+    torch.testing.assert_close(out["loss"], out["per_sample_loss"].mean())
+    assert isinstance(step(noise=law, weighting=AdaptiveWeight((2,)))[0].weighting, AdaptiveWeight)
 
 
 def test_guidance_is_drawn_by_position_and_taught_as_an_input(step, train, teacher):
