@@ -92,7 +92,8 @@ def test_our_own_networks_are_not_computed_for_it(monkeypatch):
 
 
 def test_at_the_door_and_by_a_dry_run(train, capsys):
-    train("teacher", DROPPING, "trainer.max_steps=1", "data.conditional=false", "model.condition_dropout=0")
+    same = "model.net={_target_: test_network_check.Points, kind: function}"
+    train("teacher", same, "trainer.max_steps=1", "data.conditional=false", "model.condition_dropout=0")
     with pytest.raises(UserError, match=r"derivative=central"):
         train("student", STUDENT % "function", "data.conditional=false")
     assert not Path("runs/student").exists()
