@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from messages import tells
-from test_consistency_module import DROPPING, OnlyBackwards
+from test_consistency_module import OnlyBackwards
 from torch import nn
 
 from lightning_diff.cli import main
