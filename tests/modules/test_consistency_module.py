@@ -48,7 +48,7 @@ class SameGradients(Callback):
         distributed.all_gather(everybodys, mine)
         assert trainer.world_size == 2
         assert torch.equal(*everybodys)
-        assert float(mine.norm()) > 0
+        assert float(mine.norm()) > 0 or trainer.global_step == 0  # when it is its teacher
 '''
 
 
