@@ -6,12 +6,12 @@ from contextlib import chdir
 from functools import partial
 from pathlib import Path
 
-import forked
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from messages import tells
 from model_files import same, weights
+from on_two import trains_as_one_from
 
 from lightning_diff.artifacts import read_record
 from lightning_diff.cli import main
@@ -119,19 +119,7 @@ def test_a_trainer_of_ones_own_starts_from_the_weights_too(runs, tmp_path):
 @pytest.mark.whole
 def test_two_processes_and_shards_start_with_the_weights_of_one(train, runs):
     """Beside a critic, which starts as the teacher on every process, whole or in shards."""
-    words = [STUDENT, "model.start=first", CRITIC, "trainer.max_steps=3"]
-    two = {"ddp": "auto", "shards": "model_parallel"}
-    one = weights(train("one", *words))
-    text = Path("one.yaml").read_text()
-    for name, strategy in two.items():
-        Path(f"{name}.yaml").write_text(text.replace("trainer: {", f"trainer: {{strategy: {strategy}, "))
-    done, _ = forked.run_two("train", *(f"{name}.yaml" for name in two), *words, "trainer.devices=2")
-    assert done.stdout.count("model.start: the weights of first after 128 images") == 2
-    for name in two:
-        there = weights(Path("runs") / name)
-        assert there.keys() == one.keys()
-        for key, value in one.items():
-            torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-5)
+    trains_as_one_from("first", train, STUDENT, CRITIC, "trainer.max_steps=3")
 
 
 def test_a_critic_beside_it_starts_as_the_teacher(train, runs, state):
