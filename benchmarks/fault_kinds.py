@@ -57,6 +57,10 @@ MODULES = {
     "scd": [f"model={{{CONSISTENCY}, teacher: ../teacher}}"],
     "dmd": [f"model={{{CONSISTENCY}, teacher: ../teacher, {CRITIC.format(loss='dmd', every=3)}}}", CRITIC_LEVELS],
     "sid": [f"model={{{CONSISTENCY}, teacher: ../teacher, {CRITIC.format(loss='sid', every=2)}}}", CRITIC_LEVELS],
+    "regression": [  # beside a critic, and killed in the middle of paths
+        f"model={{{CONSISTENCY}, teacher: ../teacher, objective: regression, nodes: 4, {CRITIC.format(loss='dmd', every=2)}}}",
+        CRITIC_LEVELS,
+    ],
     "sct": [f"model={{{CONSISTENCY}, teacher: ../teacher, objective: training}}"],
     "schedule": [
         "model={_target_: lightning_diff.ScheduleModule, model: ../teacher}",

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from ..artifacts import TrainedWith, load_weights
 from ..condition import of_batch, takes_condition
-from ..data import Augment
+from ..data import Augment, Stream
 from ..denoiser import Denoiser, Prediction, Time, TimeName
 from ..foundation import rng
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..nets.frozen import Frozen
-from ..noise import LogNormal, NoiseLaw, as_training_law
-from ..objectives import consistency_loss
+from ..noise import LogNormal, LogUniform, NoiseLaw, as_training_law
+from ..objectives import consistency_loss, path_regression_loss
 from ..objectives.consistency import Derivative, Normalisation
+from ..schedules.sampling import SIGMA_MAX
+from ..weighting import Uniform
 from . import conditioning, pretrained
 from . import lightning_internals as internals
 from .compiling import Compile
@@ -29,15 +31,17 @@ from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
+from .path_batches import SIGMA_MIN, PathBatches
 from .sharding import is_sharded
 from .teacher import load_teacher, refuse_other_teacher, refuse_untaught
 from .training_data import training_data
 
 
 class ConsistencyModule(TrainingModule):
-    """Continuous-time consistency distillation and training (sCD and sCT, arXiv 2410.11081), starting from a denoiser.
+    """A consistency model from a denoiser: continuous-time distillation and training (sCD and sCT, arXiv 2410.11081), or regression
+    onto the denoiser's sampling paths (CMT, arXiv 2509.24526).
 
-    The network starts with the denoiser's weights and keeps its time conditioning, EDM's or TrigFlow's. In distillation the
+    The network starts with the denoiser's weights and keeps its time conditioning, EDM's or TrigFlow's. But for "training" the
     denoiser is the teacher, too, without gradients, dropout or a place in checkpoints, which name it by its file's hash; resuming
     with another one is refused.
 
@@ -47,12 +51,16 @@ class ConsistencyModule(TrainingModule):
             instance. In a recipe's resolved form the network is written out, as are `sigma_data` and `time`.
         start: run, model folder or file whose weights step 0 has in place of the teacher's: a consistency model that is to be
             trained on, with a critic or a reward for instance, or a denoiser. Of the teacher's parametrisation, and, beside a
-            critic, of its network. Distillation only. A run that resumes does not look at it again.
-        objective: "distillation" follows the teacher's velocity, "training" that of the examples themselves.
-        noise: law of the training noise levels; default LogNormal(-1.0, 1.4), the paper's for CIFAR-10.
+            critic, of its network. Not for "training". A run that resumes does not look at it again.
+        objective: "distillation" follows the teacher's velocity, "training" that of the examples themselves. "regression" learns
+            where the teacher's sampling paths end (`objectives.path_regression_loss`): it takes no derivative of the network and no
+            images of the data, and of the arguments below `normalisation`, `c`, `derivative` and `warmup` are not used.
+        noise: law of the training noise levels; default LogNormal(-1.0, 1.4), the paper's for CIFAR-10. Of "regression" the levels
+            are the paths' nodes, and of the law only the largest level counts, if it has one (`noise.WithLargest`).
+        nodes: of each path in "regression", and evaluations of the teacher for it, >= 2.
         weighting: default `weighting.AdaptiveWeight`, learned, which starts at the optimum for tangents of norm one if they are
-            normalised to that. `weighting.Uniform` switches it off, and is the default with `noise.WithLargest`, in whose band a
-            learned weight grows without end.
+            normalised to that. `weighting.Uniform` switches it off, and is the default of "regression" and with
+            `noise.WithLargest`, in whose band a learned weight grows without end.
         optimizer: default RAdam at 1e-4 with betas (0.9, 0.99), the paper's for CIFAR-10.
         learning_rate: factor on the optimiser's rate as a function of images seen; default constant.
         warmup: images over which the network's own derivative comes into the tangent; the paper's 10,000 steps. In a
@@ -63,10 +71,10 @@ class ConsistencyModule(TrainingModule):
         derivative: "jvp", "two_pass", or, for networks without forward-mode rules, "central" or "discrete". A network that is
             sharded or checkpoints its activations takes two passes in any case.
         guidance: (low, high) of the scale of the teacher's classifier-free guidance, drawn uniformly for each example. The network
-            receives it as an input: sampling with guidance then costs no second evaluation. Distillation only, and only from a
+            receives it as an input: sampling with guidance then costs no second evaluation. Not for "training", and only from a
             teacher that was trained with condition_dropout.
-        critic: distribution matching beside this loss, for one step near the teacher (see `Critic`); None for none.
-            Distillation only.
+        critic: distribution matching beside this loss, for one step near the teacher (see `Critic`); None for none. Not for
+            "training".
         sigma_data: the teacher's.
         num_classes: number of classes, 0 for none (a fact of the data).
         time, prediction: the teacher's.
@@ -88,6 +96,7 @@ class ConsistencyModule(TrainingModule):
         start: str | Path | None = None,
         objective: Objective = "distillation",
         noise: NoiseLaw | None = None,
+        nodes: int = 16,
         weighting: nn.Module | None = None,
         optimizer: Optimizer = partial(torch.optim.RAdam, lr=1e-4, betas=(0.9, 0.99)),  # noqa: B008 (immutable)
         learning_rate: LearningRate = Constant(),  # noqa: B008 (immutable)
@@ -122,6 +131,11 @@ class ConsistencyModule(TrainingModule):
         if guidance is not None:
             refuse_unguided(denoiser.net, num_classes)
         noise = LogNormal(-1.0, 1.4) if noise is None else noise
+        denoiser.sigma_max = as_training_law(noise).largest
+        regresses = objective == "regression"
+        if regresses:
+            noise = LogUniform(SIGMA_MIN, denoiser.sigma_max or SIGMA_MAX)
+            weighting = Uniform() if weighting is None else weighting
         super().__init__(
             denoiser,
             noise=noise,
@@ -133,7 +147,7 @@ class ConsistencyModule(TrainingModule):
             channels_last=channels_last,
         )
         self.teacher_path, self.objective, self.warmup = Path(teacher), objective, warmup
-        denoiser.sigma_max = as_training_law(self.noise).largest
+        self._paths = PathBatches(nodes, denoiser.sigma_max or SIGMA_MAX) if regresses else None
         self.start = pretrained.StartingWeights(start, student=True)
         self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
         self.critic = critic
@@ -161,10 +175,10 @@ class ConsistencyModule(TrainingModule):
         if stage != "fit" or self._teacher_sha256 is not None:
             return
         try:
-            is_followed = self.objective == "distillation"
+            is_followed = self.objective != "training"
             teacher, record = load_teacher(self.teacher_path, self.denoiser, is_followed=is_followed)
         except UserError as error:
-            if self.objective == "distillation":
+            if self.objective != "training":
                 raise
             self._not_found = error  # no matter to a run that resumes from a checkpoint
             return
@@ -208,7 +222,7 @@ class ConsistencyModule(TrainingModule):
         super().on_train_start()
 
     def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
-        if self.derivative in ("jvp", "two_pass"):
+        if self._paths is None and self.derivative in ("jvp", "two_pass"):
             refuse_no_forward_mode(self.denoiser, shape, self.num_classes, device)
 
     def configure_model(self) -> None:
@@ -246,6 +260,13 @@ class ConsistencyModule(TrainingModule):
             return self.critic.denoise(self.denoiser, batch)
         # First, as its graphs through other networks are gone when the student's are there.
         matched = self.critic.match(self.denoiser, batch) if self.critic is not None and turn == "student" else None
+        outputs = self._follow_tangent(batch) if self._paths is None else self._regress(batch, batch_idx, self._paths)
+        if matched is not None:
+            outputs["loss"], outputs["critic"] = outputs["loss"] + matched[0], matched[1]
+        return outputs
+
+    def _follow_tangent(self, batch: dict[str, Tensor]) -> StepOutputs:
+        """sCM's loss."""
         x0 = self._laid_out(batch["image"])
         sigma = self.noise.icdf(batch["u"])
         share = min(self.images_seen / self.warmup, 1.0) if self.warmup else 1.0
@@ -270,14 +291,42 @@ class ConsistencyModule(TrainingModule):
             "dF_dt": result.dF_dt.flatten(1).norm(dim=1),
             "warmup": torch.full_like(result.loss, share),
         }
-        if matched is not None:
-            outputs["loss"], outputs["critic"] = outputs["loss"] + matched[0], matched[1]
         return outputs
+
+    def _regress(self, batch: dict[str, Tensor], batch_idx: int, paths: PathBatches) -> StepOutputs:
+        """The loss of "regression"."""
+        assert self._teacher is not None
+        images, size, per_path = self.images_seen, self.batch_size, len(paths.sigmas)
+        step = images // size if self.critic is None else self.critic.student_steps(images, size)
+        begun = step // per_path * per_path
+        nodes = paths.nodes(
+            self._teacher.value,
+            batch,
+            step=step,
+            first=begun * size if self.critic is None else self.critic.images_before(begun, size),
+            images=images,
+            batch_size=size,
+            micro_batch=batch_idx % self.trainer.accumulate_grad_batches,
+            read=self._read,
+        )
+        conditioning = {} if nodes.guidance is None else {"guidance": nodes.guidance}
+        loss = path_regression_loss(
+            self.denoiser, self._laid_out(nodes.x), nodes.sigma, nodes.end, nodes.given, **conditioning
+        )
+        return self._outputs(batch, nodes.sigma.to(loss.dtype), loss.clone() if self.replays_graphs else loss)
+
+    def _read(self, positions: Tensor) -> dict[str, Tensor]:
+        """The batch at these positions of the stream, on the device."""
+        stream = Stream(training_data(self.trainer).data, self.seed)
+        batch = self.prepare_batch(stream.__getitems__(positions.cpu().numpy()))
+        return {name: value.to(self.device) for name, value in batch.items()}
 
     @property
     def _is_one_pass(self) -> bool:
         """Whether a pass in forward mode gives the loss: that of a sharded or checkpointed network has no gradient."""
         net = self.denoiser.net
+        if self._paths is not None:
+            return False
         return self.derivative == "jvp" and not is_sharded(net) and not getattr(net, "checkpointing", False)
 
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ..objectives.consistency import Derivative, Normalisation
 from ..weighting import AdaptiveWeight, Uniform
 from .critic import Critic
 
-Objective = Literal["distillation", "training"]
+Objective = Literal["distillation", "training", "regression"]
 
 
 def refuse_unknown(**given: str) -> None:
@@ -45,14 +45,18 @@ def refuse_unfit(
     lengths.refuse_parts("ConsistencyModule", warmup=warmup)
     if guidance is not None and not guidance[0] <= guidance[1]:
         raise ValueError(f"ConsistencyModule: guidance must be (low, high), got {guidance[0]:g} and {guidance[1]:g}")
-    if objective == "distillation":
+    if objective != "training":
         return
     if guidance is not None:
-        raise ValueError("ConsistencyModule: guidance needs a teacher to be guided, objective=distillation")
+        raise ValueError(
+            "ConsistencyModule: guidance needs a teacher to be guided, objective=distillation or regression"
+        )
     if start is not None:
         raise ValueError("ConsistencyModule: objective=training starts from its teacher; leave start out")
     if critic is not None:
-        raise ValueError("ConsistencyModule: a critic needs a teacher to be compared with, objective=distillation")
+        raise ValueError(
+            "ConsistencyModule: a critic needs a teacher to be compared with, objective=distillation or regression"
+        )
 
 
 def refuse_unguided(net: nn.Module, num_classes: int) -> None:

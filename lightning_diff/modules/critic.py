@@ -179,6 +179,17 @@ class Critic(nn.Module):
             return "before"
         return "student" if step % self.every == self.every - 1 else "critic"
 
+    def student_steps(self, images: int, batch_size: int) -> int:
+        """How many of the steps that so many images were seen in moved the student."""
+        steps, alone = images // batch_size, math.ceil(self.start / batch_size)
+        return min(steps, alone) + max(steps - alone, 0) // self.every
+
+    def images_before(self, student_step: int, batch_size: int) -> int:
+        """Images seen before the student's step of this number, from 0 on."""
+        alone = math.ceil(self.start / batch_size)
+        beside = student_step - alone
+        return batch_size * (student_step if beside < 0 else alone + beside * self.every + self.every - 1)
+
     def draw(self, batch: dict[str, Tensor], turn: Turn, seed: int, images: int, batch_size: int) -> dict[str, Tensor]:
         """On the CPU: what the batch needs besides, by position. Nothing before there is a critic.
 

@@ -6,6 +6,7 @@ from .consistency import ConsistencyLoss, consistency_loss
 from .denoising import denoising_loss
 from .distribution_matching import MatchingLoss, dmd_loss, matching_loss, sid_loss
 from .nft import NFTLoss, nft_loss
+from .path_regression import Paths, path_regression_loss, teacher_paths
 from .policy_gradient import Chain, PolicyGradientLoss, policy_gradient_loss, sample_chain
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ConsistencyLoss",
     "MatchingLoss",
     "NFTLoss",
+    "Paths",
     "PolicyGradientLoss",
     "advantage_weighted_loss",
     "by_name",
@@ -22,7 +24,9 @@ __all__ = [
     "dmd_loss",
     "matching_loss",
     "nft_loss",
+    "path_regression_loss",
     "policy_gradient_loss",
     "sample_chain",
     "sid_loss",
+    "teacher_paths",
 ]

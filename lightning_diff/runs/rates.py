@@ -49,7 +49,9 @@ def doubts(module: LightningModule, trainer: Trainer, batch: int, first: int = 0
 
 
 def _of_start(module: CountedModule) -> Iterator[str]:
-    if isinstance(module, ConsistencyModule) and module.start.kind == "consistency" and module.warmup:
+    if not isinstance(module, ConsistencyModule) or module.objective == "regression":
+        return
+    if module.start.kind == "consistency" and module.warmup:
         yield (
             f"model.warmup: {module.start.path} is a consistency model, whose weights the tangent's warm-up draws back towards a "
             "denoiser; model.warmup=0 keeps them"

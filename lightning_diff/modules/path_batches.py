@@ -1,0 +1,102 @@
+"""The teacher's sampling paths as training batches: one path for each place in the batch, one node of it in each step."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..condition import AnyCondition, of_batch
+from ..denoiser import Denoiser
+from ..objectives import Paths, teacher_paths
+from ..objectives.distribution_matching import teacher_mean
+
+SIGMA_MIN = 0.002  # EDM's
+Batch = dict[str, Tensor]
+
+
+class Nodes(NamedTuple):
+    """What a step regresses on.
+
+    Args:
+        x, end: (B, ...), points of paths, and where these end.
+        sigma: (B,) float64, the points' noise levels.
+        given: what the paths were conditioned on.
+        guidance: (B,), the scale of the teacher's guidance on them; None for none.
+    """
+
+    x: Float[Tensor, "b ..."]
+    sigma: Float[Tensor, " b"]
+    end: Float[Tensor, "b ..."]
+    given: AnyCondition | None
+    guidance: Float[Tensor, " b"] | None
+
+
+class _Kept(NamedTuple):
+    first: int  # images seen before the step that the paths begin with
+    paths: Paths
+    given: AnyCondition | None
+    guidance: Tensor | None
+
+
+class PathBatches:
+    """N steps train on the N nodes of B paths: place p of the batch, in the k-th of them, on node (k + p) mod N of its own path.
+
+    So each step sees all levels alike, each path costs the teacher N evaluations and serves N steps, and what is trained on is a
+    function of (seed, position): the path at place p starts from the noise of the position there in the first of these steps, with
+    its class or condition and its guidance. Nothing of it is stored: a run that resumes between the first and the last of them
+    reads that batch again, and draws its paths again.
+
+    Args:
+        nodes: N >= 2, evenly spaced in ln sigma from sigma_max to 0.002.
+        sigma_max: where the student's samples start.
+    """
+
+    def __init__(self, nodes: int, sigma_max: float):
+        if nodes < 2:
+            raise ValueError(f"PathBatches: need nodes >= 2, got {nodes}")
+        low, high = math.log(SIGMA_MIN), math.log(sigma_max)
+        self.sigmas = [math.exp(high + (low - high) * i / (nodes - 1)) for i in range(nodes)]
+        self._kept: dict[int, _Kept] = {}  # of each micro-batch of a step
+
+    def nodes(
+        self,
+        teacher: Denoiser,
+        batch: Batch,
+        *,
+        step: int,
+        first: int,
+        images: int,
+        batch_size: int,
+        micro_batch: int,
+        read: Callable[[Tensor], Batch],
+    ) -> Nodes:
+        """Those of this micro-batch.
+
+        Args:
+            teacher: a denoiser in eval mode.
+            batch: of the stream, on the device.
+            step: of the student's steps, how many there were before this one.
+            first: images seen before the first of the N steps that this one is of.
+            images: images seen before this step.
+            batch_size: of the whole step.
+            micro_batch: its number within the step.
+            read: positions -> the batch there, on the device.
+        """
+        kept = self._kept.get(micro_batch)
+        if kept is None or kept.first != first:
+            origin = batch if first == images else read(batch["position"] - (images - first))
+            kept = self._kept[micro_batch] = self._drawn(teacher, origin, first)
+        device = batch["position"].device
+        place = batch["position"] % batch_size
+        node = (step + place) % len(self.sigmas)
+        sigma = torch.tensor(self.sigmas, dtype=torch.float64, device=device)[node]
+        x = kept.paths.points[node, torch.arange(len(node), device=device)]
+        return Nodes(x, sigma, kept.paths.ends, kept.given, kept.guidance)
+
+    def _drawn(self, teacher: Denoiser, origin: Batch, first: int) -> _Kept:
+        given, guidance = of_batch(origin), origin.get("guidance")
+        paths = teacher_paths(teacher_mean(teacher, given, guidance), origin["noise"], self.sigmas)
+        return _Kept(first, paths, given, guidance)

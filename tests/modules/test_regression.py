@@ -1,0 +1,205 @@
+"""A consistency model by regression onto its teacher's sampling paths: what it trains on, and that no interruption shows."""
+
+import shutil
+from contextlib import chdir
+from functools import partial
+from pathlib import Path
+
+import forked
+import pytest
+import torch
+from messages import tells
+from model_files import same, weights
+
+from lightning_diff import load_denoiser
+from lightning_diff.artifacts import read_record
+from lightning_diff.data import Stream, Toy
+from lightning_diff.foundation.errors import UserError
+from lightning_diff.modules import ConsistencyModule, Critic
+from lightning_diff.modules.path_batches import PathBatches
+from lightning_diff.nets.frozen import Frozen
+from lightning_diff.noise import InfoNoise, LogNormal, WithLargest
+from lightning_diff.objectives import teacher_paths
+from lightning_diff.objectives.distribution_matching import teacher_mean
+from lightning_diff.runs import recipe
+from lightning_diff.runs.describe import describe
+from lightning_diff.weighting import Uniform
+
+REGRESSION = (
+    "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, objective: regression, nodes: 5%s}"
+)
+PLAIN = REGRESSION % ""
+GUIDED = REGRESSION % ", guidance: [1.0, 2.0]"
+BESIDE = REGRESSION % ", critic: {_target_: lightning_diff.modules.Critic, every: 2, start: 32}"
+
+
+@pytest.fixture(scope="module")
+def trained(train_here, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("regression")
+    with chdir(folder):
+        train_here("teacher", "model.condition_dropout=0.3")
+    return folder / "runs" / "teacher"
+
+
+@pytest.fixture
+def teacher(trained, train):
+    return shutil.copytree(trained, Path("runs/teacher"))
+
+
+@pytest.fixture
+def batches():
+    """batches(step): the stream's batch of 8 examples at this step."""
+    stream = Stream(Toy(batch_size=8, n=64, conditional=True), seed=0)
+    return lambda step: stream.__getitems__(range(8 * step, 8 * step + 8))
+
+
+class TestPathBatches:
+    @pytest.fixture
+    def at(self, teacher, batches):
+        """at(step, paths, rows): what the 8 places of a batch, or some of them, regress on in a step."""
+        denoiser, read = load_denoiser(teacher), []
+
+        def at(step, paths, rows=slice(None)):
+            def again(positions):
+                read.append(positions.tolist())
+                return {name: value[rows] for name, value in batches(int(positions[0]) // 8).items()}
+
+            batch = {name: value[rows] for name, value in batches(step).items()}
+            first = step // 4 * 4 * 8
+            found = paths.nodes(
+                denoiser, batch, step=step, first=first, images=8 * step, batch_size=8, micro_batch=0, read=again
+            )
+            return found, read
+
+        return at
+
+    def test_in_n_steps_each_place_has_all_nodes_of_one_path_and_each_step_has_all_levels(self, at, batches, teacher):
+        paths = PathBatches(4, 80.0)
+        assert paths.sigmas == pytest.approx([80.0, 2.339, 0.0684, 0.002], rel=1e-3)
+        origin = batches(4)
+        denoise = teacher_mean(load_denoiser(teacher), origin["label"])
+        expected = teacher_paths(denoise, origin["noise"], paths.sigmas)
+        seen = []
+        for step in range(4, 8):
+            found, read = at(step, paths)
+            assert torch.equal(found.end, expected.ends)
+            assert torch.equal(found.given, origin["label"])
+            assert sorted(found.sigma.tolist()) == sorted(2 * paths.sigmas)
+            node = torch.tensor([paths.sigmas.index(sigma) for sigma in found.sigma.tolist()])
+            assert torch.equal(found.x, expected.points[node, torch.arange(8)])
+            seen.append(node)
+        assert torch.stack(seen).sort(0).values.T.tolist() == 8 * [[0, 1, 2, 3]]
+        assert not read
+        assert not torch.equal(at(8, paths)[0].end, expected.ends)
+
+    def test_one_that_begins_in_the_middle_or_has_some_of_the_places_trains_on_the_same(self, at):
+        whole, middle, part = (PathBatches(4, 80.0) for _ in range(3))
+        at(4, whole)
+        found, _ = at(6, whole)
+        again, read = at(6, middle)
+        assert read == [list(range(32, 40))]
+        mine, _ = at(6, part, slice(1, None, 2))
+        for name in ("x", "sigma", "end", "given"):
+            assert torch.equal(getattr(again, name), getattr(found, name))
+            torch.testing.assert_close(getattr(mine, name), getattr(found, name)[1::2])
+
+    def test_a_path_has_two_nodes(self):
+        with pytest.raises(ValueError, match="nodes >= 2"):
+            PathBatches(1, 80.0)
+
+
+def test_the_steps_of_a_student_beside_a_critic_are_counted_from_images_and_back():
+    critic = Critic(every=3, start=100)  # in the middle of a step of 64 images
+    students = [step for step in range(40) if critic.turn(64 * step, 64) != "critic"]
+    assert [critic.images_before(number, 64) for number in range(len(students))] == [64 * step for step in students]
+    assert [critic.student_steps(64 * step, 64) for step in students] == list(range(len(students)))
+
+
+def test_its_weight_is_constant_and_its_law_is_that_of_the_nodes(teacher):
+    build = partial(ConsistencyModule, teacher, objective="regression", num_classes=8)
+    module = build()
+    assert isinstance(module.weighting, Uniform)
+    levels = module.noise.icdf(torch.tensor([1e-12, 0.5, 1 - 1e-12], dtype=torch.float64))
+    torch.testing.assert_close(levels, torch.tensor([0.002, 0.4, 80.0], dtype=torch.float64))
+    law = WithLargest(LogNormal(-1.0, 1.4), sigma=20.0)
+    lower = build(noise=law)
+    assert lower.denoiser.sigma_max == pytest.approx(20.0)
+    assert lower.noise.icdf(torch.tensor(1 - 1e-12)).item() == pytest.approx(20.0)
+
+
+def test_the_loss_falls_to_what_a_student_can_learn(teacher, train):
+    """With the paths of one noise, over and over, a network learns where they end."""
+    module = ConsistencyModule(teacher, objective="regression", nodes=4, num_classes=8)
+    module._teacher = Frozen(load_denoiser(teacher))
+    batch = Stream(Toy(batch_size=64, n=64, conditional=True), seed=0).__getitems__(range(64))
+    optimizer = torch.optim.Adam(module.denoiser.net.parameters(), lr=1e-2)
+    losses = []
+    for step in range(400):
+        nodes = module._paths.nodes(
+            module._teacher.value,
+            batch,
+            step=step,
+            first=0,
+            images=0,
+            batch_size=64,
+            micro_batch=0,
+            read=lambda positions: batch,
+        )
+        loss = (module.denoiser(nodes.x, nodes.sigma.float(), nodes.given) - nodes.end).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-4:]) < 0.1 * sum(losses[:4])
+
+
+@pytest.mark.parametrize("words", [PLAIN, GUIDED, BESIDE])
+def test_a_run_interrupted_within_a_path_is_the_run(teacher, train, state, words):
+    whole = state(train("whole", words, "model.net={dropout: 0.2}", "trainer.max_steps=12"))
+    for steps in (2, 5, 8):  # of paths of 5 steps
+        train("parts", words, "model.net={dropout: 0.2}", f"trainer.max_steps={steps}")
+    parts = state(train("parts", words, "model.net={dropout: 0.2}", "trainer.max_steps=12"))
+    assert same(parts["state_dict"], whole["state_dict"])
+    assert read_record("runs/parts").kind == "consistency"
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("words", [PLAIN, GUIDED, BESIDE])
+def test_two_processes_shards_and_accumulation_train_what_one_process_trains(teacher, train, words):
+    one = weights(train("plain", words, "trainer.max_steps=8"))
+    train("two", words, "trainer.max_steps=3")  # goes on within a path, on two
+    more = "trainer.devices=2", "trainer.max_steps=8"
+    forked.run_two("train", "plain.yaml", words, *more, "name=two", "trainer.accumulate_grad_batches=2")
+    forked.run_two("train", "plain.yaml", words, *more, "name=shards", "trainer.strategy=model_parallel")
+    for name in ("two", "shards"):
+        there = weights(Path("runs") / name)
+        for key, value in one.items():
+            torch.testing.assert_close(there[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_without_forward_mode_will_do(teacher, train, monkeypatch):
+    """Whose derivative distillation takes, and this objective does not."""
+    monkeypatch.setattr("lightning_diff.tangent.jvp", lambda *_: pytest.fail("a derivative was taken"))
+    train("student", PLAIN, "trainer.max_steps=1")
+
+
+def test_a_warm_up_is_no_matter_and_a_dry_run_says_what_it_is(teacher, train, capsys):
+    train("first", PLAIN)
+    words = [REGRESSION % ", start: first, warmup: 64", "trainer.max_steps=4"]
+    train("second", *words)
+    assert "model.warmup" not in capsys.readouterr().out
+    assert "objective: regression" in describe(recipe.load("second.yaml", [*words, "name=third"]), "second.yaml")
+
+
+def test_what_does_not_go_with_it_is_refused(teacher, train):
+    with pytest.raises(ValueError, match="nodes >= 2"):
+        ConsistencyModule(teacher, objective="regression", nodes=1, num_classes=8)
+    with pytest.raises(ValueError, match="InfoNoise"):
+        ConsistencyModule(teacher, objective="regression", noise=InfoNoise(LogNormal(-1.0, 1.4)), num_classes=8)
+    with pytest.raises(UserError) as refused:
+        train("student", PLAIN, "callbacks=[{_target_: lightning_diff.callbacks.Tangents}]")
+    assert tells(str(refused.value), "Tangents")
+    train("plain", PLAIN)
+    with pytest.raises(UserError) as refused:
+        train("again", PLAIN.replace("runs/teacher", "runs/plain"))
+    assert tells(str(refused.value), "model.teacher: runs/plain ... consistency model ...")
