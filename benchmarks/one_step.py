@@ -7,15 +7,15 @@
 An arm is a packaged recipe with overrides; `--arm NAME OVERRIDE ...` adds one of digits_scd, or of digits_one_step where an
 override names model.critic. Each teacher is recipes/digits_edm.yaml with a seed of its own, and each seed trains every arm;
 finished runs are not trained again, interrupted ones go on. Two arms start from other models than the teacher. "reward" trains
-"dmd" on towards a reward, as recipes/digits_reward.yaml does with the teacher, which is measured beside it. "start" has a distilled
-start (benchmarks/distilled_start.py) in place of as many of sCM's steps as take its process time.
+"dmd" on towards a reward, as recipes/digits_reward.yaml does with the teacher, which is measured beside it. "start" is "dmd" after
+"paths", a short regression onto the teacher's paths in place of as many of sCM's steps as take its process time.
 
 Prints Fréchet distances in the classifier's features, mean and standard deviation over seeds, and their ratios to the teachers', of
 500 samples (mean over eight draws) and of 4,000 (four); recall of 500; and of 4,000 the agreement with the digit that was
 conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is
 dropped shows there; the reward of recipes/digits_reward.yaml, of 1,000; and the process time of all that trained a student after
 its teacher, whose own stands in its row. Each student takes one step, and two, whose second level is the one of the least distance
-of 2,000 samples of another seed, and 0.8. "start" and "reward" have lengths of their own, whatever --steps says.
+of 2,000 samples of another seed, and 0.8. "regression", "start" and "reward" have lengths of their own, whatever --steps says.
 
 Writes table.csv, and what was measured of each run beside it, which is not measured again. `--costs` prints the process time of
 each arm's step over that of a diffusion step, critic from the start.
@@ -62,12 +62,11 @@ LARGEST = [
     "law: {_target_: lightning_diff.noise.LogNormal, mean: -0.6, std: 1.6}}",
     "model.weighting={_target_: lightning_diff.weighting.Uniform}",
 ]
-PATHS = 1000  # steps of a distilled start
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe with overrides, and what it starts from: the teacher, another arm's model, or a distilled start ("paths")."""
+    """A recipe with overrides, and the arm whose model it starts from; the teacher where none is named."""
 
     recipe: str
     words: Sequence[str] = ()
@@ -81,6 +80,8 @@ ARMS = {
     "dmd": Arm("digits_one_step"),
     "one step": Arm("digits_one_step", ["model.critic.levels=[]"]),
     "sid": Arm("digits_one_step", ["model.critic.loss=sid"]),
+    "regression": Arm("digits_regression", ["trainer.max_steps=5000"]),
+    "paths": Arm("digits_regression", ["trainer.max_steps=1000"]),
     "start": Arm("digits_one_step", ["model.warmup=0", "model.critic.start=0.25", "trainer.max_steps=3200"], "paths"),
     "reward": Arm("digits_one_step_reward", ["trainer.max_steps=1000"], "dmd"),
 }
@@ -157,13 +158,7 @@ def train_seed(options: argparse.Namespace, arms: dict[str, Arm], seed: int) -> 
 def train_arm(options: argparse.Namespace, name: str, arm: Arm, seed: int) -> float:
     """Trains it, and before it what it starts from. Returns the process time of both."""
     teacher, before, words = teacher_of(options, seed), 0.0, list(arm.words)
-    if arm.after == "paths":
-        start = options.runs / f"paths_{seed}"
-        if not (start / "model.json").exists():
-            script = Path(__file__).with_name("distilled_start.py")
-            python(start, str(script), str(teacher), str(start), f"--steps={PATHS}", f"--seed={seed}")
-        before, words = seconds(start), [f"model.start={start}", *words]
-    elif arm.after:
+    if arm.after:
         before = train_arm(options, arm.after, ARMS[arm.after], seed)
         words = [f"model.start={options.runs / f'{arm.after}_{seed}'}", *words]
     own = [f"seed={seed}", f"model.teacher={teacher}", f"trainer.max_steps={options.steps}"]

@@ -61,6 +61,7 @@ SMALL = {
     "digits_scd": ("digits_edm", ["data.batch_size=16"]),
     "digits_sct": ("digits_edm", ["data.batch_size=16"]),
     "digits_one_step": ("digits_edm", ["data.batch_size=16", "model.critic.start=0"]),
+    "digits_regression": ("digits_edm", ["data.batch_size=16", "model.nodes=2"]),
     "digits_one_step_reward": ("digits_one_step", ["data.batch_size=16"]),
     "digits_art": ("digits_edm", ["data.batch_size=4", "model.learner.steps=4", "model.learner.width=8"]),
     "digits_end_point": ("digits_edm", ["data.batch_size=4", "model.learner.width=8"]),

@@ -36,6 +36,7 @@ PACKAGED = {
     "digits_scd": {"learning_rate.total": 768_000},
     "digits_one_step": {"learning_rate.total": 256_000, "warmup": 25_600, "critic.start": 102_400},
     "digits_one_step_reward": {"learning_rate.total": 64_000},
+    "digits_regression": {"learning_rate.total": 320_000},
     "digits_sct": {"learning_rate.total": 512_000},
     "digits_steps": {"learning_rate.total": 4_800, "learning_rate.warmup": 160},
     "imagenet64_dit_1b": {"learning_rate.warmup": 10_000_000},
