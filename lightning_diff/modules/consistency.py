@@ -322,6 +322,11 @@ class ConsistencyModule(TrainingModule):
         return {name: value.to(self.device) for name, value in batch.items()}
 
     @property
+    def kept_images(self) -> int:
+        """Of the teacher's paths, for each example of a batch: all nodes and the end."""
+        return 0 if self._paths is None else len(self._paths.sigmas) + 1
+
+    @property
     def _is_one_pass(self) -> bool:
         """Whether a pass in forward mode gives the loss: that of a sharded or checkpointed network has no gradient."""
         net = self.denoiser.net

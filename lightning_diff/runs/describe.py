@@ -109,6 +109,7 @@ def _memory(settings: Recipe, shape: Sequence[int], module: LightningModule, tra
             module,
             shape,
             images,
+            accumulation=trainer.accumulate_grad_batches,
             processes=world,
             is_sharded=isinstance(trainer.strategy, ShardedStrategy),
             precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(trainer.precision)),

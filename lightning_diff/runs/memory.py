@@ -1,6 +1,7 @@
 """Memory of training on each device, by component, from shapes alone: no weights are allocated."""
 
 import copy
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ class Memory(NamedTuple):
     """Bytes on one device: of the first process, which has the most rows where they do not divide evenly.
 
     `activations` is the peak, in a forward and a backward pass of the denoising loss, of all that is neither weight nor gradient
-    of one; beside a critic, of as many passes as are held at once. `critic` is its weights and its optimiser's state; of its
+    of one; beside a critic, of as many passes as are held at once. `paths` are a teacher's, kept over steps. `critic` is its weights and its optimiser's state; of its
     gradients and the network's, one is there at a time. `exchanged` is what is there to talk to other processes: under shards the
     gathered weights of two blocks and of what lies outside of blocks, and one block's gradient as it is and in float32; else DDP's
     buckets. Not counted: the examples of data in memory (on the host), networks outside the module (a teacher, those of metrics),
@@ -41,6 +42,7 @@ class Memory(NamedTuple):
     exchanged: int
     activations: int
     critic: int = 0
+    paths: int = 0
 
     @property
     def total(self) -> int:
@@ -52,6 +54,7 @@ def estimate(
     shape: Sequence[int],
     images: int,
     *,
+    accumulation: int = 1,
     processes: int = 1,
     is_sharded: bool = False,
     precision: torch.dtype | None = None,
@@ -63,6 +66,7 @@ def estimate(
         module: a training module, whose network may be on the meta device.
         shape: of one example.
         images: at a time on each process.
+        accumulation: such parts of a step.
         processes: over which rows are divided, if `is_sharded`, or which exchange gradients.
         precision: of autocast, None for none.
         averages: how many averages of the weights are kept.
@@ -97,6 +101,7 @@ def estimate(
         activations=_activations(module.denoiser, shape, images, precision, weights_are_cast=is_sharded)
         * (1 if critic is None else critic.passes_at_once),
         critic=size_of_critic + sum(state_of_critic.of(local(weight), weight.dtype) for weight in of_critic),
+        paths=4 * math.prod(shape) * images * accumulation * getattr(module, "kept_images", 0),
     )
 
 
@@ -108,6 +113,7 @@ def table(memory: Memory, processes: int, images: int) -> str:
         "optimiser's state": memory.optimizer,
         "critic and its optimiser's state": memory.critic,
         "averages": memory.averages,
+        "the teacher's paths": memory.paths,
         "exchange with other processes": memory.exchanged,
         f"activations of {images} images (estimate)": memory.activations,
         "total": memory.total,

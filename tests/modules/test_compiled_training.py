@@ -130,9 +130,10 @@ STUDENT = (
         (["model.objective=training"], 2, 2),
         (["model.guidance=[1,2]"], 1, 2),
         (["model.derivative=two_pass", "model.objective=training"], 1, 2),
+        (["model.objective=regression", "model.guidance=[1,2]", "model.nodes=3"], 2, 3),  # the teacher's and its own
         (["model.derivative=central"], 1, 4),  # of a block: the teacher's, without gradients, and with them
     ],
-    ids=["training", "guided distillation", "two passes", "central"],
+    ids=["training", "guided distillation", "two passes", "regression", "central"],
 )
 def test_a_consistency_step_is_one_graph_derivative_included(trained, more, accumulation, graphs):
     trained("teacher", "dit", "trainer.max_steps=1")
@@ -160,7 +161,7 @@ def test_nothing_is_kept_of_what_a_replayed_graph_returned(trained, region):
     assert not differences(plain, replayed)
 
 
-@pytest.mark.parametrize("objective", ["training", pytest.param("distillation", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", ["training", "regression", pytest.param("distillation", marks=pytest.mark.slow)])
 def test_nothing_is_kept_of_a_replayed_consistency_step(trained, objective):
     trained("teacher", "mlp", "trainer.max_steps=1")
     more = [*STUDENT, f"model.objective={objective}", "trainer.accumulate_grad_batches=2", "trainer.max_steps=3", DRAWN]

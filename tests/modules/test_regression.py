@@ -21,7 +21,7 @@ from lightning_diff.nets.frozen import Frozen
 from lightning_diff.noise import InfoNoise, LogNormal, WithLargest
 from lightning_diff.objectives import teacher_paths
 from lightning_diff.objectives.distribution_matching import teacher_mean
-from lightning_diff.runs import recipe
+from lightning_diff.runs import memory, recipe
 from lightning_diff.runs.describe import describe
 from lightning_diff.weighting import Uniform
 
@@ -188,7 +188,13 @@ def test_a_warm_up_is_no_matter_and_a_dry_run_says_what_it_is(teacher, train, ca
     words = [REGRESSION % ", start: first, warmup: 64", "trainer.max_steps=4"]
     train("second", *words)
     assert "model.warmup" not in capsys.readouterr().out
-    assert "objective: regression" in describe(recipe.load("second.yaml", [*words, "name=third"]), "second.yaml")
+    said = describe(recipe.load("second.yaml", [*words, "name=third"]), "second.yaml")
+    assert "objective: regression" in said
+    assert "the teacher's paths" in said
+    estimate = partial(memory.estimate, shape=(2,), images=4, accumulation=2)
+    module = partial(ConsistencyModule, teacher, nodes=5, num_classes=8)
+    assert estimate(module(objective="regression")).paths == 4 * 2 * 8 * 6  # float32, of 8 images: 5 nodes and the end
+    assert estimate(module()).paths == 0
 
 
 def test_what_does_not_go_with_it_is_refused(teacher, train):
