@@ -28,11 +28,11 @@ class Memory(NamedTuple):
     """Bytes on one device: of the first process, which has the most rows where they do not divide evenly.
 
     `activations` is the peak, in a forward and a backward pass of the denoising loss, of all that is neither weight nor gradient
-    of one; beside a critic, of as many passes as are held at once. `paths` are a teacher's, kept over steps. `critic` is its weights and its optimiser's state; of its
-    gradients and the network's, one is there at a time. `exchanged` is what is there to talk to other processes: under shards the
-    gathered weights of two blocks and of what lies outside of blocks, and one block's gradient as it is and in float32; else DDP's
-    buckets. Not counted: the examples of data in memory (on the host), networks outside the module (a teacher, those of metrics),
-    what libraries take, gaps of the allocator.
+    of one; beside a critic, of as many passes as are held at once. `critic` is its weights and its optimiser's state; of its
+    gradients and the network's, one is there at a time. `paths` are a teacher's, which are kept over steps. `exchanged` is what is
+    there to talk to other processes: under shards the gathered weights of two blocks and of what lies outside of blocks, and one
+    block's gradient as it is and in float32; else DDP's buckets. Not counted: the examples of data in memory (on the host),
+    networks outside the module (a teacher, those of metrics), what libraries take, gaps of the allocator.
     """
 
     weights: int
