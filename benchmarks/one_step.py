@@ -15,7 +15,8 @@ Prints Fréchet distances in the classifier's features, mean and standard deviat
 conditioned on, and the shares of the rarest and the most frequent digit, as the classifier takes them, over a tenth: a mode that is
 dropped shows there; the reward of recipes/digits_reward.yaml, of 1,000; and the process time of all that trained a student after
 its teacher, whose own stands in its row. Each student takes one step, and two, whose second level is the one of the least distance
-of 2,000 samples of another seed, and 0.8. "regression", "start" and "reward" have lengths of their own, whatever --steps says.
+of 2,000 samples of another seed, and 0.8. Four arms have lengths of their own: "regression",
+"paths", "start" and "reward".
 
 Writes table.csv, and what was measured of each run beside it, which is not measured again. `--costs` prints the process time of
 each arm's step over that of a diffusion step, critic from the start.
@@ -86,7 +87,7 @@ ARMS = {
     "reward": Arm("digits_one_step_reward", ["trainer.max_steps=1000"], "dmd"),
 }
 COLUMNS = ("few", "many", "recall", "agreement", "smallest", "largest", "reward", "seconds")
-COST_STEPS = 60
+COST_STEPS, TIMED = 68, 48  # the last ones, three times as many as a path has nodes
 
 
 class Clock(Callback):
@@ -255,13 +256,13 @@ def costs(options: argparse.Namespace, arms: dict[str, Arm]) -> None:
 
     def of_step(folder: Path) -> float:
         times = json.loads((folder / "clock.json").read_text())
-        return (times[-1] - times[COST_STEPS // 3]) / (len(times) - 1 - COST_STEPS // 3)
+        return (times[-1] - times[-1 - TIMED]) / TIMED
 
     teacher = train("digits_edm", "teacher", runs, short)
     unit = of_step(teacher)
     print(f"a diffusion step: {1000 * unit:.0f} ms\n| | step / diffusion step |\n|---|---|")
     for name, arm in arms.items():
-        start = [] if arm.recipe == "digits_scd" else ["model.start=null", "model.critic.start=0"]
+        start = ["model.start=null", "model.critic.start=0"] if "one_step" in arm.recipe else []
         folder = train(arm.recipe, name, runs, [f"model.teacher={teacher}", *arm.words, *short, *start])
         print(f"| {name} | {of_step(folder) / unit:.2f} |", flush=True)
 

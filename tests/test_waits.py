@@ -90,6 +90,11 @@ RUNS = {  # waits of a silent step, waits of one that logs, words
     "consistency distillation": (0, 3, (f"{STUDENT}, objective: distillation, guidance: [1.0, 2.0]}}", TANGENTS)),
     "consistency, two passes": (0, 3, (f"{STUDENT}, objective: training, derivative: two_pass}}", TANGENTS)),
     "consistency, discrete": (0, 3, (f"{STUDENT}, objective: training, derivative: discrete}}", TANGENTS)),
+    "consistency, regression": (
+        0,
+        2,
+        (f"{STUDENT}, objective: regression, nodes: 3, guidance: [1.0, 2.0]}}", DENOISER),
+    ),
     "rewards": (0, None, (REWARDED, MENTOR)),
     "schedule, stick breaking": (
         0,

@@ -1,7 +1,9 @@
 """What of a training torch compiles: the repeated blocks of its network, or more, in place: no name in a checkpoint changes."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -161,15 +163,31 @@ def _for_any_number(compiled: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+_is_pending: ContextVar[bool] = ContextVar("_is_pending", default=False)
+
+
+@contextmanager
+def pending() -> Iterator[None]:
+    """In here networks are called between another's pass forward and its pass backward, which may replay graphs: they begin no new
+    step of those, in which the activations of the first would be overwritten."""
+    token = _is_pending.set(True)
+    try:
+        yield
+    finally:
+        _is_pending.reset(token)
+
+
 def _delimit(network: nn.Module) -> None:
     """Let a network whose parts replay graphs be called again and again without gradients, by a sampler: each call may overwrite
-    what the one before returned, and so hands out a copy. With gradients, the training step is what begins anew."""
+    what the one before returned, and so hands out a copy. With gradients, the training step is what begins anew, and before they
+    are there (`pending`) nothing does."""
     inner = network._compiled_call_impl or network._call_impl
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():
             return inner(*args, **kwargs)
-        torch.compiler.cudagraph_mark_step_begin()
+        if not _is_pending.get():
+            torch.compiler.cudagraph_mark_step_begin()
         return inner(*args, **kwargs).clone()
 
     network._compiled_call_impl = call

@@ -1,6 +1,7 @@
 """Consistency models: from a trained denoiser to one that samples in one or two evaluations (sCM)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,13 +26,13 @@ from ..schedules.sampling import SIGMA_MAX
 from ..weighting import Uniform
 from . import conditioning, pretrained
 from . import lightning_internals as internals
-from .compiling import Compile
+from .compiling import Compile, pending
 from .consistency_choices import Objective, default_weighting, refuse_unfit, refuse_unguided, refuse_unknown
 from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
-from .path_batches import SIGMA_MIN, PathBatches
+from .path_batches import SIGMA_MIN, Nodes, PathBatches
 from .sharding import is_sharded
 from .teacher import load_teacher, refuse_other_teacher, refuse_untaught
 from .training_data import training_data
@@ -54,7 +55,8 @@ class ConsistencyModule(TrainingModule):
             critic, of its network. Not for "training". A run that resumes does not look at it again.
         objective: "distillation" follows the teacher's velocity, "training" that of the examples themselves. "regression" learns
             where the teacher's sampling paths end (`objectives.path_regression_loss`): it takes no derivative of the network and no
-            images of the data, and of the arguments below `normalisation`, `c`, `derivative` and `warmup` are not used.
+            images of the data, so that their `flip` and `augment` do not matter, nor of the arguments below `normalisation`, `c`,
+            `derivative` and `warmup`.
         noise: law of the training noise levels; default LogNormal(-1.0, 1.4), the paper's for CIFAR-10. Of "regression" the levels
             are the paths' nodes, and of the law only the largest level counts, if it has one (`noise.WithLargest`).
         nodes: of each path in "regression", and evaluations of the teacher for it, >= 2.
@@ -185,7 +187,7 @@ class ConsistencyModule(TrainingModule):
         self._teacher_sha256 = record.identity
         if is_followed:
             self._teacher = Frozen(teacher)
-            augments = training_data(self.trainer).data.augment is not None
+            augments = self._paths is None and training_data(self.trainer).data.augment is not None
             remark = refuse_untaught(record, self.teacher_path, guidance=self.guidance, augments=augments)
             if remark is not None and self.trainer.is_global_zero:
                 print(remark, flush=True)
@@ -203,10 +205,13 @@ class ConsistencyModule(TrainingModule):
         self.start.take(self.denoiser, resumes=resumes, described=described)
 
     def trained_with(self, augment: Augment | None) -> TrainedWith:
-        return replace(super().trained_with(augment), label_dropout=0.0, guidance=self.guidance)
+        seen = augment if self._paths is None else None
+        return replace(super().trained_with(seen), label_dropout=0.0, guidance=self.guidance)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        if self._paths is not None:
+            self._paths.clear()
         if self._teacher is not None:
             self._teacher.to(self.device, self.memory_format)
             self.keep_null_condition(self._teacher.value.net)
@@ -214,6 +219,10 @@ class ConsistencyModule(TrainingModule):
                 conditioning.null_condition(self._teacher.value.net, "model.guidance")
         for net in () if self.critic is None else self.critic.place(self.device, self.memory_format):
             self.keep_null_condition(net)
+
+    def on_fit_end(self) -> None:
+        if self._paths is not None:
+            self._paths.clear()
 
     def on_train_start(self) -> None:  # not before: of a network in shards, the checkpoint is read after `on_fit_start`
         if self._not_found is not None and not self.images_seen:
@@ -229,7 +238,7 @@ class ConsistencyModule(TrainingModule):
         if self.critic is not None:
             internals.expect_unused_weights(self.trainer.strategy)
         will_be_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
-        if self.compiled is not None and (will_be_sharded or not self._is_one_pass):
+        if self._paths is None and self.compiled is not None and (will_be_sharded or not self._is_one_pass):
             # One mask for passes that are compiled and ones that are not.
             self.compiled = replace(self.compiled, eager_random=True)
         super().configure_model()
@@ -258,9 +267,11 @@ class ConsistencyModule(TrainingModule):
         turn = None if self.critic is None else self.critic.turn(self.images_seen, self.batch_size)
         if self.critic is not None and turn == "critic":
             return self.critic.denoise(self.denoiser, batch)
-        # First, as its graphs through other networks are gone when the student's are there.
+        nodes = None if self._paths is None else self._nodes(batch, batch_idx, self._paths)
+        # Then this, as its graphs through other networks are gone when the student's are there.
         matched = self.critic.match(self.denoiser, batch) if self.critic is not None and turn == "student" else None
-        outputs = self._follow_tangent(batch) if self._paths is None else self._regress(batch, batch_idx, self._paths)
+        with nullcontext() if matched is None else pending():
+            outputs = self._follow_tangent(batch) if nodes is None else self._regress(batch, nodes)
         if matched is not None:
             outputs["loss"], outputs["critic"] = outputs["loss"] + matched[0], matched[1]
         return outputs
@@ -293,13 +304,13 @@ class ConsistencyModule(TrainingModule):
         }
         return outputs
 
-    def _regress(self, batch: dict[str, Tensor], batch_idx: int, paths: PathBatches) -> StepOutputs:
-        """The loss of "regression"."""
+    def _nodes(self, batch: dict[str, Tensor], batch_idx: int, paths: PathBatches) -> Nodes:
+        """What "regression" learns in this step."""
         assert self._teacher is not None
-        images, size, per_path = self.images_seen, self.batch_size, len(paths.sigmas)
+        images, size = self.images_seen, self.batch_size
         step = images // size if self.critic is None else self.critic.student_steps(images, size)
-        begun = step // per_path * per_path
-        nodes = paths.nodes(
+        begun = step // paths.count * paths.count
+        return paths.nodes(
             self._teacher.value,
             batch,
             step=step,
@@ -308,23 +319,32 @@ class ConsistencyModule(TrainingModule):
             batch_size=size,
             micro_batch=batch_idx % self.trainer.accumulate_grad_batches,
             read=self._read,
+            lay_out=self._laid_out,
         )
+
+    def _regress(self, batch: dict[str, Tensor], nodes: Nodes) -> StepOutputs:
+        """The loss of "regression"."""
         conditioning = {} if nodes.guidance is None else {"guidance": nodes.guidance}
-        loss = path_regression_loss(
-            self.denoiser, self._laid_out(nodes.x), nodes.sigma, nodes.end, nodes.given, **conditioning
-        )
+        loss = path_regression_loss(self.denoiser, nodes.x, nodes.sigma, nodes.end, nodes.given, **conditioning)
         return self._outputs(batch, nodes.sigma.to(loss.dtype), loss.clone() if self.replays_graphs else loss)
 
     def _read(self, positions: Tensor) -> dict[str, Tensor]:
         """The batch at these positions of the stream, on the device."""
         stream = Stream(training_data(self.trainer).data, self.seed)
-        batch = self.prepare_batch(stream.__getitems__(positions.cpu().numpy()))
-        return {name: value.to(self.device) for name, value in batch.items()}
+        with torch.random.fork_rng(devices=[]):  # whatever reads images: the step's dropout is as without
+            batch = self.prepare_batch(stream.__getitems__(positions.cpu().numpy()))
+        moved = {name: value.to(self.device) for name, value in batch.items()}
+        converted: dict[str, Tensor] = self.trainer.precision_plugin.convert_input(moved)
+        return converted
+
+    @property
+    def looks_at_images(self) -> bool:
+        return self._paths is None
 
     @property
     def kept_images(self) -> int:
         """Of the teacher's paths, for each example of a batch: all nodes and the end."""
-        return 0 if self._paths is None else len(self._paths.sigmas) + 1
+        return 0 if self._paths is None else self._paths.count + 1
 
     @property
     def _is_one_pass(self) -> bool:
@@ -337,6 +357,8 @@ class ConsistencyModule(TrainingModule):
     def prepare_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """On the CPU, before the batch moves: the teacher's guidance scale of each example, by position."""
         batch = super().prepare_batch(batch)
+        if self._paths is not None:  # of images that are not looked at
+            batch.pop("augment", None)
         if self.guidance is not None:
             low, high = self.guidance
             u = rng.uniform(self.seed, "guidance", batch["position"].numpy())

@@ -25,6 +25,7 @@ from ..precision.kernels import Kind
 from ..rewards import Reward, name_of, needs_label, networks
 from ..schedules.sampling import SIGMA_MAX
 from . import pretrained
+from .compiling import pending
 from .denoiser_module import ChangesAfterStep, StepOutputs
 from .in_turns import MakeInTurns
 from .optimizer_state import Optimizer
@@ -48,7 +49,7 @@ class Critic(nn.Module):
         loss: "dmd", or "sid", for which the student's steps pass back through teacher and critic, too.
         weight: of this loss, summed over dimensions, beside the student's, which `AdaptiveWeight` brings to a sum, too: a tangent
             of norm one against a residual whose norm grows with the root of the dimensions. rCM's balance is about 1.5 for 64
-            of them, and 0.3 for 3x32x32.
+            of them, and 0.3 for 3x32x32. The loss of objective "regression" is a mean: weigh this one so many times less.
         alpha: SiD's; 1.2, and 1.0 in SiDA.
         every: steps of which the student takes one, >= 2; rCM takes 5, SiD 2.
         start: images before which there is no critic; rCM's is the end of the tangent's warm-up. In a recipe, a number below 1
@@ -247,15 +248,16 @@ class Critic(nn.Module):
         G = self.sample(student, batch)
         sigma = self.noise.icdf(batch["critic_u"]).to(G.dtype)
         given, conditioning = of_batch(batch), self._conditioning(batch)
-        result = matching_loss(
-            G,
-            sigma,
-            batch["critic_noise"],
-            teacher_mean(self._teacher.value, given, batch.get("guidance"), augment=batch.get("augment")),
-            lambda x, sigma: self.denoiser(x, sigma, given, **conditioning),
-            loss=self.loss,
-            alpha=self.alpha,
-        )
+        with pending():  # the graph of G
+            result = matching_loss(
+                G,
+                sigma,
+                batch["critic_noise"],
+                teacher_mean(self._teacher.value, given, batch.get("guidance"), augment=batch.get("augment")),
+                lambda x, sigma: self.denoiser(x, sigma, given, **conditioning),
+                loss=self.loss,
+                alpha=self.alpha,
+            )
         residual = result.residual.flatten(1).norm(dim=1)
         seen = {"log_snr": sigma_to_log_snr(sigma, student.sigma_data), "residual": residual}
         loss = self.weight * result.loss.mean()

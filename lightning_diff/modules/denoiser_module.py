@@ -118,6 +118,11 @@ class TrainingModule(CountedModule):
     def _refuse_no_derivative(self, shape: Sequence[int], device: torch.device | str) -> None:
         """UserError for a network without a derivative that the training takes, beside that by its weights."""
 
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether the data's images are trained on, beside what they are conditioned on."""
+        return self.trains_on_images
+
     def refuse_unfit_data(self, data: Data) -> None:
         """UserError for data that have what the network is not told of, shapes that it does not take, or a bucket never shown."""
         if self.trains_on_images:
@@ -139,7 +144,7 @@ class TrainingModule(CountedModule):
         self.refuse_unfit_network(data.shape, self.trainer.strategy.root_device)
         self.refuse_unfit_data(data)
         said = list(conditioning.remarks(self.denoiser.net, data, self.num_classes))
-        if not self.trains_on_images:
+        if not self.looks_at_images:
             said += conditioning.unused_remarks(data)
         if self.trainer.is_global_zero and said:
             print("\n".join(said), flush=True)

@@ -42,11 +42,12 @@ class _Kept(NamedTuple):
 
 
 class PathBatches:
-    """N steps train on the N nodes of B paths: place p of the batch, in the k-th of them, on node (k + p) mod N of its own path.
+    """N steps train on the N nodes of B paths: each place in the batch has a path, and visits another of its nodes in each step.
 
-    So each step sees all levels alike, each path costs the teacher N evaluations and serves N steps, and what is trained on is a
-    function of (seed, position): the path at place p starts from the noise of the position there in the first of these steps, with
-    its class or condition and its guidance. Nothing of it is stored: a run that resumes between the first and the last of them
+    Place p of B visits node k + floor(p N / B) mod N in the k-th step, so that a batch has all levels alike, as far as N and B
+    divide, or, if it is smaller than N, levels evenly apart. Each path costs the teacher N evaluations and serves N steps. What is
+    trained on is a function of (seed, position): a path starts from the noise at its place in the first of these steps, with the
+    class or condition there and its guidance. Nothing of it is stored: a run that resumes between the first and the last of them
     reads that batch again, and draws its paths again.
 
     Args:
@@ -57,9 +58,17 @@ class PathBatches:
     def __init__(self, nodes: int, sigma_max: float):
         if nodes < 2:
             raise ValueError(f"PathBatches: need nodes >= 2, got {nodes}")
-        low, high = math.log(SIGMA_MIN), math.log(sigma_max)
-        self.sigmas = [math.exp(high + (low - high) * i / (nodes - 1)) for i in range(nodes)]
+        self.count, self._high, self._rate = nodes, math.log(sigma_max), math.log(SIGMA_MIN / sigma_max) / (nodes - 1)
         self._kept: dict[int, _Kept] = {}  # of each micro-batch of a step
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Noise levels of the nodes, the largest first."""
+        return [math.exp(self._high + self._rate * i) for i in range(self.count)]
+
+    def clear(self) -> None:
+        """Keep no path of another fit."""
+        self._kept.clear()
 
     def nodes(
         self,
@@ -72,6 +81,7 @@ class PathBatches:
         batch_size: int,
         micro_batch: int,
         read: Callable[[Tensor], Batch],
+        lay_out: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Nodes:
         """Those of this micro-batch.
 
@@ -84,19 +94,21 @@ class PathBatches:
             batch_size: of the whole step.
             micro_batch: its number within the step.
             read: positions -> the batch there, on the device.
+            lay_out: x -> x in the memory format of the networks.
         """
         kept = self._kept.get(micro_batch)
         if kept is None or kept.first != first:
+            del kept
+            self._kept.pop(micro_batch, None)  # before there are others
             origin = batch if first == images else read(batch["position"] - (images - first))
-            kept = self._kept[micro_batch] = self._drawn(teacher, origin, first)
-        device = batch["position"].device
+            kept = self._kept[micro_batch] = self._drawn(teacher, origin, lay_out, first)
         place = batch["position"] % batch_size
-        node = (step + place) % len(self.sigmas)
-        sigma = torch.tensor(self.sigmas, dtype=torch.float64, device=device)[node]
-        x = kept.paths.points[node, torch.arange(len(node), device=device)]
-        return Nodes(x, sigma, kept.paths.ends, kept.given, kept.guidance)
+        node = (step + place * self.count // batch_size) % self.count
+        sigma = (self._high + self._rate * node.double()).exp()
+        x = kept.paths.points[node, torch.arange(len(node), device=node.device)]
+        return Nodes(lay_out(x), sigma, kept.paths.ends, kept.given, kept.guidance)
 
-    def _drawn(self, teacher: Denoiser, origin: Batch, first: int) -> _Kept:
+    def _drawn(self, teacher: Denoiser, origin: Batch, lay_out: Callable[[Tensor], Tensor], first: int) -> _Kept:
         given, guidance = of_batch(origin), origin.get("guidance")
-        paths = teacher_paths(teacher_mean(teacher, given, guidance), origin["noise"], self.sigmas)
+        paths = teacher_paths(teacher_mean(teacher, given, guidance), lay_out(origin["noise"]), self.sigmas)
         return _Kept(first, paths, given, guidance)

@@ -38,14 +38,15 @@ def teacher_paths(
         sigmas: N noise levels, decreasing, > 0. From the last one a step goes to 0.
         solver: a name in `samplers.ODE_SOLVERS`, which calls the teacher N times if it does so once a step.
     """
-    solve, x, points = Stepwise(teacher, solver, len(sigmas)), sigmas[0] * noise, []
-    for level, level_next in pairwise((*sigmas, 0.0)):
-        points.append(x)
+    solve, x = Stepwise(teacher, solver, len(sigmas)), sigmas[0] * noise
+    points = x.new_empty(len(sigmas), *x.shape)
+    for i, (level, level_next) in enumerate(pairwise((*sigmas, 0.0))):
+        points[i] = x
         sigma, sigma_next = (
             torch.full((len(x),), each, dtype=torch.float64, device=x.device) for each in (level, level_next)
         )
         x = solve(x, sigma, sigma_next)
-    return Paths(torch.stack(points), x.clone())  # of a replayed graph the next call overwrites what this one gave
+    return Paths(points, x)
 
 
 def path_regression_loss(

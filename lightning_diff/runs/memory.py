@@ -32,7 +32,8 @@ class Memory(NamedTuple):
     gradients and the network's, one is there at a time. `paths` are a teacher's, which are kept over steps. `exchanged` is what is
     there to talk to other processes: under shards the gathered weights of two blocks and of what lies outside of blocks, and one
     block's gradient as it is and in float32; else DDP's buckets. Not counted: the examples of data in memory (on the host),
-    networks outside the module (a teacher, those of metrics), what libraries take, gaps of the allocator.
+    networks outside the module (a teacher, those of metrics), what paths are conditioned on, what libraries take, gaps of the
+    allocator.
     """
 
     weights: int

@@ -175,10 +175,18 @@ def critic(loss: str) -> str:
     return f"model.critic={{_target_: lightning_diff.modules.Critic, loss: {loss}, every: 2, start: 16, levels: [0.5]}}"
 
 
-@pytest.mark.parametrize("loss", ["dmd", "sid"])
-def test_nothing_is_kept_of_a_replayed_step_beside_a_critic(trained, loss):
+@pytest.mark.parametrize(
+    ("loss", "more"),
+    [
+        ("dmd", []),
+        ("sid", []),
+        ("dmd", ["model.derivative=two_pass"]),
+        ("dmd", ["model.objective=regression", "model.nodes=3"]),
+    ],
+)
+def test_nothing_is_kept_of_a_replayed_step_beside_a_critic(trained, loss, more):
     trained("teacher", "mlp", "trainer.max_steps=1")
-    more = [*STUDENT, critic(loss), "trainer.max_steps=6", DRAWN]
+    more = [*STUDENT, *more, critic(loss), "trainer.max_steps=6", DRAWN]
     plain = trained("plain", "mlp", *more, backend="aot_eager")
     replayed = trained("replayed", "mlp", *more, backend="replaying", mode="reduce-overhead")
     assert not differences(plain, replayed)

@@ -8,18 +8,22 @@ from pathlib import Path
 import forked
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from messages import tells
 from model_files import same, weights
 
 from lightning_diff import load_denoiser
 from lightning_diff.artifacts import read_record
 from lightning_diff.data import Stream, Toy
+from lightning_diff.denoiser import Denoiser
+from lightning_diff.foundation import rng
 from lightning_diff.foundation.errors import UserError
-from lightning_diff.modules import ConsistencyModule, Critic
+from lightning_diff.modules import ConsistencyModule, Critic, TrainingData
 from lightning_diff.modules.path_batches import PathBatches
+from lightning_diff.nets import UNet
 from lightning_diff.nets.frozen import Frozen
 from lightning_diff.noise import InfoNoise, LogNormal, WithLargest
-from lightning_diff.objectives import teacher_paths
+from lightning_diff.objectives import path_regression_loss, teacher_paths
 from lightning_diff.objectives.distribution_matching import teacher_mean
 from lightning_diff.runs import memory, recipe
 from lightning_diff.runs.describe import describe
@@ -29,6 +33,14 @@ REGRESSION = (
     "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, objective: regression, nodes: 5%s}"
 )
 PLAIN = REGRESSION % ""
+LAST = torch.channels_last
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 GUIDED = REGRESSION % ", guidance: [1.0, 2.0]"
 BESIDE = REGRESSION % ", critic: {_target_: lightning_diff.modules.Critic, every: 2, start: 32}"
 
@@ -51,6 +63,12 @@ def batches():
     """batches(step): the stream's batch of 8 examples at this step."""
     stream = Stream(Toy(batch_size=8, n=64, conditional=True), seed=0)
     return lambda step: stream.__getitems__(range(8 * step, 8 * step + 8))
+
+
+def numbers(paths, sigma):
+    """Which node has this level."""
+    (found,) = (i for i, each in enumerate(paths.sigmas) if each == pytest.approx(sigma, rel=1e-12))
+    return found
 
 
 class TestPathBatches:
@@ -84,8 +102,8 @@ class TestPathBatches:
             found, read = at(step, paths)
             assert torch.equal(found.end, expected.ends)
             assert torch.equal(found.given, origin["label"])
-            assert sorted(found.sigma.tolist()) == sorted(2 * paths.sigmas)
-            node = torch.tensor([paths.sigmas.index(sigma) for sigma in found.sigma.tolist()])
+            assert sorted(found.sigma.tolist()) == pytest.approx(sorted(2 * paths.sigmas), rel=1e-12)
+            node = torch.tensor([numbers(paths, sigma) for sigma in found.sigma.tolist()])
             assert torch.equal(found.x, expected.points[node, torch.arange(8)])
             seen.append(node)
         assert torch.stack(seen).sort(0).values.T.tolist() == 8 * [[0, 1, 2, 3]]
@@ -102,6 +120,13 @@ class TestPathBatches:
         for name in ("x", "sigma", "end", "given"):
             assert torch.equal(getattr(again, name), getattr(found, name))
             torch.testing.assert_close(getattr(mine, name), getattr(found, name)[1::2])
+
+    def test_a_small_batch_has_levels_evenly_apart(self, at):
+        paths = PathBatches(16, 80.0)
+        for step in range(4):  # of the same paths
+            found, _ = at(step, paths)
+            nodes = sorted(numbers(paths, sigma) for sigma in found.sigma.tolist())
+            assert nodes == sorted((step + 2 * place) % 16 for place in range(8))
 
     def test_a_path_has_two_nodes(self):
         with pytest.raises(ValueError, match="nodes >= 2"):
@@ -145,7 +170,7 @@ def test_the_loss_falls_to_what_a_student_can_learn(teacher, train):
             micro_batch=0,
             read=lambda positions: batch,
         )
-        loss = (module.denoiser(nodes.x, nodes.sigma.float(), nodes.given) - nodes.end).square().mean()
+        loss = path_regression_loss(module.denoiser, nodes.x, nodes.sigma, nodes.end, nodes.given).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -209,3 +234,69 @@ def test_what_does_not_go_with_it_is_refused(teacher, train):
     with pytest.raises(UserError) as refused:
         train("again", PLAIN.replace("runs/teacher", "runs/plain"))
     assert tells(str(refused.value), "model.teacher: runs/plain ... consistency model ...")
+
+
+def test_a_second_fit_draws_its_own_paths_and_none_are_kept_after_the_last(teacher):
+    def fitted(module, seed, accumulation):
+        trainer = Trainer(max_steps=3, accumulate_grad_batches=accumulation, **QUIET)
+        trainer.fit(module, datamodule=TrainingData(Toy(batch_size=8, n=64, conditional=True), rng.Seed(seed)))
+        assert not module._paths._kept
+        return {name: value.clone() for name, value in module.denoiser.net.state_dict().items()}
+
+    def fresh():
+        return ConsistencyModule(teacher, objective="regression", nodes=16, num_classes=8, optimizer=still)
+
+    still = partial(torch.optim.SGD, lr=0.0)
+    module = fresh()
+    seen = []
+    keep = module._outputs
+    module._outputs = lambda batch, sigma, loss: seen.append(loss.detach().clone()) or keep(batch, sigma, loss)
+    fitted(module, 0, 1)
+    module.images_seen = 0
+    fitted(module, 1, 2)
+    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert len(first) == len(second) == 24
+    module = fresh()
+    again = []
+    keep_of_it = module._outputs
+    module._outputs = lambda batch, sigma, loss: again.append(loss.detach().clone()) or keep_of_it(batch, sigma, loss)
+    fitted(module, 1, 1)
+    torch.testing.assert_close(second.sort().values, torch.cat(again).sort().values)
+    assert not torch.allclose(first, torch.cat(again))
+
+
+def test_augmentation_and_mirrors_are_no_matter_and_that_is_said(train, capsys):
+    digits = "data={_target_: lightning_diff.data.Digits, batch_size: 16%s}"
+    augment = ", flip: true, augment: {_target_: lightning_diff.data.Augment, probability: 0.5}"
+    net = "model.net={_target_: lightning_diff.nets.DiT, width: 16, depth: 1, heads: 2, patch_size: 4%s}"
+    train("teacher", digits % "", net % ", augment_dim: 9")  # which was shown no augmented image
+    capsys.readouterr()
+    plain = weights(train("plain", digits % "", PLAIN))
+    assert "is not used" not in capsys.readouterr().out
+    folder = train("augmented", digits % augment, PLAIN)
+    said = capsys.readouterr().out
+    assert "data.flip: is not used" in said
+    assert "data.augment: is not used" in said
+    assert same(weights(folder), plain)
+    assert read_record(folder).augment is False
+
+
+def test_teacher_and_student_see_one_memory_format():
+    layouts = []
+    net = UNet((3, 4, 4), channels=8, channel_mult=[1], num_blocks=1, attention=[])
+    net.register_forward_pre_hook(lambda net, args: layouts.append(args[0].is_contiguous(memory_format=LAST)))
+    teacher = Denoiser(net.to(memory_format=LAST).eval(), 0.5)
+    batch = {"noise": torch.randn(8, 3, 4, 4), "position": torch.arange(8)}
+    found = PathBatches(4, 80.0).nodes(
+        teacher,
+        batch,
+        step=0,
+        first=0,
+        images=0,
+        batch_size=8,
+        micro_batch=0,
+        read=lambda positions: batch,
+        lay_out=lambda x: x.contiguous(memory_format=LAST),
+    )
+    assert layouts == 4 * [True]
+    assert found.x.is_contiguous(memory_format=LAST)
