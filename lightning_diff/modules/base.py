@@ -1,7 +1,7 @@
 """What every module that a run trains shares: one optimiser, a count of images, and how it is resumed from a checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -52,6 +52,7 @@ class CountedModule(LightningModule):
     """
 
     product = "model.safetensors"  # what a finished run leaves in its folder
+    trains_in_float64: ClassVar[bool] = False
 
     def __init__(self, *, optimizer: Optimizer, learning_rate: LearningRate):
         super().__init__()
@@ -76,6 +77,11 @@ class CountedModule(LightningModule):
                 "become one; use bf16-mixed"
             )
         if isinstance(self.trainer.precision_plugin, DoublePrecision):
+            if not self.trains_in_float64:
+                raise UserError(
+                    f"trainer.precision: {type(self).__name__} uses networks beside its own, which stay in float32; "
+                    f"{self.trainer.precision} is for DiffusionModule, take 32-true"
+                )
             self.double()  # Lightning does it after it has loaded a checkpoint, into weights that would round it
         data = internals.datamodule(self.trainer)
         assert isinstance(data, TrainingData | LoaderData)

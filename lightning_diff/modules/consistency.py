@@ -333,9 +333,7 @@ class ConsistencyModule(TrainingModule):
         stream = Stream(training_data(self.trainer).data, self.seed)
         with torch.random.fork_rng(devices=[]):  # whatever reads images: the step's dropout is as without
             batch = self.prepare_batch(stream.__getitems__(positions.cpu().numpy()))
-        moved = {name: value.to(self.device) for name, value in batch.items()}
-        converted: dict[str, Tensor] = self.trainer.precision_plugin.convert_input(moved)
-        return converted
+        return {name: value.to(self.device) for name, value in batch.items()}
 
     @property
     def looks_at_images(self) -> bool:

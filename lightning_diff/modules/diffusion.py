@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class DiffusionModule(TrainingModule):
             time of a step: 0.93 in float32 at 32x32, 1.01 at 8x8, 1.3 to 1.5 in bfloat16.
         label_dropout: another name of condition_dropout.
     """
+
+    trains_in_float64: ClassVar[bool] = True
 
     def __init__(
         self,

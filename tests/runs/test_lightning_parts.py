@@ -205,6 +205,29 @@ def test_half_true_precision_is_refused_without_a_recipe(tmp_path):
         trainer.fit(DiffusionModule(MLP(data.shape, width=4, depth=1)), datamodule=TrainingData(data, seed=0))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model={_target_: lightning_diff.ConsistencyModule, teacher: runs/start}"],
+        ["model={_target_: lightning_diff.ConsistencyModule, teacher: runs/start, objective: regression}"],
+        [
+            "model={_target_: lightning_diff.AlignmentModule, model: runs/start, reward: {_target_: lightning_diff.rewards.Ink}, "
+            "plan: {_target_: lightning_diff.rollouts.Plan, prompts: 4, pool: 4, keep: 2, steps: 2, preview_steps: 2}}"
+        ],
+        [
+            "model={_target_: lightning_diff.ScheduleModule, model: runs/start, "
+            "learner: {_target_: lightning_diff.schedules.StickBreaking, steps: 4, width: 8}}",
+            "data={_target_: lightning_diff.data.Noise, model: runs/start, batch_size: 16}",
+        ],
+    ],
+)
+def test_float64_is_refused_where_a_network_beside_would_stay_in_float32(train, words):
+    train("start", "trainer.max_steps=1", "trainer.precision=64-true")
+    with pytest.raises(UserError) as refused:
+        train("next", *words, "trainer.precision=64-true")
+    assert tells(str(refused.value), "trainer.precision ... 64-true ... 32-true")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_progress_bar_of_lightnings_takes_the_place_of_ours(train, capfd):
     train("bar", "callbacks=[{_target_: lightning.pytorch.callbacks.TQDMProgressBar}]")
