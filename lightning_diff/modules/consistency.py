@@ -307,20 +307,9 @@ class ConsistencyModule(TrainingModule):
     def _nodes(self, batch: dict[str, Tensor], batch_idx: int, paths: PathBatches) -> Nodes:
         """What "regression" learns in this step."""
         assert self._teacher is not None
-        images, size = self.images_seen, self.batch_size
-        step = images // size if self.critic is None else self.critic.student_steps(images, size)
-        begun = step // paths.count * paths.count
-        return paths.nodes(
-            self._teacher.value,
-            batch,
-            step=step,
-            first=begun * size if self.critic is None else self.critic.images_before(begun, size),
-            images=images,
-            batch_size=size,
-            micro_batch=batch_idx % self.trainer.accumulate_grad_batches,
-            read=self._read,
-            lay_out=self._laid_out,
-        )
+        micro_batch = batch_idx % self.trainer.accumulate_grad_batches
+        place = paths.place(self.images_seen, self.batch_size, micro_batch, self.critic)
+        return paths.nodes(self._teacher.value, batch, place, self._read, self._laid_out)
 
     def _regress(self, batch: dict[str, Tensor], nodes: Nodes) -> StepOutputs:
         """The loss of "regression"."""

@@ -12,6 +12,7 @@ from ..condition import AnyCondition, of_batch
 from ..denoiser import Denoiser
 from ..objectives import Paths, teacher_paths
 from ..objectives.distribution_matching import teacher_mean
+from .critic import Critic
 
 SIGMA_MIN = 0.002  # EDM's
 Batch = dict[str, Tensor]
@@ -32,6 +33,24 @@ class Nodes(NamedTuple):
     end: Float[Tensor, "b ..."]
     given: AnyCondition | None
     guidance: Float[Tensor, " b"] | None
+
+
+class Place(NamedTuple):
+    """Of a micro-batch in the run.
+
+    Args:
+        step: how many steps of the student's there were before this one.
+        first: images seen before the first of the N steps that this one is of.
+        images: images seen before this step.
+        batch_size: of the whole step.
+        micro_batch: its number within the step.
+    """
+
+    step: int
+    first: int
+    images: int
+    batch_size: int
+    micro_batch: int
 
 
 class _Kept(NamedTuple):
@@ -70,16 +89,18 @@ class PathBatches:
         """Keep no path of another fit."""
         self._kept.clear()
 
+    def place(self, images: int, batch_size: int, micro_batch: int, critic: Critic | None) -> Place:
+        """Of this micro-batch of the step that begins after so many images, a step of the student's."""
+        step = images // batch_size if critic is None else critic.student_steps(images, batch_size)
+        begun = step // self.count * self.count
+        first = begun * batch_size if critic is None else critic.images_before(begun, batch_size)
+        return Place(step, first, images, batch_size, micro_batch)
+
     def nodes(
         self,
         teacher: Denoiser,
         batch: Batch,
-        *,
-        step: int,
-        first: int,
-        images: int,
-        batch_size: int,
-        micro_batch: int,
+        place: Place,
         read: Callable[[Tensor], Batch],
         lay_out: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Nodes:
@@ -88,22 +109,19 @@ class PathBatches:
         Args:
             teacher: a denoiser in eval mode.
             batch: of the stream, on the device.
-            step: of the student's steps, how many there were before this one.
-            first: images seen before the first of the N steps that this one is of.
-            images: images seen before this step.
-            batch_size: of the whole step.
-            micro_batch: its number within the step.
+            place: see `place`.
             read: positions -> the batch there, on the device.
             lay_out: x -> x in the memory format of the networks.
         """
-        kept = self._kept.get(micro_batch)
-        if kept is None or kept.first != first:
+        kept = self._kept.get(place.micro_batch)
+        if kept is None or kept.first != place.first:
             del kept
-            self._kept.pop(micro_batch, None)  # before there are others
-            origin = batch if first == images else read(batch["position"] - (images - first))
-            kept = self._kept[micro_batch] = self._drawn(teacher, origin, lay_out, first)
-        place = batch["position"] % batch_size
-        node = (step + place * self.count // batch_size) % self.count
+            self._kept.pop(place.micro_batch, None)  # before there are others
+            behind = place.images - place.first
+            origin = read(batch["position"] - behind) if behind else batch
+            kept = self._kept[place.micro_batch] = self._drawn(teacher, origin, lay_out, place.first)
+        within = batch["position"] % place.batch_size
+        node = (place.step + within * self.count // place.batch_size) % self.count
         sigma = (self._high + self._rate * node.double()).exp()
         x = kept.paths.points[node, torch.arange(len(node), device=node.device)]
         return Nodes(lay_out(x), sigma, kept.paths.ends, kept.given, kept.guidance)

@@ -19,7 +19,7 @@ from lightning_diff.denoiser import Denoiser
 from lightning_diff.foundation import rng
 from lightning_diff.foundation.errors import UserError
 from lightning_diff.modules import ConsistencyModule, Critic, TrainingData
-from lightning_diff.modules.path_batches import PathBatches
+from lightning_diff.modules.path_batches import PathBatches, Place
 from lightning_diff.nets import UNet
 from lightning_diff.nets.frozen import Frozen
 from lightning_diff.noise import InfoNoise, LogNormal, WithLargest
@@ -84,9 +84,7 @@ class TestPathBatches:
 
             batch = {name: value[rows] for name, value in batches(step).items()}
             first = step // 4 * 4 * 8
-            found = paths.nodes(
-                denoiser, batch, step=step, first=first, images=8 * step, batch_size=8, micro_batch=0, read=again
-            )
+            found = paths.nodes(denoiser, batch, Place(step, first, 8 * step, 8, 0), again)
             return found, read
 
         return at
@@ -138,6 +136,11 @@ def test_the_steps_of_a_student_beside_a_critic_are_counted_from_images_and_back
     students = [step for step in range(40) if critic.turn(64 * step, 64) != "critic"]
     assert [critic.images_before(number, 64) for number in range(len(students))] == [64 * step for step in students]
     assert [critic.student_steps(64 * step, 64) for step in students] == list(range(len(students)))
+    paths = PathBatches(4, 80.0)
+    for number, step in enumerate(students):
+        first = 64 * students[number // 4 * 4]
+        assert paths.place(64 * step, 64, 1, critic) == Place(number, first, 64 * step, 64, 1)
+        assert paths.place(64 * step, 64, 0, None) == Place(step, step // 4 * 4 * 64, 64 * step, 64, 0)
 
 
 def test_its_weight_is_constant_and_its_law_is_that_of_the_nodes(teacher):
@@ -163,12 +166,8 @@ def test_the_loss_falls_to_what_a_student_can_learn(teacher, train):
         nodes = module._paths.nodes(
             module._teacher.value,
             batch,
-            step=step,
-            first=0,
-            images=0,
-            batch_size=64,
-            micro_batch=0,
-            read=lambda positions: batch,
+            Place(step, 0, 0, 64, 0),
+            lambda positions: batch,
         )
         loss = path_regression_loss(module.denoiser, nodes.x, nodes.sigma, nodes.end, nodes.given).mean()
         optimizer.zero_grad()
@@ -290,13 +289,9 @@ def test_teacher_and_student_see_one_memory_format():
     found = PathBatches(4, 80.0).nodes(
         teacher,
         batch,
-        step=0,
-        first=0,
-        images=0,
-        batch_size=8,
-        micro_batch=0,
-        read=lambda positions: batch,
-        lay_out=lambda x: x.contiguous(memory_format=LAST),
+        Place(0, 0, 0, 8, 0),
+        lambda positions: batch,
+        lambda x: x.contiguous(memory_format=LAST),
     )
     assert layouts == 4 * [True]
     assert found.x.is_contiguous(memory_format=LAST)
