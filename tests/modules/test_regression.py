@@ -3,6 +3,7 @@
 import shutil
 from contextlib import chdir
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import forked
@@ -77,13 +78,13 @@ class TestPathBatches:
         """at(step, paths, rows): what the 8 places of a batch, or some of them, regress on in a step."""
         denoiser, read = load_denoiser(teacher), []
 
-        def at(step, paths, rows=slice(None)):
+        def at(step, paths, rows=slice(None), first=None):
             def again(positions):
                 read.append(positions.tolist())
                 return {name: value[rows] for name, value in batches(int(positions[0]) // 8).items()}
 
             batch = {name: value[rows] for name, value in batches(step).items()}
-            first = step // 4 * 4 * 8
+            first = step // 4 * 4 * 8 if first is None else first
             found = paths.nodes(denoiser, batch, Place(step, first, 8 * step, 8, 0), again)
             return found, read
 
@@ -124,7 +125,14 @@ class TestPathBatches:
         for step in range(4):  # of the same paths
             found, _ = at(step, paths)
             nodes = sorted(numbers(paths, sigma) for sigma in found.sigma.tolist())
-            assert nodes == sorted((step + 2 * place) % 16 for place in range(8))
+            assert nodes == sorted((11 * step + 2 * place) % 16 for place in range(8))
+
+    @pytest.mark.parametrize("count", [2, 3, 4, 8, 16, 30])
+    def test_a_path_comes_again_at_a_level_far_away(self, at, count):
+        paths = PathBatches(count, 80.0)
+        visits = [numbers(paths, at(step, paths, first=0)[0].sigma[0].item()) for step in range(count)]
+        assert sorted(visits) == list(range(count))
+        assert all(abs(one - other) > count // 6 for one, other in pairwise(visits))
 
     def test_a_path_has_two_nodes(self):
         with pytest.raises(ValueError, match="nodes >= 2"):
