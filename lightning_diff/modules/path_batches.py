@@ -66,11 +66,11 @@ class PathBatches:
     Place p of B visits node s k + floor(p N / B) mod N in the k-th step, so that a batch has all levels alike, as far as N and B
     divide, or, if it is smaller than N, levels evenly apart; and since s, which has no divisor in common with N, is about 2 N / 3,
     steps that follow each other take a path at levels far apart. (With s = 1 several in a row train on nearly the same, all nodes
-    that are almost pure noise: on the digits the error became a quarter larger.)
+    that are almost pure noise: on the digits the error became a sixth larger.)
 
-    Each path costs the teacher N evaluations and serves N steps. What is trained on is a function of (seed, position): a path starts
-    from the noise at its place in the first of these steps, with the class or condition there and its guidance. Nothing of it is
-    stored: a run that resumes between the first and the last of them reads that batch again, and draws its paths again.
+    Each path costs the teacher N evaluations and serves N steps. What is trained on is a function of (seed, position): a path
+    starts from the noise at its place in the first of these steps, with the class or condition there and its guidance. Nothing of
+    it is stored: a run that resumes between the first and the last of them reads that batch again, and draws its paths again.
 
     Args:
         nodes: N >= 2, evenly spaced in ln sigma from sigma_max to 0.002.
