@@ -19,7 +19,7 @@ from ..foundation import rng
 from ..foundation.errors import UserError
 from ..learning_rate import Constant, LearningRate
 from ..nets.frozen import Frozen
-from ..noise import LogNormal, LogUniform, NoiseLaw, as_training_law
+from ..noise import LogNormal, NoiseLaw, as_training_law
 from ..objectives import consistency_loss, path_regression_loss
 from ..objectives.consistency import Derivative, Normalisation
 from ..schedules.sampling import SIGMA_MAX
@@ -32,7 +32,7 @@ from .critic import Critic
 from .denoiser_module import Optimizer, StepOutputs, TrainingModule
 from .lightning_internals import State
 from .network_check import no_forward_mode, refuse_no_forward_mode, why_no_forward_mode
-from .path_batches import SIGMA_MIN, Nodes, PathBatches
+from .path_batches import Nodes, PathBatches
 from .sharding import is_sharded
 from .teacher import load_teacher, refuse_other_teacher, refuse_untaught
 from .training_data import training_data
@@ -134,9 +134,9 @@ class ConsistencyModule(TrainingModule):
             refuse_unguided(denoiser.net, num_classes)
         noise = LogNormal(-1.0, 1.4) if noise is None else noise
         denoiser.sigma_max = as_training_law(noise).largest
-        regresses = objective == "regression"
-        if regresses:
-            noise = LogUniform(SIGMA_MIN, denoiser.sigma_max or SIGMA_MAX)
+        paths = PathBatches(nodes, denoiser.sigma_max or SIGMA_MAX) if objective == "regression" else None
+        if paths is not None:
+            noise = paths.law
             weighting = Uniform() if weighting is None else weighting
         super().__init__(
             denoiser,
@@ -149,7 +149,7 @@ class ConsistencyModule(TrainingModule):
             channels_last=channels_last,
         )
         self.teacher_path, self.objective, self.warmup = Path(teacher), objective, warmup
-        self._paths = PathBatches(nodes, denoiser.sigma_max or SIGMA_MAX) if regresses else None
+        self._paths = paths
         self.start = pretrained.StartingWeights(start, student=True)
         self.normalisation, self.c, self.derivative, self.guidance = normalisation, c, derivative, guidance
         self.critic = critic

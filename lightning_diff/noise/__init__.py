@@ -12,6 +12,7 @@ of your own need not derive from it, and may have `importance`, `update` and the
 from .adaptive import AdaptiveNoise, InfoNoise
 from .largest import WithLargest
 from .laws import (
+    Karras,
     LogNormal,
     LogUniform,
     NoiseLaw,
@@ -29,6 +30,7 @@ from .laws import (
 __all__ = [
     "AdaptiveNoise",
     "InfoNoise",
+    "Karras",
     "LogNormal",
     "LogUniform",
     "NoiseLaw",

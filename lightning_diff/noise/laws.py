@@ -208,3 +208,28 @@ class LogUniform(TrainingLaw):
     def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         inside = (sigma >= self.low) & (sigma <= self.high)
         return torch.where(inside, -math.log(math.log(self.high / self.low)), -torch.inf).to(sigma.dtype)
+
+
+class Karras(TrainingLaw):
+    """sigma^(1/rho) uniform between two levels: as often as EDM's grid has nodes there (arXiv 2206.00364, eq. 5).
+
+    Args:
+        low: smallest sigma, > 0.
+        high: largest sigma, > low.
+        rho: > 0; EDM's is 7. The larger, the nearer to `LogUniform`.
+    """
+
+    def __init__(self, low: float = 0.002, high: float = 80.0, rho: float = 7.0):
+        if not (0 < low < high and rho > 0):
+            raise ValueError(f"Karras: need 0 < low < high and rho > 0, got low={low}, high={high}, rho={rho}")
+        self.low, self.high, self.rho = low, high, rho
+
+    def icdf(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        low, high = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
+        sigma: Tensor = (low + u * (high - low)) ** self.rho
+        return sigma
+
+    def log_prob(self, sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        low, high = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
+        log_density = sigma.log() / self.rho - math.log(self.rho * (high - low))
+        return torch.where((sigma >= self.low) & (sigma <= self.high), log_density, -torch.inf).to(sigma.dtype)

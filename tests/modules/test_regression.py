@@ -28,6 +28,7 @@ from lightning_diff.objectives import path_regression_loss, teacher_paths
 from lightning_diff.objectives.distribution_matching import teacher_mean
 from lightning_diff.runs import memory, recipe
 from lightning_diff.runs.describe import describe
+from lightning_diff.schedules.grids import karras
 from lightning_diff.weighting import Uniform
 
 REGRESSION = (
@@ -92,7 +93,7 @@ class TestPathBatches:
 
     def test_in_n_steps_each_place_has_all_nodes_of_one_path_and_each_step_has_all_levels(self, at, batches, teacher):
         paths = PathBatches(4, 80.0)
-        assert paths.sigmas == pytest.approx([80.0, 2.339, 0.0684, 0.002], rel=1e-3)
+        assert paths.sigmas == pytest.approx(karras(4)[:4].tolist())
         origin = batches(4)
         denoise = teacher_mean(load_denoiser(teacher), origin["label"])
         expected = teacher_paths(denoise, origin["noise"], paths.sigmas)
@@ -156,7 +157,7 @@ def test_its_weight_is_constant_and_its_law_is_that_of_the_nodes(teacher):
     module = build()
     assert isinstance(module.weighting, Uniform)
     levels = module.noise.icdf(torch.tensor([1e-12, 0.5, 1 - 1e-12], dtype=torch.float64))
-    torch.testing.assert_close(levels, torch.tensor([0.002, 0.4, 80.0], dtype=torch.float64))
+    torch.testing.assert_close(levels, torch.tensor([0.002, karras(3)[1], 80.0], dtype=torch.float64))
     law = WithLargest(LogNormal(-1.0, 1.4), sigma=20.0)
     lower = build(noise=law)
     assert lower.denoiser.sigma_max == pytest.approx(20.0)

@@ -34,6 +34,7 @@ LAWS = [
     noise.LogNormal(-1.2, 1.2),
     noise.LogNormal(-0.4, 1.0),
     noise.LogUniform(0.01, 50.0),
+    noise.Karras(0.01, 50.0),
     noise.WithLargest(noise.LogNormal(-0.4, 1.0), share=1 / 3, sigma=5.0),
 ]
 
@@ -79,7 +80,9 @@ def test_a_share_of_every_batch_is_at_the_largest_level_and_the_others_have_the_
     torch.testing.assert_close(torch.trapezoid(law.log_prob(total.exp()).exp(), total).item(), 1.0, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", [lambda: noise.LogNormal(std=0.0), lambda: noise.LogUniform(1.0, 0.5)])
+@pytest.mark.parametrize(
+    "make", [lambda: noise.LogNormal(std=0.0), lambda: noise.LogUniform(1.0, 0.5), lambda: noise.Karras(rho=0.0)]
+)
 def test_impossible_laws_are_refused(make):
     with pytest.raises(ValueError, match=r"positive|0 < low < high"):
         make()
