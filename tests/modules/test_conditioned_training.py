@@ -39,6 +39,7 @@ callbacks:
 trainer: {accelerator: cpu, max_steps: 8, log_every_n_steps: 1, gradient_clip_val: 1.0}
 """
 STUDENT = "model={_target_: lightning_diff.ConsistencyModule, teacher: runs/teacher, warmup: 64, guidance: [1, 3]}"
+REGRESSED = STUDENT.replace("warmup: 64", "objective: regression, nodes: 5")
 SHARDED = "trainer.strategy=model_parallel"
 
 
@@ -84,6 +85,7 @@ def plain(tmp_path_factory):
         patch.chdir(folder := tmp_path_factory.mktemp("plain"))
         train("teacher")
         train("student", STUDENT)
+        train("regressed", REGRESSED)
         train("worse", "trainer.max_steps=2")
     return folder / "runs"
 
@@ -181,23 +183,28 @@ def test_two_processes_train_as_one(plain, overrides):
 
 @pytest.mark.whole
 @pytest.mark.parametrize("overrides", [(), (SHARDED,)], ids=["ddp", "shards"])
-def test_a_student_of_a_guided_teacher_on_two_processes_is_that_of_one(plain, overrides):
+@pytest.mark.parametrize(("model", "name"), [(STUDENT, "student"), (REGRESSED, "regressed")])
+def test_a_student_of_a_guided_teacher_on_two_processes_is_that_of_one(plain, model, name, overrides):
     shutil.copytree(plain, "runs")
-    other = train_on_two("other", STUDENT, *overrides)
-    torch.testing.assert_close(losses(other), losses(plain / "student"), rtol=1e-5, atol=0)
-    assert difference(other, plain / "student") < 1e-5
+    other = train_on_two("other", model, *overrides)
+    torch.testing.assert_close(losses(other), losses(plain / name), rtol=1e-5, atol=0)
+    assert difference(other, plain / name) < 1e-5
     weights = load_file(other / "model.safetensors")
     assert float(weights["mlp.conditioning.guidance.linear.weight"].abs().max()) > 0  # which starts at zero
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("model", [None, STUDENT], ids=["diffusion", "consistency"])
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(plain, model):
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(None, "teacher"), (STUDENT, "student"), (REGRESSED, "regressed")],
+    ids=["diffusion", "consistency", "regression"],
+)
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(plain, model, name):
     shutil.copytree(plain, "runs")
     words = [model] if model else []
     train("killed", *words, "trainer.max_steps=3")
     folder = train("killed", *words, "data.workers=2")
-    whole = plain / ("student" if model else "teacher")
+    whole = plain / name
     one, other = (checkpoints.read(checkpoints.newest(each / "checkpoints")) for each in (folder, whole))
     for part in ("state_dict", "optimizer_states"):
         assert all(torch.equal(*pair) for pair in zip(tensors(one[part]), tensors(other[part]), strict=True)), part
