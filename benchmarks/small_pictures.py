@@ -1,6 +1,6 @@
 """One and two steps on real pictures: a teacher of CIFAR-10's classes at 16x16 that one core trains, and its students.
 
-    python -m benchmarks.small_pictures --cifar cifar10-train.zip [--arms scd bounds "dmd, bounds" regression largest] [--seeds 2]
+    python -m benchmarks.small_pictures --cifar cifar10-train.zip [--arms scd bounds "dmd, bounds" "dmd, two steps" regression largest] [--seeds 2]
         [--first-seed 0] [--classes 1 7] [--teacher-steps 6000] [--steps 2000] [--samples 4000] [--feature classifier]
         [--runs runs/small_pictures]
 
@@ -55,6 +55,7 @@ ARMS: dict[str, list[str]] = {
     "scd": [],
     "bounds": BOUNDS,
     "dmd, bounds": [*BOUNDS, *CRITIC],
+    "dmd, two steps": [*BOUNDS, *CRITIC, "model.critic.levels=[0.5]"],
     "regression": [*BOUNDS, "model.objective=regression"],
     "largest": [f"model.noise={{_target_: lightning_diff.noise.WithLargest, share: 0.25, sigma: 80.0, law: {LAW}}}"],
 }
