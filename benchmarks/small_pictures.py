@@ -1,6 +1,7 @@
 """One and two steps on real pictures: a teacher of CIFAR-10's classes at 16x16 that one core trains, and its students.
 
-    python -m benchmarks.small_pictures --cifar cifar10-train.zip [--arms scd bounds "dmd, bounds" "dmd, two steps" regression largest] [--seeds 2]
+    python -m benchmarks.small_pictures --cifar cifar10-train.zip [--seeds 2]
+        [--arms scd bounds "dmd, bounds" "dmd, two steps" regression largest]
         [--first-seed 0] [--classes 1 7] [--teacher-steps 6000] [--steps 2000] [--samples 4000] [--feature classifier]
         [--runs runs/small_pictures]
 
