@@ -81,7 +81,7 @@ class PathBatches:
 
     def __init__(self, nodes: int, sigma_max: float):
         if nodes < 2:
-            raise ValueError(f"PathBatches: need nodes >= 2, got {nodes}")
+            raise ValueError(f"ConsistencyModule: need nodes >= 2, got {nodes}")
         self.count, self.law = nodes, Karras(SIGMA_MIN, sigma_max)
         self._stride = min(
             (s for s in range(1, nodes) if math.gcd(s, nodes) == 1), key=lambda s: abs(3 * s - 2 * nodes)
