@@ -252,7 +252,7 @@ def costs(options: argparse.Namespace, arms: dict[str, Arm]) -> None:
     """Process time of a step of each arm, over that of its teacher's."""
     runs = options.runs / "costs"
     runs.mkdir(parents=True, exist_ok=True)
-    short = [f"trainer.max_steps={COST_STEPS}", "callbacks=[{_target_: one_step.Clock}]"]
+    short = [f"trainer.max_steps={COST_STEPS}", "data.batch_size=64", "callbacks=[{_target_: one_step.Clock}]"]
 
     def of_step(folder: Path) -> float:
         times = json.loads((folder / "clock.json").read_text())
