@@ -78,6 +78,7 @@ SMALL = {
     "cifar10_small": (None, [*PICTURES, *UNET]),
     "cifar10_scd": ("cifar10_edm", PICTURES),
     "cifar10_sct": ("cifar10_edm", PICTURES),
+    "cifar10_regression": ("cifar10_edm", [*PICTURES, "model.nodes=2"]),
     "cifar10_one_step": ("cifar10_edm", [*PICTURES, "model.critic.start=0"]),
     "cifar10_art": ("cifar10_edm", ["data.batch_size=2", "model.learner.steps=4", "model.learner.width=8"]),
     "cifar10_reward": (

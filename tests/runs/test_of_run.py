@@ -29,6 +29,7 @@ PACKAGED = {
     "cifar10_edm": {"learning_rate.warmup": 10_000_000},
     "cifar10_scd": {"warmup": 5_120_000},
     "cifar10_one_step": {"warmup": 5_120_000, "critic.start": 25_600_000},
+    "cifar10_regression": {"learning_rate.total": 51_200_000, "warmup": 1_280_000},
     "cifar10_sct": {"warmup": 5_120_000},
     "digits_art": {"learning_rate.total": 2_400, "learning_rate.warmup": 160},
     "digits_edm": {"learning_rate.total": 307_200, "learning_rate.warmup": 10_000},
