@@ -9,8 +9,8 @@
 
 A trial is one training with up to three faults, all of them drawn from (seed, trial): what learns (EDM's objective with fixed,
 measured and learned weights and adaptive noise levels, consistency models by distillation, regression and training, a schedule, a
-reward), in one process or two, some of them sharded, from digits, from pictures in a folder, in a zip or in a map-style dataset, or from
-latents that are encoded ahead, at each step or in EDM2's files, with or without workers; and for each fault its kind (SIGKILL,
+reward), in one process or two, some of them sharded, from digits, from pictures in a folder, in a zip or in a map-style dataset, or
+from latents that are encoded ahead, at each step or in EDM2's files, with or without workers; and for each fault its kind (SIGKILL,
 SIGTERM, SIGINT, SIGHUP, a disk that fills up, the newest checkpoint damaged after a SIGKILL), whom of two processes it meets, and
 where: at a phase or some milliseconds into it, or before one of the operations on files (opening one to write, renaming, deleting,
 making a folder), start and end included.
